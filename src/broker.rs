@@ -1,0 +1,132 @@
+//! The domain: grants, generations, and when and how to refresh. Plain Rust and tokio time.
+//!
+//! Reading order: [`grant`] what is kept, [`freshness`] when to refresh, [`serving`] what a caller
+//! gets, [`flight`] one refresh per grant, [`rotation`] how it is done, [`pacing`] what follows a
+//! failure, [`scheduler`] what happens unasked, [`admin`] what operators do. The process ends at
+//! two traits, [`store::Store`] and [`endpoint::TokenEndpoint`].
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use dashmap::DashMap;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::endpoint::TokenEndpoint;
+use crate::broker::error::Error;
+use crate::broker::grant::{Grant, GrantId, ProviderId, Standing};
+use crate::broker::known::Entry;
+use crate::broker::metrics::Metrics;
+use crate::broker::pacing::Hold;
+use crate::broker::settings::Settings;
+use crate::broker::store::Store;
+use crate::clock::Clock;
+
+pub mod admin;
+pub mod endpoint;
+pub mod error;
+pub mod flight;
+pub mod freshness;
+pub mod grant;
+pub mod known;
+pub mod metrics;
+pub mod pacing;
+pub mod rotation;
+pub mod scheduler;
+pub mod serving;
+pub mod settings;
+pub mod store;
+
+pub use admin::{NewGrant, Overview, State};
+
+/// First attempt number; 0 stands for none.
+const FIRST_ATTEMPT: u64 = 1;
+
+/// Keeps grants fresh and hands out their tokens.
+pub struct Broker {
+    store: Arc<dyn Store>,
+    endpoint: Arc<dyn TokenEndpoint>,
+    clock: Clock,
+    settings: Settings,
+    metrics: Metrics,
+    /// Random number of this process, in every intent.
+    boot: u64,
+    attempts: AtomicU64,
+    known: DashMap<GrantId, Arc<Entry>>,
+    holds: DashMap<ProviderId, Hold>,
+    /// Refreshes and notes; shutdown waits for them.
+    tasks: TaskTracker,
+    drain: CancellationToken,
+}
+
+impl Broker {
+    /// Puts the parts together. `boot` is a random number drawn for this process.
+    pub fn new(
+        store: Arc<dyn Store>,
+        endpoint: Arc<dyn TokenEndpoint>,
+        clock: Clock,
+        settings: Settings,
+        metrics: Metrics,
+        boot: u64,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            endpoint,
+            clock,
+            settings,
+            metrics,
+            boot,
+            attempts: AtomicU64::new(FIRST_ATTEMPT),
+            known: DashMap::new(),
+            holds: DashMap::new(),
+            tasks: TaskTracker::new(),
+            drain: CancellationToken::new(),
+        })
+    }
+
+    /// The clock that expiries are compared with.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The waits and bounds.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// No new refresh starts any more.
+    pub fn draining(&self) -> bool {
+        self.drain.is_cancelled()
+    }
+
+    /// Starts no further refresh and waits until those under way are durable.
+    pub async fn drain(&self) {
+        self.drain.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The grant as this process knows it, read from the store at first sight.
+    async fn entry(&self, id: &GrantId) -> Result<Arc<Entry>, Error> {
+        if let Some(entry) = self.known.get(id) {
+            return match entry.deleted() {
+                false => Ok(Arc::clone(&entry)),
+                true => Err(Error::GrantNotFound(id.clone())),
+            };
+        }
+        match self.store.load(id).await? {
+            Some(grant) if grant.standing != Standing::Deleted => Ok(self.known_entry(grant)),
+            _ => Err(Error::GrantNotFound(id.clone())),
+        }
+    }
+
+    fn known_entry(&self, grant: Grant) -> Arc<Entry> {
+        let id = grant.id.clone();
+        Arc::clone(&self.known.entry(id).or_insert_with(|| Arc::new(Entry::new(grant))))
+    }
+}

@@ -1,0 +1,236 @@
+//! What operators do to grants.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::broker::error::Error;
+use crate::broker::flight::Trigger;
+use crate::broker::grant::{
+    Descriptor, Generation, Grant, GrantId, GrantKind, Pair, ProviderId, Standing,
+};
+use crate::broker::known::{Entry, Trouble, View};
+use crate::broker::store::Seed;
+use crate::broker::{Broker, endpoint};
+use crate::clock::between;
+use crate::secret::RefreshToken;
+
+/// Tries of a change that others keep overtaking.
+const CONFLICTS_MAX: u32 = 5;
+
+/// Where a grant stands, for operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Tokens flow.
+    Active,
+    /// The last refresh failed in a way that passes.
+    Degraded,
+    /// A refresh was sent and its effect is not known.
+    OutcomeUnknown,
+    /// The provider refused the refresh token.
+    ReauthRequired,
+}
+
+/// A grant without its secrets, and how this process sees it.
+#[derive(Debug, Clone)]
+pub struct Overview {
+    /// The grant.
+    pub view: Arc<View>,
+    /// Where it stands.
+    pub state: State,
+    /// The failure that has not been overcome.
+    pub trouble: Option<Trouble>,
+}
+
+/// A grant to be.
+#[derive(Debug, Clone)]
+pub struct NewGrant {
+    /// Its name.
+    pub id: GrantId,
+    /// Its provider.
+    pub provider: ProviderId,
+    /// What buys access tokens; `None` makes a client credentials grant.
+    pub refresh_token: Option<RefreshToken>,
+    /// The scopes that it stands for.
+    pub scopes: Vec<String>,
+    /// Names and values attached by operators.
+    pub labels: BTreeMap<String, String>,
+    /// Refreshed before expiry even if nobody asks.
+    pub keep_warm: bool,
+    /// May take the place of a usable grant.
+    pub replace: bool,
+}
+
+impl Broker {
+    /// Stores a grant as a new chain.
+    ///
+    /// Takes the place of a deleted or refused grant of that name; of a usable one only if told.
+    pub async fn create_grant(self: &Arc<Self>, new: NewGrant) -> Result<Overview, Error> {
+        if !self.endpoint.providers().iter().any(|provider| provider.id == new.provider) {
+            return Err(Error::ProviderNotConfigured(new.provider));
+        }
+        for _ in 0..CONFLICTS_MAX {
+            let expected = match self.store.load(&new.id).await? {
+                Some(grant) if grant.standing == Standing::Usable && !new.replace => {
+                    return Err(Error::GrantAlreadyExists(new.id));
+                }
+                Some(grant) => Some(grant.position),
+                None => None,
+            };
+            let seed = self.seed(&new);
+            if let Some(grant) = self.store.start_chain(&new.id, expected, seed).await? {
+                info!(grant.id = %new.id, provider = %new.provider, generation = %grant.generation(),
+                    "a new chain begins");
+                let entry = self.known_entry(grant.clone());
+                entry.adopt(grant);
+                Self::forget_trouble(&entry);
+                return Ok(self.overview(&entry));
+            }
+        }
+        Err(Error::EtagMismatch(new.id))
+    }
+
+    fn seed(&self, new: &NewGrant) -> Seed {
+        let now = self.clock.now();
+        let kind = match new.refresh_token {
+            Some(_) => GrantKind::RefreshToken,
+            None => GrantKind::ClientCredentials,
+        };
+        Seed {
+            descriptor: Descriptor {
+                provider: new.provider.clone(),
+                kind,
+                scopes: new.scopes.clone(),
+                labels: new.labels.clone(),
+                keep_warm: new.keep_warm,
+                create_time: now,
+            },
+            pair: Pair {
+                refresh_token: new.refresh_token.clone(),
+                refresh_token_expires_at: None,
+                token: None,
+                published_at: now,
+            },
+            due_at: new.keep_warm.then_some(now),
+        }
+    }
+
+    /// Shows a grant as the store has it now.
+    pub async fn show_grant(&self, id: &GrantId) -> Result<Overview, Error> {
+        let grant = self.stored(id).await?;
+        let entry = self.known_entry(grant.clone());
+        entry.adopt(grant);
+        Ok(self.overview(&entry))
+    }
+
+    /// Lists up to `limit` grants after the cursor, and the cursor of the next page.
+    pub async fn list_grants(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<Overview>, Option<String>), Error> {
+        let page = self.store.list(after, limit).await?;
+        let overviews = page.grants.into_iter().map(|grant| match self.known.get(&grant.id) {
+            Some(entry) => {
+                entry.adopt(grant);
+                self.overview(&entry)
+            }
+            None => self.overview(&Entry::new(grant)),
+        });
+        Ok((overviews.collect(), page.next))
+    }
+
+    /// Refreshes a grant that is expected to be at `generation`, whatever its pacing.
+    pub async fn rotate_grant(
+        self: &Arc<Self>,
+        id: &GrantId,
+        generation: Generation,
+        deadline: Instant,
+    ) -> Result<Overview, Error> {
+        let entry = self.entry(id).await?;
+        let view = entry.view();
+        if view.grant.generation() != generation {
+            return Err(Error::EtagMismatch(id.clone()));
+        }
+        self.refresh(&entry, &view, Trigger::Admin, deadline).await?;
+        Ok(self.overview(&entry))
+    }
+
+    /// Refreshes a grant that was just stored, to see that it works.
+    pub async fn verify_grant(
+        self: &Arc<Self>,
+        overview: Overview,
+        deadline: Instant,
+    ) -> Result<Overview, Error> {
+        let grant = &overview.view.grant;
+        self.rotate_grant(&grant.id, grant.generation(), deadline).await
+    }
+
+    /// Deletes a grant, if it still has the etag.
+    pub async fn delete_grant(&self, id: &GrantId, etag: Option<&str>) -> Result<(), Error> {
+        for _ in 0..CONFLICTS_MAX {
+            let grant = self.stored(id).await?;
+            if etag.is_some_and(|etag| etag != grant.etag()) {
+                return Err(Error::EtagMismatch(id.clone()));
+            }
+            if self.store.delete(id, grant.position).await? {
+                info!(grant.id = %id, "deleted");
+                let tombstone = self.store.load(id).await?;
+                if let (Some(entry), Some(tombstone)) = (self.known.get(id), tombstone) {
+                    entry.adopt(tombstone);
+                }
+                return Ok(());
+            }
+        }
+        Err(Error::EtagMismatch(id.clone()))
+    }
+
+    /// The configured providers.
+    pub fn providers(&self) -> Vec<endpoint::Provider> {
+        self.endpoint.providers()
+    }
+
+    async fn stored(&self, id: &GrantId) -> Result<Grant, Error> {
+        let grant = self.store.load(id).await?;
+        grant
+            .filter(|grant| grant.standing != Standing::Deleted)
+            .ok_or_else(|| Error::GrantNotFound(id.clone()))
+    }
+
+    fn overview(&self, entry: &Entry) -> Overview {
+        let view = entry.view();
+        let mut trouble = entry.trouble();
+        let state = match (&view.grant.standing, &view.grant.intent) {
+            (Standing::Refused(_), _) => State::ReauthRequired,
+            (_, Some(intent)) if self.silent(entry, intent) => State::OutcomeUnknown,
+            _ if trouble.is_some() => State::Degraded,
+            _ => State::Active,
+        };
+        if state == State::ReauthRequired || state == State::OutcomeUnknown {
+            let error = match &view.grant.standing {
+                Standing::Refused(verdict) => Error::GrantRefused {
+                    grant: view.grant.id.clone(),
+                    verdict: verdict.clone(),
+                },
+                Standing::Usable | Standing::Deleted => self.outcome_unknown(&view.grant),
+            };
+            trouble.get_or_insert(Trouble { error, failures: 1, until: Instant::now() });
+        }
+        Overview { view, state, trouble }
+    }
+
+    /// The holder of this intent gives no sign: ours without a flight, or another's for too long.
+    fn silent(&self, entry: &Entry, intent: &crate::broker::grant::Intent) -> bool {
+        if self.ours(&intent.owner) {
+            return !entry.in_flight() && entry.unsettled(intent.owner.attempt);
+        }
+        between(intent.since, self.clock.now()) >= self.settings.suspect_after
+    }
+
+    /// The store, for status.
+    pub async fn store_health(&self) -> crate::broker::store::Health {
+        self.store.health().await
+    }
+}

@@ -1,0 +1,123 @@
+//! The seam to providers: what the domain asks of a token endpoint, and what it may answer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::broker::error::Reason;
+use crate::broker::grant::ProviderId;
+use crate::secret::{AccessToken, RefreshToken};
+
+/// Exchanges what a grant holds for an access token.
+///
+/// Contract: one call makes at most one request. It follows no redirect, retries nothing, and
+/// comes back within the provider's deadline. A refresh token found in any reply is handed over,
+/// whatever else is wrong with the reply.
+#[async_trait]
+pub trait TokenEndpoint: Send + Sync + 'static {
+    /// Sends `request` to `provider` once.
+    async fn exchange(&self, provider: &ProviderId, request: Request) -> Reply;
+
+    /// Says who the providers are.
+    fn providers(&self) -> Vec<Provider>;
+}
+
+/// What operators see of a provider.
+#[derive(Debug, Clone)]
+pub struct Provider {
+    /// Its name.
+    pub id: ProviderId,
+    /// Its habits.
+    pub profile: String,
+    /// Where tokens are fetched.
+    pub token_endpoint: String,
+    /// Our client id.
+    pub client_id: String,
+}
+
+/// What to exchange.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// RFC 6749 section 6. Scopes are not sent: leaving them out means "as granted".
+    RefreshToken(RefreshToken),
+    /// RFC 6749 section 4.4.
+    ClientCredentials {
+        /// Scopes to ask for.
+        scopes: Vec<String>,
+    },
+}
+
+/// What came back. The refresh token stands apart, because it must be made durable before
+/// anything else of the reply is judged.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// A new refresh token; absent if the old one stays.
+    pub refresh_token: Option<RefreshToken>,
+    /// How long the new refresh token lives, if the reply says so.
+    pub refresh_token_lifetime: Option<Duration>,
+    /// The access token, or why there is none.
+    pub issued: Result<Issued, Failure>,
+}
+
+impl From<Failure> for Reply {
+    fn from(failure: Failure) -> Self {
+        Self { refresh_token: None, refresh_token_lifetime: None, issued: Err(failure) }
+    }
+}
+
+/// A new access token.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// The secret.
+    pub access_token: AccessToken,
+    /// `Bearer` if the reply does not say.
+    pub token_type: String,
+    /// Counted from before the request was sent.
+    pub lifetime: Duration,
+    /// When to refresh, if the reply says so.
+    pub refresh_in: Option<Duration>,
+    /// Empty if the reply does not say, which means "as asked".
+    pub scopes: Vec<String>,
+    /// Further fields of the reply that the configuration lets through.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// What a failure means for the refresh token that was to be spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// No byte of the request left: try again at will.
+    NotSent,
+    /// The provider answered that it did not process the request: the token is as good as before.
+    NotProcessed,
+    /// The provider refused the token for good.
+    Refused,
+    /// The request left and its effect is not known: the token may be spent.
+    Unknown,
+}
+
+/// Whom a failure concerns, which is who must wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concern {
+    /// This grant alone.
+    Grant,
+    /// Every grant of the provider.
+    Provider,
+}
+
+/// Why there is no access token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// For programs.
+    pub reason: Reason,
+    /// What it means for the refresh token.
+    pub disposition: Disposition,
+    /// Whom it concerns.
+    pub concern: Concern,
+    /// HTTP status, if there was a reply.
+    pub status: Option<u16>,
+    /// The provider's error code, cut to the characters of RFC 6749 section 5.2.
+    pub provider_error: Option<String>,
+    /// How long the provider asks us to wait.
+    pub retry_after: Option<Duration>,
+}

@@ -1,0 +1,123 @@
+//! Flights: one refresh per grant at a time, joined by all who need it, outliving each of them.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::broker::error::Error;
+use crate::broker::grant::{Generation, GrantId};
+use crate::broker::known::{Entry, View};
+use crate::broker::{Broker, metrics};
+
+/// How a refresh ended.
+pub type Landing = Result<Arc<View>, Error>;
+
+/// Why a refresh was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// It was due.
+    Proactive,
+    /// A caller needed a token.
+    OnDemand,
+    /// A caller saw the token rejected.
+    Forced,
+    /// An operator said so.
+    Admin,
+}
+
+impl Trigger {
+    /// Label in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Proactive => "proactive",
+            Self::OnDemand => "on_demand",
+            Self::Forced => "forced",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A ticket for a refresh under way.
+#[derive(Debug, Clone)]
+pub struct Flight(watch::Receiver<Option<Landing>>);
+
+impl Flight {
+    /// Waits until the refresh ends or the deadline comes. Leaving does not end the refresh.
+    pub async fn wait(mut self, id: &GrantId, deadline: Instant) -> Landing {
+        match timeout_at(deadline, self.0.wait_for(Option::is_some)).await {
+            Err(_elapsed) => Err(Error::RefreshInProgress(id.clone())),
+            // The task ended without landing: it panicked. Its intent stays, so nothing is spent
+            // twice.
+            Ok(Err(_closed)) => Err(Error::Internal),
+            Ok(Ok(landing)) => landing.clone().unwrap_or(Err(Error::Internal)),
+        }
+    }
+}
+
+/// Answer to somebody who wants a generation replaced.
+#[derive(Debug)]
+pub enum Boarding {
+    /// Wait for this.
+    Flight(Flight),
+    /// It was replaced in the meantime.
+    Replaced(Arc<View>),
+}
+
+impl Broker {
+    /// Joins the refresh of `entry`, or starts one that spends `generation`.
+    ///
+    /// The check against the current generation happens under the lock that a landing takes too,
+    /// so a caller who decided on an old view never starts a second rotation.
+    pub(super) fn board(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        generation: Generation,
+        trigger: Trigger,
+    ) -> Result<Boarding, Error> {
+        let mut slot = entry.flight.lock();
+        if let Some(flight) = slot.as_ref() {
+            return Ok(Boarding::Flight(flight.clone()));
+        }
+        let view = entry.view();
+        if view.grant.generation() != generation {
+            return Ok(Boarding::Replaced(view));
+        }
+        self.clear_for_takeoff(entry, &view, trigger)?;
+        let (sender, receiver) = watch::channel(None);
+        let flight = Flight(receiver);
+        *slot = Some(flight.clone());
+        let broker = Arc::clone(self);
+        let entry = Arc::clone(entry);
+        self.tasks.spawn(async move {
+            let _aboard = Aboard::new(&broker.metrics, &entry);
+            broker.fly(&entry, generation, trigger, &sender).await;
+        });
+        Ok(Boarding::Flight(flight))
+    }
+
+    /// Joins the refresh of `entry` if there is one.
+    pub(super) fn join(entry: &Entry) -> Option<Flight> {
+        entry.flight.lock().clone()
+    }
+}
+
+/// Frees the slot of the grant when the task ends, however it ends.
+struct Aboard<'a> {
+    metrics: &'a metrics::Metrics,
+    entry: &'a Entry,
+}
+
+impl<'a> Aboard<'a> {
+    fn new(metrics: &'a metrics::Metrics, entry: &'a Entry) -> Self {
+        metrics.flights.inc();
+        Self { metrics, entry }
+    }
+}
+
+impl Drop for Aboard<'_> {
+    fn drop(&mut self) {
+        *self.entry.flight.lock() = None;
+        self.metrics.flights.dec();
+    }
+}

@@ -1,0 +1,144 @@
+//! What this process knows of each grant: the newest view, the refresh under way, recent trouble.
+//!
+//! Reading the view takes no lock that a refresh can hold.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::broker::error::Error;
+use crate::broker::flight::Flight;
+use crate::broker::freshness::Window;
+use crate::broker::grant::{Grant, GrantId, Standing, Token};
+
+/// A grant as last seen, with the moments of its token.
+#[derive(Debug)]
+pub struct View {
+    /// The grant.
+    pub grant: Grant,
+    /// The moments of its token, if it has one.
+    pub window: Option<Window>,
+}
+
+impl View {
+    /// Computes the moments.
+    pub fn new(grant: Grant) -> Self {
+        let window = grant.pair.token.as_ref().map(|token| Window::of(&grant.id, token));
+        Self { grant, window }
+    }
+
+    /// The token and its moments.
+    pub fn token(&self) -> Option<(&Token, Window)> {
+        self.grant.pair.token.as_ref().zip(self.window)
+    }
+
+    /// When the grant is due for a refresh; at once if it has no token.
+    pub fn due_at(&self) -> SystemTime {
+        self.window.map_or(self.grant.pair.published_at, |window| window.soft_at)
+    }
+}
+
+/// A failed refresh that has not been overcome.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    /// What happened.
+    pub error: Error,
+    /// Failures in a row.
+    pub failures: u32,
+    /// No refresh before this.
+    pub until: Instant,
+}
+
+/// Number that stands for no attempt and no generation.
+const NONE: u64 = 0;
+
+/// One grant, as this process knows it.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name.
+    pub id: GrantId,
+    view: ArcSwap<View>,
+    /// The refresh under way. Held for moments only, never across an await.
+    pub(super) flight: Mutex<Option<Flight>>,
+    pub(super) trouble: Mutex<Option<Trouble>>,
+    /// Attempt whose request left without a definite answer.
+    unsettled: AtomicU64,
+    /// Generation that was noted as used in the store.
+    noted: AtomicU64,
+}
+
+impl Entry {
+    pub(super) fn new(grant: Grant) -> Self {
+        Self {
+            id: grant.id.clone(),
+            view: ArcSwap::from_pointee(View::new(grant)),
+            flight: Mutex::new(None),
+            trouble: Mutex::new(None),
+            unsettled: AtomicU64::new(NONE),
+            noted: AtomicU64::new(NONE),
+        }
+    }
+
+    /// The newest view.
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Takes a grant over unless a newer one is known; returns the newest.
+    pub(super) fn adopt(&self, grant: Grant) -> Arc<View> {
+        let fresh = Arc::new(View::new(grant));
+        self.view.rcu(|known| {
+            if known.grant.position > fresh.grant.position {
+                Arc::clone(known)
+            } else {
+                Arc::clone(&fresh)
+            }
+        });
+        self.view()
+    }
+
+    /// A request is about to leave under this attempt.
+    pub(super) fn sent(&self, attempt: u64) {
+        self.unsettled.store(attempt, Ordering::SeqCst);
+    }
+
+    /// The request had a definite end.
+    pub(super) fn settled(&self) {
+        self.unsettled.store(NONE, Ordering::SeqCst);
+    }
+
+    /// A request may have been processed without our knowing how it ended.
+    pub(super) fn unsettled(&self, attempt: u64) -> bool {
+        self.unsettled.load(Ordering::SeqCst) == attempt
+    }
+
+    /// True once per generation: the caller then notes the use in the store.
+    pub(super) fn first_use(&self, generation: u64) -> bool {
+        self.noted.load(Ordering::Relaxed) != generation
+            && self.noted.swap(generation, Ordering::Relaxed) != generation
+    }
+
+    /// The use could not be noted; the next one tries again.
+    pub(super) fn forget_use(&self) {
+        self.noted.store(NONE, Ordering::Relaxed);
+    }
+
+    /// A refresh is under way in this process.
+    pub fn in_flight(&self) -> bool {
+        self.flight.lock().is_some()
+    }
+
+    /// The failure that has not been overcome.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble.lock().clone()
+    }
+
+    /// The grant is gone.
+    pub fn deleted(&self) -> bool {
+        matches!(self.view.load().grant.standing, Standing::Deleted)
+    }
+}

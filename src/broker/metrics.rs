@@ -1,0 +1,97 @@
+//! What the domain counts.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Counters of the domain, registered once and passed in.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Answers to GetToken and ForceRefresh.
+    pub token_requests: Family<TokenRequest, Counter>,
+    /// Ended refreshes.
+    pub refreshes: Family<Refresh, Counter>,
+    /// How long they took, from claim to durable.
+    pub refresh_duration: Family<ByProvider, Histogram>,
+    /// Times that the store did not take a received pair.
+    pub persist_failures: Family<ByProvider, Counter>,
+    /// Refreshes under way.
+    pub flights: Gauge,
+    /// Received pairs that the store has not taken yet.
+    pub unpublished_pairs: Gauge,
+}
+
+/// Label of a provider.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByProvider {
+    /// Its name.
+    pub provider: String,
+}
+
+/// Labels of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TokenRequest {
+    /// The provider; empty if the grant is not known.
+    pub provider: String,
+    /// `hit`, `refreshed`, `degraded` or `error`.
+    pub result: &'static str,
+}
+
+/// Labels of an ended refresh.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Refresh {
+    /// The provider.
+    pub provider: String,
+    /// Why it was started.
+    pub trigger: &'static str,
+    /// `success`, or the reason of the failure.
+    pub result: &'static str,
+}
+
+/// Shortest refresh worth telling apart, in seconds.
+const REFRESH_BUCKET_FIRST: f64 = 0.01;
+/// 10 ms doubled eleven times ends above the longest provider deadline (30 s).
+const REFRESH_BUCKETS: u16 = 13;
+
+impl Metrics {
+    /// Registers the counters.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            token_requests: Family::default(),
+            refreshes: Family::default(),
+            refresh_duration: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(REFRESH_BUCKET_FIRST, 2.0, REFRESH_BUCKETS))
+            }),
+            persist_failures: Family::default(),
+            flights: Gauge::default(),
+            unpublished_pairs: Gauge::default(),
+        };
+        registry.register(
+            "token_requests",
+            "Answers to callers who asked for a token",
+            metrics.token_requests.clone(),
+        );
+        registry.register("refreshes", "Ended refreshes", metrics.refreshes.clone());
+        registry.register_with_unit(
+            "refresh_duration",
+            "Time from the claim to the durable pair",
+            Unit::Seconds,
+            metrics.refresh_duration.clone(),
+        );
+        registry.register(
+            "refresh_persist_failures",
+            "Times that the store did not take a pair that the provider had issued",
+            metrics.persist_failures.clone(),
+        );
+        registry.register("flights", "Refreshes under way", metrics.flights.clone());
+        registry.register(
+            "unpublished_pairs",
+            "Pairs that the provider issued and the store has not taken yet",
+            metrics.unpublished_pairs.clone(),
+        );
+        metrics
+    }
+}

@@ -1,0 +1,50 @@
+//! Proactive refresh: grants in use are refreshed before anyone has to wait. Cost is O(due).
+
+use std::sync::Arc;
+
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use crate::broker::Broker;
+use crate::broker::error::{Error, chain};
+use crate::broker::flight::Trigger;
+use crate::broker::grant::{GrantId, Standing};
+
+impl Broker {
+    /// Works off the due index until the process drains.
+    pub async fn run_scheduler(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.drain.cancelled() => return,
+                () = sleep(self.settings.due_tick) => {}
+            }
+            let settings = &self.settings;
+            match self.store.take_due(settings.due_batch, settings.due_visibility).await {
+                Ok(due) => {
+                    for id in due {
+                        if let Err(error) = self.refresh_due(&id).await {
+                            debug!(grant.id = %id, %error, "not refreshed now");
+                        }
+                    }
+                }
+                Err(error) => warn!(error = %chain(&error), "the due index cannot be read"),
+            }
+        }
+    }
+
+    /// Starts the refresh of a grant that the index calls due. Failures come up again after the
+    /// visibility time.
+    async fn refresh_due(self: &Arc<Self>, id: &GrantId) -> Result<(), Error> {
+        let entry = self.entry(id).await?;
+        let view = entry.view();
+        if view.grant.standing != Standing::Usable {
+            return Ok(());
+        }
+        let due_at = view.due_at();
+        if due_at > self.clock.now() {
+            self.store.schedule(id, view.grant.generation(), due_at).await?;
+            return Ok(());
+        }
+        self.board(&entry, view.grant.generation(), Trigger::Proactive).map(drop)
+    }
+}

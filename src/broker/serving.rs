@@ -1,0 +1,278 @@
+//! Serving: what a caller gets, decided from memory, and how long it waits for a refresh.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::broker::Broker;
+use crate::broker::error::{Error, Reason};
+use crate::broker::flight::{Boarding, Landing, Trigger};
+use crate::broker::freshness::Stage;
+use crate::broker::grant::{Generation, GrantId, Standing};
+use crate::broker::known::{Entry, View};
+use crate::broker::metrics::TokenRequest;
+use crate::clock::between;
+
+/// What a caller asks of a token.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Want {
+    /// It must live this long.
+    pub min_ttl: Duration,
+    /// It must be this new.
+    pub min_generation: Option<Generation>,
+}
+
+/// The token that an API rejected.
+#[derive(Debug, Clone)]
+pub enum Rejected {
+    /// Whichever is current.
+    Current,
+    /// The one of this generation.
+    Generation(Generation),
+    /// The one with this fingerprint.
+    Fingerprint(String),
+}
+
+/// How a forced refresh was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The provider was asked.
+    Rotated,
+    /// There was a newer token already.
+    AlreadyReplaced,
+}
+
+/// A valid token on its way to a caller. Its view always holds one.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// The grant with the token.
+    pub view: Arc<View>,
+    /// Why refreshing fails at present, if it does.
+    pub degraded: Option<Reason>,
+}
+
+/// What to do for a caller.
+#[derive(Debug)]
+enum Decision {
+    Serve,
+    /// Serve, and refresh in the background.
+    Renew,
+    /// Refresh and wait; if that fails, serve the old token if it is good enough.
+    Wait {
+        fallback: bool,
+    },
+    /// The caller knows a newer generation than we do.
+    CatchUp(Generation),
+    Fail(Error),
+}
+
+/// Rounds of deciding and waiting: a landing may be overtaken by an import once, not for ever.
+const ROUNDS_MAX: u32 = 3;
+
+impl Broker {
+    /// Returns a token that is valid now and meets `want`.
+    pub async fn get_token(
+        self: &Arc<Self>,
+        id: &GrantId,
+        want: Want,
+        deadline: Instant,
+    ) -> Result<Served, Error> {
+        let entry = match self.entry(id).await {
+            Ok(entry) => entry,
+            Err(error) => return self.count("", "error", Err(error)),
+        };
+        let provider = entry.view().grant.descriptor.provider.clone();
+        for round in 0..ROUNDS_MAX {
+            let view = entry.view();
+            let now = self.clock.now();
+            let (result, served) = match self.decide(&view, want, now) {
+                Decision::Serve => {
+                    let degraded = refusal(&view);
+                    let result = if degraded.is_some() { "degraded" } else { "hit" };
+                    (if round == 0 { result } else { "refreshed" }, Ok(Served { view, degraded }))
+                }
+                Decision::Renew => {
+                    let boarding = self.board(&entry, view.grant.generation(), Trigger::OnDemand);
+                    let degraded = boarding.err().and_then(|error| error.degraded_reason());
+                    let result = if degraded.is_some() { "degraded" } else { "hit" };
+                    (result, Ok(Served { view, degraded }))
+                }
+                Decision::Wait { fallback } => {
+                    match self.refresh(&entry, &view, Trigger::OnDemand, deadline).await {
+                        Ok(_) => continue,
+                        Err(error) if fallback && view.grant.valid_token(self.clock.now()).is_some() => {
+                            let degraded = error.degraded_reason();
+                            ("degraded", Ok(Served { view, degraded }))
+                        }
+                        Err(error) => ("error", Err(error)),
+                    }
+                }
+                Decision::CatchUp(named) => match self.catch_up(&entry, named, deadline).await {
+                    Ok(_) => continue,
+                    Err(error) => ("error", Err(error)),
+                },
+                Decision::Fail(error) => ("error", Err(error)),
+            };
+            if let Ok(served) = &served {
+                self.note_use(&entry, &served.view);
+            }
+            return self.count(provider.as_str(), result, served);
+        }
+        self.count(provider.as_str(), "error", Err(Error::RefreshInProgress(id.clone())))
+    }
+
+    /// Replaces a rejected token: compare, then refresh at most once.
+    pub async fn force_refresh(
+        self: &Arc<Self>,
+        id: &GrantId,
+        rejected: Rejected,
+        deadline: Instant,
+    ) -> Result<(Served, Outcome), Error> {
+        let entry = self.entry(id).await?;
+        let view = entry.view();
+        let now = self.clock.now();
+        let current = view.token().map(|(token, _)| token);
+        let newer = match (&rejected, current) {
+            (Rejected::Current, _) | (_, None) => false,
+            (Rejected::Generation(named), Some(token)) if *named > token.generation => {
+                self.catch_up(&entry, *named, deadline).await?;
+                true
+            }
+            (Rejected::Generation(named), Some(token)) => *named < token.generation,
+            (Rejected::Fingerprint(named), Some(token)) => {
+                *named != token.access_token.fingerprint()
+            }
+        };
+        if newer {
+            // Also when that token has expired meanwhile: it is replaced like any other.
+            let served = self.get_token(id, Want::default(), deadline).await?;
+            return Ok((served, Outcome::AlreadyReplaced));
+        }
+        let published = view.grant.pair.published_at;
+        let cooled = between(published, now) >= self.settings.force_cooldown;
+        if current.is_some() && !cooled && !entry.in_flight() {
+            let retry_after = self.settings.force_cooldown - between(published, now);
+            return Err(Error::ForceRefreshCooldown { grant: id.clone(), retry_after });
+        }
+        let (landed, outcome) = match self.board(&entry, view.grant.generation(), Trigger::Forced)? {
+            Boarding::Replaced(view) => (view, Outcome::AlreadyReplaced),
+            Boarding::Flight(flight) => (flight.wait(id, deadline).await?, Outcome::Rotated),
+        };
+        self.note_use(&entry, &landed);
+        if landed.grant.valid_token(self.clock.now()).is_none() {
+            return Err(Error::RefreshInProgress(id.clone()));
+        }
+        Ok((Served { view: landed, degraded: None }, outcome))
+    }
+
+    fn decide(&self, view: &View, want: Want, now: SystemTime) -> Decision {
+        if view.grant.standing == Standing::Deleted {
+            return Decision::Fail(Error::GrantNotFound(view.grant.id.clone()));
+        }
+        let Some((token, window)) = view.token() else {
+            return Decision::Wait { fallback: false };
+        };
+        if want.min_generation.is_some_and(|named| named > token.generation) {
+            let named = want.min_generation.unwrap_or(token.generation);
+            return Decision::CatchUp(named);
+        }
+        let stage = window.stage(now);
+        if want.min_ttl > window.ttl(now) && stage < Stage::Expired {
+            return self.longer(view, want, now);
+        }
+        let refused = refusal(view).is_some();
+        match stage {
+            Stage::Fresh => Decision::Serve,
+            Stage::Soft | Stage::Hard if refused => Decision::Serve,
+            Stage::Soft => Decision::Renew,
+            Stage::Hard => Decision::Wait { fallback: true },
+            Stage::Expired => Decision::Wait { fallback: false },
+        }
+    }
+
+    /// A valid token does not live long enough for the caller.
+    fn longer(&self, view: &View, want: Want, now: SystemTime) -> Decision {
+        let grant = view.grant.id.clone();
+        let Some((token, window)) = view.token() else {
+            return Decision::Wait { fallback: false };
+        };
+        // What a token can promise: the tail in which callers wait for its successor is left out,
+        // so that a request for the full lifetime does not rotate at each call.
+        let promise = between(token.issued_at, window.hard_at);
+        if want.min_ttl > promise {
+            let min_ttl = want.min_ttl;
+            return Decision::Fail(Error::MinTtlUnsatisfiable { grant, min_ttl, lifetime: promise });
+        }
+        let age = between(view.grant.pair.published_at, now);
+        if age < self.settings.force_cooldown {
+            let retry_after = self.settings.force_cooldown - age;
+            return Decision::Fail(Error::ForceRefreshCooldown { grant, retry_after });
+        }
+        Decision::Wait { fallback: false }
+    }
+
+    /// Refreshes the grant that `view` shows, or joins who does.
+    pub(super) async fn refresh(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        view: &View,
+        trigger: Trigger,
+        deadline: Instant,
+    ) -> Landing {
+        match self.board(entry, view.grant.generation(), trigger)? {
+            Boarding::Replaced(view) => Ok(view),
+            Boarding::Flight(flight) => flight.wait(&entry.id, deadline).await,
+        }
+    }
+
+    /// Looks for a generation that a caller knows and we do not.
+    async fn catch_up(&self, entry: &Entry, named: Generation, deadline: Instant) -> Landing {
+        let landed = match Self::join(entry) {
+            Some(flight) => flight.wait(&entry.id, deadline).await?,
+            None => match self.store.load(&entry.id).await? {
+                Some(grant) => entry.adopt(grant),
+                None => entry.view(),
+            },
+        };
+        let current = landed.token().map_or(Generation(0), |(token, _)| token.generation);
+        if current < named {
+            let grant = entry.id.clone();
+            return Err(Error::GenerationUnknown { grant, named, current });
+        }
+        Ok(landed)
+    }
+
+    /// Tells the store, once per generation, that the grant is in use and so to be kept fresh.
+    fn note_use(self: &Arc<Self>, entry: &Arc<Entry>, view: &Arc<View>) {
+        let generation = view.grant.generation();
+        if !entry.first_use(generation.0) || refusal(view).is_some() {
+            return;
+        }
+        let (broker, entry, due_at) = (Arc::clone(self), Arc::clone(entry), view.due_at());
+        self.tasks.spawn(async move {
+            if broker.store.schedule(&entry.id, generation, due_at).await.is_err() {
+                entry.forget_use();
+            }
+        });
+    }
+
+    fn count(
+        &self,
+        provider: &str,
+        result: &'static str,
+        served: Result<Served, Error>,
+    ) -> Result<Served, Error> {
+        let labels = TokenRequest { provider: provider.to_owned(), result };
+        self.metrics.token_requests.get_or_create(&labels).inc();
+        served
+    }
+}
+
+/// Why the grant gives no further tokens, if that is so.
+fn refusal(view: &View) -> Option<Reason> {
+    match &view.grant.standing {
+        Standing::Refused(verdict) => Some(verdict.reason),
+        Standing::Usable | Standing::Deleted => None,
+    }
+}

@@ -1,0 +1,86 @@
+//! Waits and bounds of the domain. All are settings, so that fault tests run in seconds.
+
+use std::time::Duration;
+
+/// Waits and bounds of the domain.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Name of this replica in intents.
+    pub replica: String,
+    /// Longest wait of a caller for a refresh.
+    pub caller_wait_max: Duration,
+    /// No forced refresh for this long after a new token arrived.
+    pub force_cooldown: Duration,
+    /// A claim older than this is not sent under: the world may have moved on.
+    pub send_gate: Duration,
+    /// A holder silent for this long is suspected: gate + connect + provider deadline + margin.
+    pub suspect_after: Duration,
+    /// Tries of one refresh while nothing was sent.
+    pub attempts_max: u32,
+    /// First wait between such tries; doubles each time.
+    pub attempt_backoff: Duration,
+    /// First wait after a failed refresh; doubles each time.
+    pub retry_backoff: Duration,
+    /// Longest wait after a failed refresh.
+    pub retry_backoff_max: Duration,
+    /// First wait of a provider that refused our client; doubles each time.
+    pub client_probe: Duration,
+    /// Longest wait of a provider that refused our client.
+    pub client_probe_max: Duration,
+    /// Wait before the one confirming retry after a refusal that is not known.
+    pub confirm_after: Duration,
+    /// First wait before a pair is offered to the store again; doubles each time.
+    pub publish_backoff: Duration,
+    /// Longest wait before a pair is offered to the store again.
+    pub publish_backoff_max: Duration,
+    /// Poll for another holder's result.
+    pub poll: Duration,
+    /// How often the due index is asked.
+    pub due_tick: Duration,
+    /// How long a grant taken from the due index stays hidden.
+    pub due_visibility: Duration,
+    /// Grants taken from the due index at once.
+    pub due_batch: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self {
+            replica: "local".to_owned(),
+            caller_wait_max: s(10),
+            force_cooldown: s(10),
+            send_gate: s(1),
+            suspect_after: s(19),
+            attempts_max: 3,
+            attempt_backoff: Duration::from_millis(200),
+            retry_backoff: s(1),
+            retry_backoff_max: s(60),
+            client_probe: s(60),
+            client_probe_max: s(300),
+            confirm_after: s(30),
+            publish_backoff: Duration::from_millis(100),
+            publish_backoff_max: s(5),
+            poll: Duration::from_millis(200),
+            due_tick: s(1),
+            due_visibility: s(30),
+            due_batch: 200,
+        }
+    }
+}
+
+/// `first` doubled `times` times, at most `max`.
+pub fn backoff(first: Duration, times: u32, max: Duration) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(times)).min(max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_up_to_its_bound() {
+        let at = |times| backoff(Duration::from_secs(1), times, Duration::from_secs(60)).as_secs();
+        assert_eq!((at(0), at(1), at(5), at(6), at(99)), (1, 2, 32, 60, 60));
+    }
+}

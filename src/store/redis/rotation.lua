@@ -1,0 +1,208 @@
+#!lua name=tokenbroker_@V@
+--
+-- How a grant may change: the same rules as src/store/transition.rs, each one atomic step.
+--
+-- KEYS   Every key of a call has the tag {NN} of the grant's shard, so all lie in one slot.
+--   tb:{NN}:g:<grant_id>  hash   the grant, fields below
+--   tb:{NN}:due           zset   grant_id -> time of the next refresh, ms
+--   tb:{NN}:ids           zset   grant_id -> 0, for listing in order
+--
+-- FIELDS of the hash
+--   gen   generation of the stored pair          pf   fence that published it
+--   f     last fence given out                   st   'del' on a tombstone
+--   m     what operators say, JSON               b    the sealed pair
+--   v     the provider's no, JSON                vf   fence of the claim that it answered
+--   igen  intent: generation being spent         io   intent: owner, JSON
+--   ifn   intent: fence                          it   intent: server time, ms
+--   dt    time of deletion, ms                   s:<fence>  sealed pair of the same generation
+--
+-- Names carry a version made of this text, so that two versions of the broker never replace each
+-- other's functions during a rollout. All but claim and start may run when Redis is full: a pair
+-- that was received must find a place.
+
+local function time_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- tostring(1790000000123) would print an exponent.
+local function decimal(value)
+  return string.format('%.0f', value)
+end
+
+-- A missing field counts as -1, below every generation and fence.
+local function number(text)
+  return tonumber(text or '-1') or -1
+end
+
+local function clear_intent(grant)
+  redis.call('HDEL', grant, 'igen', 'io', 'ifn', 'it')
+end
+
+local function clear_siblings(grant)
+  for _, field in ipairs(redis.call('HKEYS', grant)) do
+    if string.sub(field, 1, 2) == 's:' then
+      redis.call('HDEL', grant, field)
+    end
+  end
+end
+
+local function set_due(due, id, due_at)
+  if due_at == '' then
+    redis.call('ZREM', due, id)
+  else
+    redis.call('ZADD', due, due_at, id)
+  end
+end
+
+local function holds(grant, generation, fence)
+  local held = redis.call('HMGET', grant, 'igen', 'ifn')
+  return number(held[1]) == number(generation) and number(held[2]) == number(fence)
+end
+
+-- keys: grant   args: generation, owner, least age in ms of an intent to take over ('' = never)
+-- returns: granted fence time | busy generation owner fence time | moved
+local function claim(keys, args)
+  local grant, generation, owner, lease = keys[1], args[1], args[2], args[3]
+  local stored = redis.call('HMGET', grant, 'gen', 'st', 'vf', 'igen', 'io', 'ifn', 'it', 'f')
+  local gen, st, vf, igen, io, ifn, it, f = unpack(stored)
+  if number(gen) ~= number(generation) or st or vf then
+    return { 'moved' }
+  end
+  local now = time_ms()
+  if igen and (lease == '' or now - number(it) < number(lease)) then
+    return { 'busy', igen, io, ifn, it }
+  end
+  local fence = decimal(math.max(number(f) + 1, now))
+  redis.call('HSET', grant, 'f', fence, 'igen', generation, 'io', owner, 'ifn', fence, 'it', decimal(now))
+  return { 'granted', fence, decimal(now) }
+end
+
+-- keys: grant   args: generation, fence   returns: 1 | 0
+local function release(keys, args)
+  if not holds(keys[1], args[1], args[2]) then
+    return 0
+  end
+  clear_intent(keys[1])
+  return 1
+end
+
+-- keys: grant due   args: generation, fence, sealed pair, due time ('' = none), grant_id
+-- returns: published | same | sibling | old | missing
+local function merge(keys, args)
+  local grant, due = keys[1], keys[2]
+  local generation, fence, blob, due_at, id = args[1], args[2], args[3], args[4], args[5]
+  local gen, pf, st, vf, f = unpack(redis.call('HMGET', grant, 'gen', 'pf', 'st', 'vf', 'f'))
+  if not gen then
+    return 'missing'
+  end
+  if number(gen) > number(generation) or (number(gen) == number(generation) and st) then
+    return 'old'
+  end
+  if number(gen) == number(generation) then
+    if number(pf) == number(fence) or redis.call('HEXISTS', grant, 's:' .. fence) == 1 then
+      return 'same'
+    end
+    if number(pf) > number(fence) then
+      redis.call('HSET', grant, 's:' .. fence, blob)
+      return 'sibling'
+    end
+    redis.call('HSET', grant, 's:' .. pf, redis.call('HGET', grant, 'b'))
+    if vf and number(vf) < number(fence) then
+      redis.call('HDEL', grant, 'v', 'vf')
+    end
+  else
+    clear_siblings(grant)
+    clear_intent(grant)
+    redis.call('HDEL', grant, 'v', 'vf', 'st', 'dt')
+    redis.call('PERSIST', grant)
+  end
+  local last = decimal(math.max(number(f), number(fence)))
+  redis.call('HSET', grant, 'gen', generation, 'pf', fence, 'f', last, 'b', blob)
+  set_due(due, id, due_at)
+  return 'published'
+end
+
+-- keys: grant due   args: generation, fence, verdict, grant_id   returns: 1 | 0
+local function refuse(keys, args)
+  local grant, generation, fence, verdict, id = keys[1], args[1], args[2], args[3], args[4]
+  local gen, vf = unpack(redis.call('HMGET', grant, 'gen', 'vf'))
+  if vf and number(vf) == number(fence) then
+    return 1
+  end
+  if number(gen) ~= number(generation) or not holds(grant, generation, fence) then
+    return 0
+  end
+  redis.call('HSET', grant, 'v', verdict, 'vf', fence)
+  clear_intent(grant)
+  redis.call('ZREM', keys[2], id)
+  return 1
+end
+
+-- The grant is where the caller read it: same generation, same last fence; or it does not exist.
+local function unchanged(grant, generation, fence)
+  local gen, f = unpack(redis.call('HMGET', grant, 'gen', 'f'))
+  return (gen or '') == generation and (f or '') == fence
+end
+
+-- keys: grant due ids   args: expected generation and last fence ('' = missing), generation, fence,
+-- what operators say, sealed pair, due time ('' = none), grant_id   returns: 1 | 0
+local function start(keys, args)
+  local grant = keys[1]
+  if not unchanged(grant, args[1], args[2]) then
+    return 0
+  end
+  redis.call('DEL', grant)
+  redis.call('HSET', grant, 'gen', args[3], 'pf', args[4], 'f', args[4], 'm', args[5], 'b', args[6])
+  set_due(keys[2], args[8], args[7])
+  redis.call('ZADD', keys[3], 0, args[8])
+  return 1
+end
+
+-- keys: grant due ids   args: expected generation and last fence, generation, fence, life of the
+-- tombstone in ms, grant_id   returns: 1 | 0
+local function delete(keys, args)
+  local grant = keys[1]
+  if not unchanged(grant, args[1], args[2]) then
+    return 0
+  end
+  local about = redis.call('HGET', grant, 'm')
+  redis.call('DEL', grant)
+  redis.call('HSET', grant, 'gen', args[3], 'pf', args[4], 'f', args[4], 'm', about, 'st', 'del', 'dt', decimal(time_ms()))
+  redis.call('PEXPIRE', grant, args[5])
+  redis.call('ZREM', keys[2], args[6])
+  redis.call('ZREM', keys[3], args[6])
+  return 1
+end
+
+-- keys: grant due   args: generation, due time, grant_id
+local function schedule(keys, args)
+  local gen, st, vf = unpack(redis.call('HMGET', keys[1], 'gen', 'st', 'vf'))
+  if number(gen) == number(args[1]) and not st and not vf then
+    redis.call('ZADD', keys[2], args[2], args[3])
+  end
+  return 1
+end
+
+-- keys: due   args: most grants, visibility ms   returns: grant_ids, hidden for that long
+local function take_due(keys, args)
+  local now = time_ms()
+  local ids = redis.call('ZRANGEBYSCORE', keys[1], '-inf', decimal(now), 'LIMIT', 0, args[1])
+  for _, id in ipairs(ids) do
+    redis.call('ZADD', keys[1], 'XX', decimal(now + number(args[2])), id)
+  end
+  return ids
+end
+
+local function register(name, callback, flags)
+  redis.register_function({ function_name = 'tb_' .. name .. '_@V@', callback = callback, flags = flags })
+end
+
+register('claim', claim, {})
+register('start', start, {})
+register('release', release, { 'allow-oom' })
+register('merge', merge, { 'allow-oom' })
+register('refuse', refuse, { 'allow-oom' })
+register('delete', delete, { 'allow-oom' })
+register('schedule', schedule, { 'allow-oom' })
+register('take_due', take_due, { 'allow-oom' })

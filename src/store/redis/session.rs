@@ -1,0 +1,151 @@
+//! A connection to Redis that is replaced when it fails, with our functions loaded.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _,
+    Pipeline, RedisError, ServerErrorKind,
+};
+use tokio::sync::Mutex;
+
+const LIBRARY: &str = include_str!("rotation.lua");
+/// Bytes of the hash of the library that make its version.
+const VERSION_BYTES: usize = 4;
+
+/// How to reach Redis.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// `redis://` or `rediss://`.
+    pub url: String,
+    /// Overrides the password of the URL.
+    pub password: Option<crate::secret::ClientSecret>,
+    /// Longest wait for one answer.
+    pub timeout: Duration,
+}
+
+/// Opens connections and keeps the live one.
+pub(super) struct Session {
+    client: Client,
+    config: AsyncConnectionConfig,
+    live: Mutex<Option<MultiplexedConnection>>,
+    version: String,
+}
+
+impl Session {
+    pub(super) fn new(address: &Address) -> Result<Self, RedisError> {
+        let info = address.url.as_str().into_connection_info()?;
+        // Without nodelay every answer can wait for an acknowledgement of ours.
+        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let info = match &address.password {
+            Some(password) => {
+                let settings = info.redis_settings().clone().set_password(password.expose());
+                info.set_redis_settings(settings)
+            }
+            None => info,
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(address.timeout))
+            .set_response_timeout(Some(address.timeout));
+        let hash = digest(&SHA256, LIBRARY.as_bytes());
+        let version = hash.as_ref()[..VERSION_BYTES].iter().map(|byte| format!("{byte:02x}"));
+        let version = version.collect();
+        Ok(Self { client: Client::open(info)?, config, live: Mutex::new(None), version })
+    }
+
+    /// Runs a command. An error leaves open whether it ran, unless the server says so.
+    pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
+        let mut connection = self.connection().await?;
+        let answer = command.query_async(&mut connection).await;
+        self.judge(answer).await
+    }
+
+    /// Runs commands in one round trip.
+    pub(super) async fn pipeline<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<T, RedisError> {
+        let mut connection = self.connection().await?;
+        let answer = commands.query_async(&mut connection).await;
+        self.judge(answer).await
+    }
+
+    /// Calls one of our functions. If the server does not have it, it did nothing: it is loaded
+    /// and called again.
+    pub(super) async fn call<T: FromRedisValue>(
+        &self,
+        name: &str,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> Result<T, RedisError> {
+        let mut command = redis::cmd("FCALL");
+        command.arg(self.function(name)).arg(keys.len());
+        for key in keys {
+            command.arg(*key);
+        }
+        for argument in arguments {
+            command.arg(*argument);
+        }
+        match self.query(&command).await {
+            Err(error) if missing_function(&error) => {
+                self.load_library().await?;
+                self.query(&command).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Full name of one of our functions.
+    pub(super) fn function(&self, name: &str) -> String {
+        format!("tb_{name}_{}", self.version)
+    }
+
+    /// Loads our functions beside those of other versions.
+    pub(super) async fn load_library(&self) -> Result<(), RedisError> {
+        let mut command = redis::cmd("FUNCTION");
+        command.arg("LOAD").arg(LIBRARY.replace("@V@", &self.version));
+        match self.query::<String>(&command).await {
+            Err(error) if error.to_string().contains("already exists") => Ok(()),
+            answer => answer.map(drop),
+        }
+    }
+
+    async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut live = self.live.lock().await;
+        if let Some(connection) = live.as_ref() {
+            return Ok(connection.clone());
+        }
+        let fresh = self.client.get_multiplexed_async_connection_with_config(&self.config).await?;
+        Ok(live.insert(fresh).clone())
+    }
+
+    /// Gives up a connection that timed out, broke, or leads to a server that cannot write.
+    async fn judge<T>(&self, answer: Result<T, RedisError>) -> Result<T, RedisError> {
+        if let Err(error) = &answer
+            && spoiled(error)
+        {
+            *self.live.lock().await = None;
+        }
+        answer
+    }
+}
+
+fn spoiled(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_unrecoverable_error()
+        || matches!(
+            error.kind(),
+            ErrorKind::Parse
+                | ErrorKind::Server(
+                    ServerErrorKind::ReadOnly
+                        | ServerErrorKind::MasterDown
+                        | ServerErrorKind::BusyLoading
+                )
+        )
+}
+
+pub(super) fn missing_function(error: &RedisError) -> bool {
+    error.to_string().contains("Function not found")
+}

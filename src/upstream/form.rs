@@ -1,0 +1,97 @@
+//! What is sent to a token endpoint. Pure.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use form_urlencoded::{Serializer, byte_serialize};
+
+use crate::broker::endpoint::Request;
+use crate::upstream::provider::{BasicEncoding, ClientAuth, Provider};
+
+/// A request, ready to go. Both parts hold secrets.
+pub(crate) struct Form {
+    pub(crate) body: String,
+    pub(crate) authorization: Option<String>,
+}
+
+impl Form {
+    pub(crate) fn new(provider: &Provider, request: &Request) -> Self {
+        let mut form = Serializer::new(String::new());
+        match request {
+            Request::RefreshToken(token) => {
+                form.append_pair("grant_type", "refresh_token");
+                form.append_pair("refresh_token", token.expose());
+            }
+            Request::ClientCredentials { scopes } => {
+                form.append_pair("grant_type", "client_credentials");
+                if !scopes.is_empty() {
+                    form.append_pair("scope", &scopes.join(" "));
+                }
+            }
+        }
+        let authorization = match provider.client_auth {
+            ClientAuth::Basic => Some(basic(provider)),
+            ClientAuth::Post => {
+                form.append_pair("client_id", &provider.client_id);
+                form.append_pair("client_secret", provider.client_secret.expose());
+                None
+            }
+        };
+        Self { body: form.finish(), authorization }
+    }
+}
+
+fn basic(provider: &Provider) -> String {
+    let encode = |text: &str| match provider.basic_encoding {
+        BasicEncoding::Rfc6749 => byte_serialize(text.as_bytes()).collect(),
+        BasicEncoding::Raw => text.to_owned(),
+    };
+    let pair = [encode(&provider.client_id), encode(provider.client_secret.expose())].join(":");
+    format!("Basic {}", STANDARD.encode(pair))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::{ClientSecret, RefreshToken};
+    use crate::upstream::reply::tests::provider;
+
+    fn form(auth: ClientAuth, encoding: BasicEncoding, request: &Request) -> Form {
+        let provider = Provider {
+            client_id: "my id".to_owned(),
+            client_secret: ClientSecret::new("a+b/c%d:e"),
+            client_auth: auth,
+            basic_encoding: encoding,
+            ..provider()
+        };
+        Form::new(&provider, request)
+    }
+
+    #[test]
+    fn basic_is_encoded_before_base64_unless_told_otherwise() {
+        let request = Request::RefreshToken(RefreshToken::new("r t+1"));
+        let rfc = form(ClientAuth::Basic, BasicEncoding::Rfc6749, &request);
+        assert_eq!(rfc.authorization.unwrap(), "Basic bXkraWQ6YSUyQmIlMkZjJTI1ZCUzQWU=");
+        assert_eq!(rfc.body, "grant_type=refresh_token&refresh_token=r+t%2B1");
+        let raw = form(ClientAuth::Basic, BasicEncoding::Raw, &request);
+        assert_eq!(raw.authorization.unwrap(), "Basic bXkgaWQ6YStiL2MlZDpl");
+    }
+
+    #[test]
+    fn post_puts_the_client_into_the_form_and_only_there() {
+        let scopes = vec!["a".to_owned(), "b".to_owned()];
+        let request = Request::ClientCredentials { scopes };
+        let post = form(ClientAuth::Post, BasicEncoding::Rfc6749, &request);
+        assert!(post.authorization.is_none());
+        assert_eq!(
+            post.body,
+            "grant_type=client_credentials&scope=a+b&client_id=my+id&client_secret=a%2Bb%2Fc%25d%3Ae"
+        );
+    }
+
+    #[test]
+    fn empty_parameters_are_left_out() {
+        let request = Request::ClientCredentials { scopes: Vec::new() };
+        let basic = form(ClientAuth::Basic, BasicEncoding::Raw, &request);
+        assert_eq!(basic.body, "grant_type=client_credentials");
+    }
+}

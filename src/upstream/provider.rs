@@ -1,0 +1,91 @@
+//! A provider: where its token endpoint is, who we are there, and what its habits are.
+
+use std::time::Duration;
+
+use crate::broker::grant::ProviderId;
+use crate::secret::ClientSecret;
+
+/// One configured provider.
+#[derive(Debug, Clone)]
+pub struct Provider {
+    /// Its name.
+    pub id: ProviderId,
+    /// Name of the profile that its settings began with.
+    pub profile: String,
+    /// Where tokens are fetched.
+    pub token_url: String,
+    /// Our name there.
+    pub client_id: String,
+    /// Our password there.
+    pub client_secret: ClientSecret,
+    /// Where name and password go.
+    pub client_auth: ClientAuth,
+    /// How they are written in the header.
+    pub basic_encoding: BasicEncoding,
+    /// Lifetime of a token whose reply names none.
+    pub default_lifetime: Duration,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest wait for the whole answer.
+    pub request_timeout: Duration,
+    /// Fields of the reply that callers get to see.
+    pub attributes: Vec<String>,
+    /// What this provider's failures mean, before the rules of the standard.
+    pub error_map: Vec<Rule>,
+}
+
+/// Where the client's name and password go (RFC 6749 section 2.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Into the `Authorization` header.
+    Basic,
+    /// Into the form.
+    Post,
+}
+
+/// How name and password are written in the `Authorization` header; providers disagree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BasicEncoding {
+    /// Form-urlencoded first (RFC 6749 section 2.3.1).
+    Rfc6749,
+    /// As they are (RFC 7617).
+    Raw,
+}
+
+/// Gives a meaning to failures that look like this; what is left out matches anything.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// HTTP status.
+    pub status: Option<u16>,
+    /// The `error` of the reply.
+    pub code: Option<String>,
+    /// Text in the reply, in any case.
+    pub text: Option<String>,
+    /// What it means.
+    pub verdict: Verdict,
+}
+
+/// What a failure means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The grant is dead: a person must consent again.
+    Reauth,
+    /// Our client registration is refused.
+    Client,
+    /// It passes, and the request was not processed.
+    Unavailable,
+    /// It passes, and the request was not processed because of another one.
+    Conflict,
+}
+
+impl Rule {
+    /// The failure looks like this.
+    pub fn matches(&self, status: u16, code: Option<&str>, body: &str) -> bool {
+        self.status.is_none_or(|wanted| wanted == status)
+            && self.code.as_deref().is_none_or(|wanted| code == Some(wanted))
+            && self
+                .text
+                .as_ref()
+                .is_none_or(|text| body.to_lowercase().contains(&text.to_lowercase()))
+    }
+}
