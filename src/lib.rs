@@ -11,3 +11,7 @@ pub mod secret;
 pub mod store;
 #[cfg(feature = "server")]
 pub mod upstream;
+#[cfg(feature = "server")]
+pub mod service;
+#[cfg(feature = "server")]
+pub mod config;

@@ -1,0 +1,122 @@
+//! Configuration: built-in defaults, then a YAML file, then the environment; later wins.
+//!
+//! `file` is what can be written, `load` how the layers meet and how mistakes are told, `settle`
+//! how the result becomes what the program runs on, `profile` what is known of providers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::broker::settings::Settings;
+use crate::store::redis::Address;
+use crate::upstream::Provider;
+
+mod file;
+mod load;
+mod profile;
+mod settle;
+
+pub use load::{load, schema};
+
+/// The environment, as an argument: tests need not touch the real one.
+pub type Environment = BTreeMap<String, String>;
+
+/// What the program runs on. Nothing here is checked again.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Listen,
+    /// Where grants are kept.
+    pub store: StoreConfig,
+    /// The file of the key ring, if it is named.
+    pub keys_file: Option<PathBuf>,
+    /// How to log.
+    pub log: Log,
+    /// Waits and bounds of the domain.
+    pub settings: Settings,
+    /// How to stop.
+    pub shutdown: Shutdown,
+    /// Who issues tokens.
+    pub providers: Vec<Provider>,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// The gRPC API.
+    pub api: SocketAddr,
+    /// Health and metrics.
+    pub ops: SocketAddr,
+    /// Serve gRPC reflection.
+    pub reflection: bool,
+}
+
+/// Where grants are kept.
+#[derive(Debug, Clone)]
+pub enum StoreConfig {
+    /// In a file of this process.
+    Redb(PathBuf),
+    /// Nowhere: they end with the process.
+    Memory,
+    /// In Redis.
+    Redis {
+        /// How to reach it.
+        address: Address,
+        /// What all keys begin with.
+        prefix: String,
+        /// Do not refuse a Redis that may evict keys.
+        allow_eviction: bool,
+    },
+}
+
+/// How to log.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// For people or for programs.
+    pub format: LogFormat,
+    /// A filter of `tracing`, such as `info`.
+    pub level: String,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Human,
+    /// A JSON object a line.
+    Json,
+}
+
+/// How to stop.
+#[derive(Debug, Clone, Copy)]
+pub struct Shutdown {
+    /// Time between saying "not ready" and closing the door.
+    pub drain_delay: Duration,
+    /// Longest wait for refreshes under way.
+    pub drain_max: Duration,
+}
+
+/// A mistake in the configuration. Shows where and what is expected, never the value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Dotted path of the setting, or the name of the variable.
+    pub path: String,
+    /// What is expected there.
+    pub message: String,
+}
+
+impl Problem {
+    fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}

@@ -1,0 +1,364 @@
+//! What can be written in the file. The comments are the manual that `config-schema` prints.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The whole file.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct File {
+    /// Where to listen.
+    pub(super) listen: Listen,
+    /// Where grants are kept.
+    pub(super) store: Store,
+    /// What the store is sealed with.
+    pub(super) keys: Keys,
+    /// Who issues tokens, by name.
+    pub(super) providers: BTreeMap<String, Provider>,
+    /// Waits and bounds.
+    pub(super) timing: Timing,
+    /// How to stop.
+    pub(super) shutdown: Shutdown,
+    /// How to log.
+    pub(super) log: Log,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Listen {
+    /// Address of the gRPC API.
+    pub(super) api: String,
+    /// Address of health and metrics: /livez, /readyz, /metrics and gRPC health, in plaintext.
+    pub(super) ops: String,
+    /// Serve gRPC reflection, so that grpcurl needs no proto files.
+    pub(super) reflection: bool,
+    /// Callers cannot authenticate yet. Beyond loopback the API opens only if this says that
+    /// anyone who reaches it may take tokens.
+    pub(super) anyone_may_take_tokens: bool,
+}
+
+/// Where grants are kept.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Store {
+    /// `redb:PATH` (one process), `memory:` (lost at exit), `redis://HOST:PORT/DB` or `rediss://`.
+    pub(super) url: Option<String>,
+    /// File with the password of Redis.
+    pub(super) password_file: Option<PathBuf>,
+    /// What all keys in Redis begin with.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,64}$"))]
+    pub(super) prefix: String,
+    /// Longest wait for one answer of Redis.
+    pub(super) timeout: Span,
+    /// Use a Redis that may evict keys. An evicted grant locks a person out.
+    pub(super) allow_eviction: bool,
+}
+
+/// What the store is sealed with.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Keys {
+    /// File of the key ring, made by `token-broker keys generate`. The embedded store makes one
+    /// beside itself if none is named; Redis needs one.
+    pub(super) file: Option<PathBuf>,
+}
+
+/// A provider and our client registration there.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Provider {
+    /// Whose habits it has: they set the defaults of everything below.
+    pub(super) profile: Profile,
+    /// The token endpoint is this plus `/token`, the authorization endpoint this plus `/authorize`.
+    pub(super) base_url: Option<String>,
+    /// The token endpoint, where it is not below `base_url`.
+    pub(super) token_url: Option<String>,
+    /// Where the provider sends people after consent. Used by enrolment, which is not built yet.
+    pub(super) redirect_url: Option<String>,
+    /// Our client id.
+    pub(super) client_id: Option<String>,
+    /// Our client secret. Only in the environment; in a file use `client_secret_file`.
+    pub(super) client_secret: Option<String>,
+    /// File with our client secret; one trailing newline is ignored.
+    pub(super) client_secret_file: Option<PathBuf>,
+    /// Where client id and secret go.
+    pub(super) client_auth: Option<ClientAuth>,
+    /// How they are written in the Authorization header.
+    pub(super) basic_encoding: Option<BasicEncoding>,
+    /// Lifetime of a token whose reply names none.
+    pub(super) default_lifetime: Option<Span>,
+    /// Longest wait for a connection.
+    pub(super) connect_timeout: Option<Span>,
+    /// Longest wait for the whole answer, 30s at most. A longer one leaves callers in doubt for
+    /// longer, a shorter one loses answers.
+    pub(super) request_timeout: Option<Span>,
+    /// Fields of the token reply that callers get to see, such as `instance_url`.
+    pub(super) attributes: Vec<String>,
+    /// What failures of this provider mean, before the rules of the standard.
+    pub(super) error_map: Vec<Rule>,
+}
+
+/// Whose habits a provider has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Profile {
+    /// As the standard says.
+    #[default]
+    Generic,
+    /// Kroger: single-use refresh tokens, Basic authentication.
+    Kroger,
+}
+
+/// Where client id and secret go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ClientAuth {
+    /// Into the Authorization header.
+    Basic,
+    /// Into the form.
+    Post,
+}
+
+/// How client id and secret are written in the Authorization header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum BasicEncoding {
+    /// Form-urlencoded first (RFC 6749 section 2.3.1).
+    Rfc6749,
+    /// As they are.
+    Raw,
+}
+
+/// Gives a meaning to failures that look like this; what is left out matches anything.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rule {
+    /// HTTP status.
+    #[schemars(range(min = 100, max = 599))]
+    pub(super) status: Option<u16>,
+    /// The `error` of the reply.
+    pub(super) code: Option<String>,
+    /// Text in the reply, in any case.
+    pub(super) text: Option<String>,
+    /// What it means.
+    pub(super) means: Meaning,
+}
+
+/// What a failure means.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Meaning {
+    /// The grant is dead: a person must consent again.
+    Reauth,
+    /// Our client registration is refused; no grant is harmed.
+    Client,
+    /// It passes, and the request was not processed.
+    Unavailable,
+    /// It passes, and the request was not processed because of another one.
+    Conflict,
+}
+
+/// Waits and bounds.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Timing {
+    /// Longest wait of a caller for a refresh.
+    pub(super) caller_wait_max: Span,
+    /// No forced refresh for this long after a new token arrived.
+    pub(super) force_cooldown: Span,
+    /// A claim older than this is not sent under.
+    pub(super) send_gate: Span,
+    /// A silent holder of a claim is suspected this long after send gate and provider deadline.
+    pub(super) suspect_margin: Span,
+    /// Tries of one refresh while nothing was sent.
+    #[schemars(range(min = 1, max = 10))]
+    pub(super) attempts_max: u32,
+    /// First wait between such tries.
+    pub(super) attempt_backoff: Span,
+    /// First wait after a failed refresh; doubles each time.
+    pub(super) retry_backoff: Span,
+    /// Longest wait after a failed refresh.
+    pub(super) retry_backoff_max: Span,
+    /// First wait of a provider that refused our client; doubles each time.
+    pub(super) client_probe: Span,
+    /// Longest wait of a provider that refused our client.
+    pub(super) client_probe_max: Span,
+    /// Wait before the one confirming retry after a refusal that is not known.
+    pub(super) confirm_after: Span,
+    /// First wait before a new pair is offered to the store again; doubles each time.
+    pub(super) publish_backoff: Span,
+    /// Longest wait before a new pair is offered to the store again.
+    pub(super) publish_backoff_max: Span,
+    /// Poll for the result of another holder of the claim.
+    pub(super) poll: Span,
+    /// How often the due index is asked.
+    pub(super) due_tick: Span,
+    /// How long a grant taken from the due index stays hidden.
+    pub(super) due_visibility: Span,
+    /// Grants taken from the due index at once.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(super) due_batch: usize,
+}
+
+/// How to stop.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Shutdown {
+    /// Time between saying "not ready" and closing the door; in Kubernetes about 5s.
+    pub(super) drain_delay: Span,
+    /// Longest wait for refreshes under way. Keep it below the termination grace period.
+    pub(super) drain_max: Span,
+}
+
+/// How to log.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Log {
+    /// For people or for programs.
+    pub(super) format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,token_broker=debug`.
+    pub(super) level: String,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Human,
+    /// A JSON object a line.
+    Json,
+}
+
+/// A length of time: a whole number and a unit, such as `500ms`, `10s`, `5m`, `1h`, `7d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Span(pub(super) Duration);
+
+impl Span {
+    const PATTERN: &'static str = "^[0-9]{1,9}(ms|s|m|h|d)$";
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map(Self).map_err(|_| D::Error::custom("not a time"))
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let ms = self.0.as_millis();
+        let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+        let unit = units.iter().find(|(_, size)| ms % size == 0 && ms >= *size);
+        let (name, size) = unit.unwrap_or(&("s", 1_000));
+        serializer.serialize_str(&format!("{}{name}", ms / size))
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "Span".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": Self::PATTERN,
+            "description": "A length of time, such as 500ms, 10s, 5m, 1h or 7d."
+        })
+    }
+}
+
+const fn s(seconds: u64) -> Span {
+    Span(Duration::from_secs(seconds))
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            api: "127.0.0.1:50051".to_owned(),
+            ops: "127.0.0.1:9464".to_owned(),
+            reflection: true,
+            anyone_may_take_tokens: false,
+        }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            url: None,
+            password_file: None,
+            prefix: "tb".to_owned(),
+            timeout: s(1),
+            allow_eviction: false,
+        }
+    }
+}
+
+impl Default for Provider {
+    fn default() -> Self {
+        Self {
+            profile: Profile::default(),
+            base_url: None,
+            token_url: None,
+            redirect_url: None,
+            client_id: None,
+            client_secret: None,
+            client_secret_file: None,
+            client_auth: None,
+            basic_encoding: None,
+            default_lifetime: None,
+            connect_timeout: None,
+            request_timeout: None,
+            attributes: Vec::new(),
+            error_map: Vec::new(),
+        }
+    }
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        let settings = crate::broker::settings::Settings::default();
+        Self {
+            caller_wait_max: Span(settings.caller_wait_max),
+            force_cooldown: Span(settings.force_cooldown),
+            send_gate: Span(settings.send_gate),
+            suspect_margin: s(5),
+            attempts_max: settings.attempts_max,
+            attempt_backoff: Span(settings.attempt_backoff),
+            retry_backoff: Span(settings.retry_backoff),
+            retry_backoff_max: Span(settings.retry_backoff_max),
+            client_probe: Span(settings.client_probe),
+            client_probe_max: Span(settings.client_probe_max),
+            confirm_after: Span(settings.confirm_after),
+            publish_backoff: Span(settings.publish_backoff),
+            publish_backoff_max: Span(settings.publish_backoff_max),
+            poll: Span(settings.poll),
+            due_tick: Span(settings.due_tick),
+            due_visibility: Span(settings.due_visibility),
+            due_batch: settings.due_batch,
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { drain_delay: s(0), drain_max: s(45) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: "info".to_owned() }
+    }
+}

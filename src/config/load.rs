@@ -1,0 +1,211 @@
+//! How the layers meet: the file, the environment over it, the schema as the judge of both.
+
+use std::fs;
+use std::path::Path;
+
+use jsonschema::error::ValidationErrorKind;
+use serde_json::{Map, Value};
+
+use crate::config::file::File;
+use crate::config::{Config, Environment, Problem, settle};
+
+/// What variables of ours begin with.
+const PREFIX: &str = "TOKEN_BROKER__";
+/// Between the parts of a variable's name.
+const SEPARATOR: &str = "__";
+/// The tutorial's variables, and what they set in the provider `default`.
+const TUTORIAL: [(&str, &str); 4] = [
+    ("OAUTH2_BASE_URL", "base_url"),
+    ("CLIENT_ID", "client_id"),
+    ("CLIENT_SECRET", "client_secret"),
+    ("REDIRECT_URL", "redirect_url"),
+];
+
+/// The JSON schema of the file.
+pub fn schema() -> Value {
+    schemars::schema_for!(File).to_value()
+}
+
+/// Loads the configuration, or says everything that is wrong with it.
+pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Config, Vec<Problem>> {
+    let mut tree = match path {
+        Some(path) => read(path).map_err(|problem| vec![problem])?,
+        None => Value::Object(Map::new()),
+    };
+    let schema = schema();
+    let mut problems = secrets_in_file(&tree);
+    tutorial(&mut tree, environment);
+    problems.extend(overlay(&mut tree, environment, &schema));
+    problems.extend(validate(&tree, &schema));
+    if !problems.is_empty() {
+        return Err(sorted(problems));
+    }
+    let file: File = serde_json::from_value(tree).map_err(|_| {
+        vec![Problem::new("configuration", "cannot be read, though it fits the schema")]
+    })?;
+    settle::settle(file, environment).map_err(sorted)
+}
+
+fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.sort();
+    problems.dedup();
+    problems
+}
+
+fn read(path: &Path) -> Result<Value, Problem> {
+    let shown = path.display().to_string();
+    let text = fs::read_to_string(path)
+        .map_err(|error| Problem::new(&shown, format!("cannot be read: {error}")))?;
+    // Only the place is told: the text around it may hold a secret.
+    let value: Option<Value> = serde_saphyr::from_str(&text).map_err(|error| {
+        let place = error.location().map_or(String::new(), |at| {
+            format!(" at line {}, column {}", at.line(), at.column())
+        });
+        Problem::new(&shown, format!("is not valid YAML{place}"))
+    })?;
+    Ok(value.unwrap_or_else(|| Value::Object(Map::new())))
+}
+
+/// Secrets do not belong into a file that ends up in a ConfigMap.
+fn secrets_in_file(tree: &Value) -> Vec<Problem> {
+    let providers = tree.get("providers").and_then(Value::as_object);
+    let secret = |(name, provider): (&String, &Value)| {
+        provider.get("client_secret").map(|_| {
+            Problem::new(
+                format!("providers.{name}.client_secret"),
+                "does not belong into the file; write it to a file of its own and name that in \
+                 `client_secret_file`",
+            )
+        })
+    };
+    providers.into_iter().flatten().filter_map(secret).collect()
+}
+
+/// The tutorial's own variables start a provider named `default`, with Kroger's habits.
+fn tutorial(tree: &mut Value, environment: &Environment) {
+    if !environment.contains_key(TUTORIAL[0].0) {
+        return;
+    }
+    for (variable, key) in TUTORIAL {
+        if let Some(value) = environment.get(variable).filter(|value| !value.is_empty()) {
+            set(tree, &["providers", "default", key], Value::String(value.clone()));
+        }
+    }
+    let default = tree.pointer_mut("/providers/default").and_then(Value::as_object_mut);
+    if let Some(default) = default {
+        default.entry("profile").or_insert_with(|| "kroger".into());
+    }
+}
+
+/// Lays `TOKEN_BROKER__SECTION__KEY` over the file. The schema says which type a text stands for.
+fn overlay(tree: &mut Value, environment: &Environment, schema: &Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (variable, text) in environment {
+        let Some(name) = variable.strip_prefix(PREFIX) else { continue };
+        let name = name.to_lowercase();
+        let path: Vec<&str> = name.split(SEPARATOR).collect();
+        let Some(kind) = type_of(schema, schema, &path) else {
+            problems.push(Problem::new(variable, "there is no such setting"));
+            continue;
+        };
+        let value = match kind.as_str() {
+            "string" => Value::String(text.clone()),
+            _ => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone())),
+        };
+        set(tree, &path, value);
+    }
+    problems
+}
+
+/// The type of the setting at `path`; for optional ones the type that is not null.
+fn type_of(root: &Value, node: &Value, path: &[&str]) -> Option<String> {
+    let node = resolve(root, node);
+    let Some((first, rest)) = path.split_first() else {
+        let kind = node.get("type");
+        let named = match kind {
+            Some(Value::Array(kinds)) => kinds.iter().find(|kind| *kind != "null"),
+            other => other,
+        };
+        return Some(named.and_then(Value::as_str).unwrap_or("string").to_owned());
+    };
+    let child = node
+        .get("properties")
+        .and_then(|properties| properties.get(*first))
+        .or_else(|| node.get("additionalProperties").filter(|child| child.is_object()))?;
+    type_of(root, child, rest)
+}
+
+/// Follows references, and the alternative that is not null.
+fn resolve<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
+    if let Some(target) = node.get("$ref").and_then(Value::as_str) {
+        return root.pointer(target.trim_start_matches('#')).map_or(node, |at| resolve(root, at));
+    }
+    let choices = node.get("anyOf").and_then(Value::as_array);
+    let choice = choices.and_then(|all| all.iter().find(|one| one.get("type") != Some(&"null".into())));
+    choice.map_or(node, |choice| resolve(root, choice))
+}
+
+fn set(tree: &mut Value, path: &[&str], value: Value) {
+    let Some((first, rest)) = path.split_first() else {
+        *tree = value;
+        return;
+    };
+    if !tree.is_object() {
+        *tree = Value::Object(Map::new());
+    }
+    if let Some(object) = tree.as_object_mut() {
+        set(object.entry(*first).or_insert(Value::Null), rest, value);
+    }
+}
+
+fn validate(tree: &Value, schema: &Value) -> Vec<Problem> {
+    let validator = match jsonschema::validator_for(schema) {
+        Ok(validator) => validator,
+        Err(_) => return vec![Problem::new("configuration", "the schema itself is broken")],
+    };
+    let mut problems = Vec::new();
+    for error in validator.iter_errors(tree) {
+        let pointer = error.instance_path().to_string();
+        let path = pointer.trim_start_matches('/').replace('/', ".");
+        let path = if path.is_empty() { "configuration".to_owned() } else { path };
+        match error.kind() {
+            ValidationErrorKind::AdditionalProperties { unexpected } => {
+                for key in unexpected {
+                    let full = pointer.trim_start_matches('/').replace('/', ".");
+                    let full = if full.is_empty() { key.clone() } else { format!("{full}.{key}") };
+                    problems.push(Problem::new(full, "there is no such setting"));
+                }
+            }
+            ValidationErrorKind::Pattern { pattern } if pattern.contains("ms|s") => {
+                problems.push(Problem::new(path, "must be a time such as 500ms, 10s, 5m, 1h or 7d"));
+            }
+            ValidationErrorKind::AnyOf { .. } | ValidationErrorKind::OneOfNotValid { .. } => {
+                problems.push(Problem::new(path, expectation(schema, &error)));
+            }
+            _ => {
+                let text = error.masked_with("the value").to_string();
+                problems.push(Problem::new(path, text));
+            }
+        }
+    }
+    problems
+}
+
+/// What the schema wants where several forms are possible.
+fn expectation(schema: &Value, error: &jsonschema::ValidationError<'_>) -> String {
+    let place = error.schema_path().to_string();
+    let parent = place.rsplit_once('/').map_or("", |(parent, _)| parent);
+    let node = schema.pointer(parent).map(|node| resolve(schema, node));
+    let choices = node.and_then(|node| node.get("oneOf").or_else(|| node.get("enum")));
+    let names: Vec<&str> = choices
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|one| one.get("const").unwrap_or(one).as_str())
+        .collect();
+    match (names.is_empty(), node.and_then(|node| node.get("pattern"))) {
+        (false, _) => format!("must be one of: {}", names.join(", ")),
+        (true, Some(_)) => "must be a time such as 500ms, 10s, 5m, 1h or 7d".to_owned(),
+        (true, None) => "has the wrong form; `token-broker config-schema` describes it".to_owned(),
+    }
+}

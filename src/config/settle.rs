@@ -1,0 +1,318 @@
+//! From what was written to what the program runs on: secrets are read, parts are compared.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::{Host, Url};
+
+use crate::broker::grant::ProviderId;
+use crate::broker::settings::Settings;
+use crate::config::file::{self, File};
+use crate::config::profile::Defaults;
+use crate::config::{
+    Config, Environment, Listen, Log, LogFormat, Problem, Shutdown, StoreConfig,
+};
+use crate::secret::ClientSecret;
+use crate::store::redis::Address;
+use crate::upstream::{BasicEncoding, ClientAuth, Provider, Rule, Verdict};
+
+const DEFAULT_STORE: &str = "token-broker.redb";
+/// Kubernetes sets this in every pod.
+const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
+/// The name of the pod in Kubernetes, of the machine elsewhere.
+const HOSTNAME: &str = "HOSTNAME";
+/// Longest deadline of a provider: callers are in doubt for that long.
+const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// Longest client secret.
+const SECRET_LEN_MAX: u64 = 64 * 1024;
+
+/// Checks what the schema cannot, and builds the configuration.
+pub(super) fn settle(file: File, environment: &Environment) -> Result<Config, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let listen = listen(&file.listen, &mut problems);
+    let store = store(&file.store, environment, &mut problems);
+    if matches!(store, Some(StoreConfig::Redis { .. })) && file.keys.file.is_none() {
+        problems.push(Problem::new(
+            "keys.file",
+            "Redis needs a key ring, the same for every replica; make one with `token-broker keys \
+             generate --file PATH` and name it here",
+        ));
+    }
+    let mut providers = Vec::new();
+    for (name, section) in &file.providers {
+        providers.extend(provider(name, section, &mut problems));
+    }
+    let settings = settings(&file.timing, environment, &providers);
+    let log = Log {
+        format: match file.log.format {
+            file::LogFormat::Auto => LogFormat::Auto,
+            file::LogFormat::Human => LogFormat::Human,
+            file::LogFormat::Json => LogFormat::Json,
+        },
+        level: file.log.level.clone(),
+    };
+    if log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
+        problems.push(Problem::new("log.level", "must be error, warn, info, debug or trace"));
+    }
+    let shutdown = Shutdown {
+        drain_delay: file.shutdown.drain_delay.0,
+        drain_max: file.shutdown.drain_max.0,
+    };
+    match (listen, store, problems.is_empty()) {
+        (Some(listen), Some(store), true) => Ok(Config {
+            listen,
+            store,
+            keys_file: file.keys.file,
+            log,
+            settings,
+            shutdown,
+            providers,
+        }),
+        _ => Err(problems),
+    }
+}
+
+fn listen(section: &file::Listen, problems: &mut Vec<Problem>) -> Option<Listen> {
+    let mut address = |path: &str, text: &str| {
+        let parsed: Option<SocketAddr> = text.parse().ok();
+        if parsed.is_none() {
+            problems.push(Problem::new(path, "must be an IP address and port, such as 127.0.0.1:50051"));
+        }
+        parsed
+    };
+    let api = address("listen.api", &section.api);
+    let ops = address("listen.ops", &section.ops);
+    if api.is_some_and(|api| !api.ip().is_loopback()) && !section.anyone_may_take_tokens {
+        problems.push(Problem::new(
+            "listen.api",
+            "is not a loopback address, and callers cannot authenticate yet; listen on 127.0.0.1, \
+             or set `listen.anyone_may_take_tokens: true` if the network itself keeps others out",
+        ));
+    }
+    Some(Listen { api: api?, ops: ops?, reflection: section.reflection })
+}
+
+fn store(
+    section: &file::Store,
+    environment: &Environment,
+    problems: &mut Vec<Problem>,
+) -> Option<StoreConfig> {
+    let mut problem = |path: &str, message: &str| {
+        problems.push(Problem::new(path, message));
+        None
+    };
+    let Some(url) = section.url.as_deref().filter(|url| !url.is_empty()) else {
+        if environment.contains_key(KUBERNETES) {
+            return problem(
+                "store.url",
+                "must be named inside Kubernetes: a file in a pod is lost with it; use \
+                 redis://HOST:6379, or redb:PATH on a volume",
+            );
+        }
+        return Some(StoreConfig::Redb(PathBuf::from(DEFAULT_STORE)));
+    };
+    if url == "memory:" {
+        return Some(StoreConfig::Memory);
+    }
+    if let Some(path) = url.strip_prefix("redb:") {
+        if path.is_empty() {
+            return problem("store.url", "must name a file, such as redb:./token-broker.redb");
+        }
+        return Some(StoreConfig::Redb(PathBuf::from(path)));
+    }
+    if !url.starts_with("redis://") && !url.starts_with("rediss://") {
+        return problem(
+            "store.url",
+            "must be redb:PATH, memory:, redis://HOST:PORT or rediss://HOST:PORT (Sentinel and \
+             Cluster are not built yet)",
+        );
+    }
+    let password = match &section.password_file {
+        None => None,
+        Some(path) => match secret(path) {
+            Ok(password) => Some(password),
+            Err(message) => return problem("store.password_file", &message),
+        },
+    };
+    Some(StoreConfig::Redis {
+        address: Address { url: url.to_owned(), password, timeout: section.timeout.0 },
+        prefix: section.prefix.clone(),
+        allow_eviction: section.allow_eviction,
+    })
+}
+
+fn provider(name: &str, section: &file::Provider, problems: &mut Vec<Problem>) -> Option<Provider> {
+    let path = |key: &str| format!("providers.{name}.{key}");
+    let before = problems.len();
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    if name.is_empty() || !name.chars().all(allowed) {
+        problems.push(Problem::new(format!("providers.{name}"), "a provider's name is of a-z, 0-9, '_' and '-'"));
+    }
+    let defaults = Defaults::of(section.profile);
+    let base = section.base_url.as_deref().or(defaults.base_url);
+    let token_url = match (&section.token_url, base) {
+        (Some(url), _) => endpoint(&path("token_url"), url, problems),
+        (None, Some(base)) => {
+            endpoint(&path("base_url"), &format!("{}/token", base.trim_end_matches('/')), problems)
+        }
+        (None, None) => {
+            problems.push(Problem::new(path("token_url"), "is required, or `base_url`"));
+            None
+        }
+    };
+    let client_id = section.client_id.clone().filter(|id| !id.is_empty());
+    if client_id.is_none() {
+        problems.push(Problem::new(path("client_id"), "is required"));
+    }
+    let client_secret = client_secret(section, &path, problems);
+    let connect_timeout = section.connect_timeout.map_or(defaults.connect_timeout, |span| span.0);
+    let request_timeout = section.request_timeout.map_or(defaults.request_timeout, |span| span.0);
+    if request_timeout > REQUEST_TIMEOUT_MAX {
+        problems.push(Problem::new(path("request_timeout"), "must be 30s at most"));
+    }
+    if connect_timeout >= request_timeout {
+        problems.push(Problem::new(
+            path("connect_timeout"),
+            "must be below `request_timeout`, or a stalled connect looks like a lost answer",
+        ));
+    }
+    let mut error_map: Vec<Rule> = section.error_map.iter().map(rule).collect();
+    error_map.extend(defaults.error_map);
+    let client_auth = section.client_auth.map_or(defaults.client_auth, |auth| match auth {
+        file::ClientAuth::Basic => ClientAuth::Basic,
+        file::ClientAuth::Post => ClientAuth::Post,
+    });
+    let basic_encoding =
+        section.basic_encoding.map_or(defaults.basic_encoding, |encoding| match encoding {
+            file::BasicEncoding::Rfc6749 => BasicEncoding::Rfc6749,
+            file::BasicEncoding::Raw => BasicEncoding::Raw,
+        });
+    if problems.len() > before {
+        return None;
+    }
+    Some(Provider {
+        id: ProviderId::new(name),
+        profile: defaults.name.to_owned(),
+        token_url: token_url?,
+        client_id: client_id?,
+        client_secret: client_secret?,
+        client_auth,
+        basic_encoding,
+        default_lifetime: section.default_lifetime.map_or(defaults.default_lifetime, |span| span.0),
+        connect_timeout,
+        request_timeout,
+        attributes: section.attributes.clone(),
+        error_map,
+    })
+}
+
+/// Tokens travel only under TLS, or within this machine.
+fn endpoint(path: &str, text: &str, problems: &mut Vec<Problem>) -> Option<String> {
+    let Ok(url) = Url::parse(text) else {
+        problems.push(Problem::new(path, "must be an absolute URL, such as https://example.com/oauth2"));
+        return None;
+    };
+    let local = match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    if url.scheme() != "https" && !(url.scheme() == "http" && local) {
+        problems.push(Problem::new(path, "must begin with https:// (http:// only for loopback)"));
+        return None;
+    }
+    if url.fragment().is_some() {
+        problems.push(Problem::new(path, "must have no fragment (RFC 6749 section 3.2)"));
+        return None;
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        problems.push(Problem::new(path, "must hold no user or password"));
+        return None;
+    }
+    Some(url.into())
+}
+
+fn client_secret(
+    section: &file::Provider,
+    path: &impl Fn(&str) -> String,
+    problems: &mut Vec<Problem>,
+) -> Option<ClientSecret> {
+    match (&section.client_secret, &section.client_secret_file) {
+        (Some(_), Some(_)) => {
+            problems.push(Problem::new(
+                path("client_secret"),
+                "and `client_secret_file` are both set; keep one",
+            ));
+            None
+        }
+        (Some(secret), None) => Some(ClientSecret::new(secret)),
+        (None, Some(file)) => match secret(file) {
+            Ok(secret) => Some(secret),
+            Err(message) => {
+                problems.push(Problem::new(path("client_secret_file"), message));
+                None
+            }
+        },
+        (None, None) => {
+            problems.push(Problem::new(path("client_secret_file"), "is required"));
+            None
+        }
+    }
+}
+
+/// Reads a secret from its file; one trailing newline is ignored.
+fn secret(path: &Path) -> Result<ClientSecret, String> {
+    let shown = path.display();
+    let length = fs::metadata(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    if length.len() > SECRET_LEN_MAX {
+        return Err(format!("{shown} is too long for a secret"));
+    }
+    let text = fs::read_to_string(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.is_empty() {
+        return Err(format!("{shown} is empty"));
+    }
+    Ok(ClientSecret::new(text))
+}
+
+fn rule(rule: &file::Rule) -> Rule {
+    Rule {
+        status: rule.status,
+        code: rule.code.clone(),
+        text: rule.text.clone(),
+        verdict: match rule.means {
+            file::Meaning::Reauth => Verdict::Reauth,
+            file::Meaning::Client => Verdict::Client,
+            file::Meaning::Unavailable => Verdict::Unavailable,
+            file::Meaning::Conflict => Verdict::Conflict,
+        },
+    }
+}
+
+fn settings(timing: &file::Timing, environment: &Environment, providers: &[Provider]) -> Settings {
+    let longest = providers.iter().map(|provider| provider.request_timeout).max();
+    Settings {
+        replica: environment.get(HOSTNAME).cloned().unwrap_or_else(|| "local".to_owned()),
+        caller_wait_max: timing.caller_wait_max.0,
+        force_cooldown: timing.force_cooldown.0,
+        send_gate: timing.send_gate.0,
+        suspect_after: timing.send_gate.0 + longest.unwrap_or_default() + timing.suspect_margin.0,
+        attempts_max: timing.attempts_max,
+        attempt_backoff: timing.attempt_backoff.0,
+        retry_backoff: timing.retry_backoff.0,
+        retry_backoff_max: timing.retry_backoff_max.0,
+        client_probe: timing.client_probe.0,
+        client_probe_max: timing.client_probe_max.0,
+        confirm_after: timing.confirm_after.0,
+        publish_backoff: timing.publish_backoff.0,
+        publish_backoff_max: timing.publish_backoff_max.0,
+        poll: timing.poll.0,
+        due_tick: timing.due_tick.0,
+        due_visibility: timing.due_visibility.0,
+        due_batch: timing.due_batch,
+    }
+}

@@ -1,0 +1,14 @@
+//! The gRPC edge: every method decodes, calls the domain, and encodes.
+//!
+//! `convert` is the only place where messages become domain types, `status` the only one where an
+//! error becomes a `tonic::Status`, `observe` wraps every call once.
+
+pub mod admin;
+mod convert;
+pub mod observe;
+mod status;
+pub mod token;
+
+pub use admin::Admin;
+pub use observe::Observe;
+pub use token::Tokens;

@@ -1,0 +1,214 @@
+//! GrantAdminService.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::broker::error::Error;
+use crate::broker::{Broker, Overview, endpoint};
+use crate::proto::grant_admin_service_server::GrantAdminService;
+use crate::proto::{
+    CompleteEnrollmentRequest, CompleteEnrollmentResponse, ConfirmEmptyStoreRequest,
+    ConfirmEmptyStoreResponse, CreateGrantRequest, CreateGrantResponse, DeleteGrantRequest,
+    DeleteGrantResponse, DisableGrantRequest, DisableGrantResponse, EnableGrantRequest,
+    EnableGrantResponse, GetBrokerStatusRequest, GetBrokerStatusResponse, GetGrantRequest,
+    GetGrantResponse, Grant, ImportGrantRequest, ImportGrantResponse, ListGrantsRequest,
+    ListGrantsResponse, ListProvidersRequest, ListProvidersResponse, ResolveGrantRequest,
+    ResolveGrantResponse, RevokeGrantRequest, RevokeGrantResponse, RewrapKeysRequest,
+    RewrapKeysResponse, RotateGrantRequest, RotateGrantResponse, StartEnrollmentRequest,
+    StartEnrollmentResponse, UpdateGrantRequest, UpdateGrantResponse,
+};
+use crate::service::{Observe, convert};
+
+/// Manages grants.
+pub struct Admin {
+    broker: Arc<Broker>,
+    observe: Arc<Observe>,
+    start: SystemTime,
+}
+
+impl Admin {
+    /// Manages the grants of `broker`, in a process that started at `start`.
+    pub fn new(broker: Arc<Broker>, observe: Arc<Observe>, start: SystemTime) -> Self {
+        Self { broker, observe, start }
+    }
+
+    fn show(&self, overview: &Overview) -> Option<Grant> {
+        Some(convert::grant(overview, self.broker.clock().now()))
+    }
+
+    fn hold(&self, provider: &endpoint::Provider) -> Option<(endpoint::Failure, std::time::Duration)> {
+        let hold = self.broker.provider_hold(&provider.id)?;
+        Some((hold.failure, hold.until.saturating_duration_since(Instant::now())))
+    }
+
+    async fn status(&self) -> GetBrokerStatusResponse {
+        let health = self.broker.store_health().await;
+        let metrics = self.broker.metrics();
+        let count = |number: i64| i32::try_from(number).unwrap_or(i32::MAX);
+        GetBrokerStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            start_time: Some(self.start.into()),
+            store: health.kind.to_owned(),
+            store_available: health.available,
+            deployment_id: health.deployment,
+            flights: count(metrics.flights.get()),
+            unpublished_pairs: count(metrics.unpublished_pairs.get()),
+            draining: self.broker.draining(),
+            uptime: convert::uptime(self.start, self.broker.clock().now()),
+        }
+    }
+}
+
+/// Answers UNIMPLEMENTED for methods of the contract that are not built yet. Written out as
+/// `async_trait` would, because that macro does not see what this one makes.
+macro_rules! later {
+    ($($method:ident($request:ty) -> $response:ty, $name:literal;)*) => {
+        $(fn $method<'a, 'b>(
+            &'a self,
+            request: Request<$request>,
+        ) -> Pin<Box<dyn Future<Output = Result<Response<$response>, Status>> + Send + 'b>>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            const METHOD: &str = concat!("tokenbroker.v1.GrantAdminService/", $name);
+            let run = |_, _| async { Err(Error::NotImplemented($name)) };
+            Box::pin(self.observe.call(METHOD, request, run))
+        })*
+    };
+}
+
+#[tonic::async_trait]
+impl GrantAdminService for Admin {
+    async fn import_grant(
+        &self,
+        request: Request<ImportGrantRequest>,
+    ) -> Result<Response<ImportGrantResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.GrantAdminService/ImportGrant";
+        let run = |request, deadline| async move {
+            let (new, verify) = convert::import(request)?;
+            let mut overview = self.broker.create_grant(new).await?;
+            if verify {
+                overview = self.broker.verify_grant(overview, deadline).await?;
+            }
+            Ok(ImportGrantResponse { grant: self.show(&overview) })
+        };
+        self.observe.call(METHOD, request, run).await
+    }
+
+    async fn create_grant(
+        &self,
+        request: Request<CreateGrantRequest>,
+    ) -> Result<Response<CreateGrantResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.GrantAdminService/CreateGrant";
+        let run = |request, _| async move {
+            let overview = self.broker.create_grant(convert::create(request)?).await?;
+            Ok(CreateGrantResponse { grant: self.show(&overview) })
+        };
+        self.observe.call(METHOD, request, run).await
+    }
+
+    async fn get_grant(
+        &self,
+        request: Request<GetGrantRequest>,
+    ) -> Result<Response<GetGrantResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.GrantAdminService/GetGrant";
+        let run = |request: GetGrantRequest, _| async move {
+            let id = convert::grant_id(&request.grant_id)?;
+            let overview = self.broker.show_grant(&id).await?;
+            Ok(GetGrantResponse { grant: self.show(&overview) })
+        };
+        self.observe.call(METHOD, request, run).await
+    }
+
+    async fn list_grants(
+        &self,
+        request: Request<ListGrantsRequest>,
+    ) -> Result<Response<ListGrantsResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.GrantAdminService/ListGrants";
+        let run = |request: ListGrantsRequest, _| async move {
+            let size = convert::page_size(&request)?;
+            let after = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
+            let (page, next) = self.broker.list_grants(after, size).await?;
+            let wanted = |grant: &Grant| {
+                (request.provider_id.is_empty() || request.provider_id == grant.provider_id)
+                    && (request.states.is_empty() || request.states.contains(&grant.state))
+            };
+            let grants = page.iter().filter_map(|overview| self.show(overview)).filter(wanted);
+            Ok(ListGrantsResponse {
+                grants: grants.collect(),
+                next_page_token: next.unwrap_or_default(),
+            })
+        };
+        self.observe.call(METHOD, request, run).await
+    }
+
+    async fn rotate_grant(
+        &self,
+        request: Request<RotateGrantRequest>,
+    ) -> Result<Response<RotateGrantResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.GrantAdminService/RotateGrant";
+        let run = |request, deadline| async move {
+            let (id, generation) = convert::rotate(&request)?;
+            let overview = self.broker.rotate_grant(&id, generation, deadline).await?;
+            Ok(RotateGrantResponse { grant: self.show(&overview) })
+        };
+        self.observe.call(METHOD, request, run).await
+    }
+
+    async fn delete_grant(
+        &self,
+        request: Request<DeleteGrantRequest>,
+    ) -> Result<Response<DeleteGrantResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.GrantAdminService/DeleteGrant";
+        let run = |request: DeleteGrantRequest, _| async move {
+            let id = convert::grant_id(&request.grant_id)?;
+            let etag = Some(request.etag.as_str()).filter(|etag| !etag.is_empty());
+            match self.broker.delete_grant(&id, etag).await {
+                Err(Error::GrantNotFound(_)) if request.allow_missing => Ok(DeleteGrantResponse {}),
+                result => result.map(|()| DeleteGrantResponse {}),
+            }
+        };
+        self.observe.call(METHOD, request, run).await
+    }
+
+    async fn list_providers(
+        &self,
+        request: Request<ListProvidersRequest>,
+    ) -> Result<Response<ListProvidersResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.GrantAdminService/ListProviders";
+        let run = |_, _| async move {
+            let now = self.broker.clock().now();
+            let providers = self.broker.providers().into_iter().map(|provider| {
+                let hold = self.hold(&provider);
+                convert::provider(provider, hold, now)
+            });
+            Ok(ListProvidersResponse { providers: providers.collect() })
+        };
+        self.observe.call(METHOD, request, run).await
+    }
+
+    async fn get_broker_status(
+        &self,
+        request: Request<GetBrokerStatusRequest>,
+    ) -> Result<Response<GetBrokerStatusResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.GrantAdminService/GetBrokerStatus";
+        self.observe.call(METHOD, request, |_, _| async { Ok(self.status().await) }).await
+    }
+
+    later! {
+        start_enrollment(StartEnrollmentRequest) -> StartEnrollmentResponse, "StartEnrollment";
+        complete_enrollment(CompleteEnrollmentRequest) -> CompleteEnrollmentResponse, "CompleteEnrollment";
+        update_grant(UpdateGrantRequest) -> UpdateGrantResponse, "UpdateGrant";
+        revoke_grant(RevokeGrantRequest) -> RevokeGrantResponse, "RevokeGrant";
+        disable_grant(DisableGrantRequest) -> DisableGrantResponse, "DisableGrant";
+        enable_grant(EnableGrantRequest) -> EnableGrantResponse, "EnableGrant";
+        resolve_grant(ResolveGrantRequest) -> ResolveGrantResponse, "ResolveGrant";
+        confirm_empty_store(ConfirmEmptyStoreRequest) -> ConfirmEmptyStoreResponse, "ConfirmEmptyStore";
+        rewrap_keys(RewrapKeysRequest) -> RewrapKeysResponse, "RewrapKeys";
+    }
+}

@@ -1,0 +1,293 @@
+//! Messages to domain types and back. Requests are checked whole: all violations at once.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::broker::error::{Error, Violation};
+use crate::broker::grant::{Generation, GrantId, GrantKind, ProviderId};
+use crate::broker::known::Trouble;
+use crate::broker::serving::{Rejected, Served, Want};
+use crate::broker::{NewGrant, Overview, State, endpoint};
+use crate::clock::between;
+use crate::proto;
+use crate::secret::RefreshToken;
+use crate::service::status::{classify, contract_reason};
+
+/// Longest refresh token that is accepted; providers stay below 4 KiB.
+const REFRESH_TOKEN_LEN_MAX: usize = 16 * 1024;
+/// Most labels of a grant.
+const LABELS_MAX: usize = 32;
+/// Longest name or value of a label.
+const LABEL_LEN_MAX: usize = 256;
+/// Most scopes of a grant.
+const SCOPES_MAX: usize = 100;
+/// Page size where none is asked for, and the largest.
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1000;
+
+/// Collects what is wrong with a request.
+#[derive(Default)]
+pub(super) struct Checks(Vec<Violation>);
+
+impl Checks {
+    pub(super) fn fail(&mut self, field: &'static str, description: impl Into<String>) {
+        self.0.push(Violation { field, description: description.into() });
+    }
+
+    pub(super) fn done<T>(self, value: Option<T>) -> Result<T, Error> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => Err(Error::Invalid(self.0)),
+        }
+    }
+
+    pub(super) fn grant_id(&mut self, text: &str) -> Option<GrantId> {
+        GrantId::parse(text).map_err(|why| self.fail("grant_id", why)).ok()
+    }
+
+    fn generation(&mut self, field: &'static str, number: i64) -> Option<Generation> {
+        let number = u64::try_from(number).ok();
+        if number.is_none() {
+            self.fail(field, "must not be negative");
+        }
+        number.map(Generation)
+    }
+
+    fn common(&mut self, provider: &str, scopes: &[String], labels: &BTreeMap<String, String>) {
+        if provider.is_empty() {
+            self.fail("provider_id", "is required; `token-broker grant providers` lists them");
+        }
+        let word = |scope: &String| {
+            !scope.is_empty() && scope.chars().all(|c| c.is_ascii_graphic() && c != '"' && c != '\\')
+        };
+        if scopes.len() > SCOPES_MAX || !scopes.iter().all(word) {
+            self.fail("scopes", "must be at most 100 words of visible ASCII (RFC 6749 section 3.3)");
+        }
+        let long = |text: &String| text.len() > LABEL_LEN_MAX;
+        if labels.len() > LABELS_MAX || labels.iter().any(|(name, value)| long(name) || long(value)) {
+            self.fail("labels", "must be at most 32, names and values at most 256 bytes long");
+        }
+    }
+}
+
+/// A request that only names a grant.
+pub(super) fn grant_id(text: &str) -> Result<GrantId, Error> {
+    let mut checks = Checks::default();
+    let id = checks.grant_id(text);
+    checks.done(id)
+}
+
+pub(super) fn get_token(request: &proto::GetTokenRequest) -> Result<(GrantId, Want), Error> {
+    let mut checks = Checks::default();
+    let id = checks.grant_id(&request.grant_id);
+    let min_ttl = match request.min_ttl.map(Duration::try_from) {
+        None => Duration::ZERO,
+        Some(Ok(min_ttl)) => min_ttl,
+        Some(Err(_)) => {
+            checks.fail("min_ttl", "must not be negative");
+            Duration::ZERO
+        }
+    };
+    let min_generation = checks.generation("min_generation", request.min_generation);
+    let min_generation = min_generation.filter(|generation| generation.0 > 0);
+    checks.done(id.map(|id| (id, Want { min_ttl, min_generation })))
+}
+
+pub(super) fn force_refresh(
+    request: proto::ForceRefreshRequest,
+) -> Result<(GrantId, Rejected), Error> {
+    use proto::force_refresh_request::Rejected as Wire;
+    let mut checks = Checks::default();
+    let id = checks.grant_id(&request.grant_id);
+    let rejected = match request.rejected {
+        None => Some(Rejected::Current),
+        Some(Wire::RejectedGeneration(number)) => {
+            checks.generation("rejected_generation", number).map(Rejected::Generation)
+        }
+        Some(Wire::RejectedFingerprint(text)) if text.is_empty() => {
+            checks.fail("rejected_fingerprint", "must not be empty");
+            None
+        }
+        Some(Wire::RejectedFingerprint(text)) => Some(Rejected::Fingerprint(text)),
+    };
+    checks.done(id.zip(rejected))
+}
+
+pub(super) fn import(request: proto::ImportGrantRequest) -> Result<(NewGrant, bool), Error> {
+    let mut checks = Checks::default();
+    let id = checks.grant_id(&request.grant_id);
+    let labels = request.labels.into_iter().collect();
+    checks.common(&request.provider_id, &request.scopes, &labels);
+    let token = request.refresh_token.trim();
+    if token.is_empty() || token.len() > REFRESH_TOKEN_LEN_MAX {
+        checks.fail("refresh_token", "must hold the refresh token, at most 16 KiB of it");
+    } else if token.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        checks.fail("refresh_token", "must be one word; is there more than the token in it?");
+    }
+    let verify = request.verify;
+    let new = id.map(|id| NewGrant {
+        id,
+        provider: ProviderId::new(&request.provider_id),
+        refresh_token: Some(RefreshToken::new(token)),
+        scopes: request.scopes,
+        labels,
+        keep_warm: request.keep_warm,
+        replace: request.replace,
+    });
+    checks.done(new.map(|new| (new, verify)))
+}
+
+pub(super) fn create(request: proto::CreateGrantRequest) -> Result<NewGrant, Error> {
+    let mut checks = Checks::default();
+    let id = checks.grant_id(&request.grant_id);
+    let labels = request.labels.clone().into_iter().collect();
+    checks.common(&request.provider_id, &request.scopes, &labels);
+    if request.kind() != proto::GrantKind::ClientCredentials {
+        checks.fail("kind", "must be GRANT_KIND_CLIENT_CREDENTIALS; import refresh tokens instead");
+    }
+    let new = id.map(|id| NewGrant {
+        id,
+        provider: ProviderId::new(&request.provider_id),
+        refresh_token: None,
+        scopes: request.scopes,
+        labels,
+        keep_warm: request.keep_warm,
+        replace: false,
+    });
+    checks.done(new)
+}
+
+pub(super) fn rotate(request: &proto::RotateGrantRequest) -> Result<(GrantId, Generation), Error> {
+    let mut checks = Checks::default();
+    let id = checks.grant_id(&request.grant_id);
+    if request.expected_generation <= 0 {
+        checks.fail("expected_generation", "is required; `token-broker grant show` has it");
+    }
+    let generation = checks.generation("expected_generation", request.expected_generation);
+    checks.done(id.zip(generation))
+}
+
+pub(super) fn page_size(request: &proto::ListGrantsRequest) -> Result<usize, Error> {
+    let mut checks = Checks::default();
+    let size = match usize::try_from(request.page_size) {
+        Ok(0) => Some(PAGE_DEFAULT),
+        Ok(size @ 1..=PAGE_MAX) => Some(size),
+        _ => {
+            checks.fail("page_size", "must be 1 to 1000");
+            None
+        }
+    };
+    checks.done(size)
+}
+
+pub(super) fn token(served: &Served, now: SystemTime) -> proto::Token {
+    let Some((token, window)) = served.view.token() else { return proto::Token::default() };
+    proto::Token {
+        access_token: token.access_token.expose().to_owned(),
+        token_type: token.token_type.clone(),
+        expire_time: Some(window.expires_at.into()),
+        ttl: window.ttl(now).try_into().ok(),
+        refresh_after_time: Some(window.soft_at.into()),
+        generation: signed(token.generation),
+        fingerprint: token.access_token.fingerprint(),
+        scopes: token.scopes.clone(),
+        attributes: token.attributes.clone().into_iter().collect(),
+        degraded_reason: served
+            .degraded
+            .map_or(proto::ErrorReason::Unspecified, contract_reason)
+            .into(),
+    }
+}
+
+pub(super) fn grant(overview: &Overview, now: SystemTime) -> proto::Grant {
+    let grant = &overview.view.grant;
+    let token = overview.view.token();
+    let descriptor = &grant.descriptor;
+    let state = match overview.state {
+        State::Active => proto::GrantState::Active,
+        State::Degraded => proto::GrantState::Degraded,
+        State::OutcomeUnknown => proto::GrantState::OutcomeUnknown,
+        State::ReauthRequired => proto::GrantState::ReauthRequired,
+    };
+    let kind = match descriptor.kind {
+        GrantKind::RefreshToken => proto::GrantKind::RefreshToken,
+        GrantKind::ClientCredentials => proto::GrantKind::ClientCredentials,
+    };
+    let failures = overview.trouble.as_ref().map_or(0, |trouble| trouble.failures);
+    proto::Grant {
+        grant_id: grant.id.to_string(),
+        provider_id: descriptor.provider.to_string(),
+        kind: kind.into(),
+        state: state.into(),
+        scopes: descriptor.scopes.clone(),
+        labels: descriptor.labels.clone().into_iter().collect(),
+        keep_warm: descriptor.keep_warm,
+        generation: signed(grant.generation()),
+        token_fingerprint: token
+            .map(|(token, _)| token.access_token.fingerprint())
+            .unwrap_or_default(),
+        token_expire_time: token.map(|(_, window)| window.expires_at.into()),
+        refresh_token_expire_time: grant.pair.refresh_token_expires_at.map(Into::into),
+        last_refresh_time: token.map(|_| grant.pair.published_at.into()),
+        next_refresh_time: token.map(|(_, window)| window.soft_at.into()),
+        consecutive_failures: i32::try_from(failures).unwrap_or(i32::MAX),
+        last_failure: overview.trouble.as_ref().map(|trouble| failure(trouble, overview.state, now)),
+        create_time: Some(descriptor.create_time.into()),
+        etag: grant.etag(),
+    }
+}
+
+fn failure(trouble: &Trouble, state: State, now: SystemTime) -> proto::GrantFailure {
+    let (reason, message) = (classify(&trouble.error).1, trouble.error.to_string());
+    let (provider_error, status, time) = match &trouble.error {
+        Error::Upstream { failure, time, .. } => {
+            (failure.provider_error.clone(), failure.status, Some(*time))
+        }
+        Error::GrantRefused { verdict, .. } => {
+            (verdict.provider_error.clone(), verdict.provider_status, Some(verdict.time))
+        }
+        _ => (None, None, None),
+    };
+    let left = trouble.until.saturating_duration_since(Instant::now());
+    let retries = state == State::Degraded;
+    proto::GrantFailure {
+        reason: reason.into(),
+        message,
+        provider_error: provider_error.unwrap_or_default(),
+        provider_status: status.map_or(0, i32::from),
+        time: time.map(Into::into),
+        retry_time: retries.then(|| (now + left).into()),
+    }
+}
+
+pub(super) fn provider(
+    provider: endpoint::Provider,
+    hold: Option<(endpoint::Failure, Duration)>,
+    now: SystemTime,
+) -> proto::Provider {
+    proto::Provider {
+        provider_id: provider.id.to_string(),
+        profile: provider.profile,
+        token_endpoint: provider.token_endpoint,
+        client_id: provider.client_id,
+        hold: hold.map(|(failure, left)| proto::GrantFailure {
+            reason: contract_reason(failure.reason).into(),
+            message: failure.reason.advice().to_owned(),
+            provider_error: failure.provider_error.unwrap_or_default(),
+            provider_status: failure.status.map_or(0, i32::from),
+            time: None,
+            retry_time: Some((now + left).into()),
+        }),
+    }
+}
+
+pub(super) fn signed(generation: Generation) -> i64 {
+    i64::try_from(generation.0).unwrap_or(i64::MAX)
+}
+
+/// The age of the process.
+pub(super) fn uptime(start: SystemTime, now: SystemTime) -> Option<prost_types::Duration> {
+    between(start, now).try_into().ok()
+}

@@ -1,0 +1,176 @@
+//! The map from domain errors to gRPC: the only place that makes a `tonic::Status`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::broker::endpoint::Failure;
+use crate::broker::error::{Error, Reason, Violation};
+use crate::broker::grant::Verdict;
+use crate::broker::store::StoreError;
+use crate::proto::{ERROR_DOMAIN, ErrorReason};
+
+/// Wait that is advised where the error itself knows none.
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+/// The reason in the contract for a reason of the domain.
+pub(crate) fn contract_reason(reason: Reason) -> ErrorReason {
+    ErrorReason::from_wire_name(reason.name()).unwrap_or(ErrorReason::Internal)
+}
+
+/// Code, reason and waiting time of an error.
+pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
+    let soon = Some(RETRY_AFTER_DEFAULT);
+    match error {
+        Error::Invalid(_) => (Code::InvalidArgument, ErrorReason::InvalidRequest, None),
+        Error::GrantNotFound(_) => (Code::NotFound, ErrorReason::GrantNotFound, None),
+        Error::GrantAlreadyExists(_) => {
+            (Code::AlreadyExists, ErrorReason::GrantAlreadyExists, None)
+        }
+        Error::GrantRefused { verdict, .. } => {
+            (Code::FailedPrecondition, contract_reason(verdict.reason), None)
+        }
+        Error::EtagMismatch(_) => (Code::Aborted, ErrorReason::EtagMismatch, None),
+        Error::MinTtlUnsatisfiable { .. } => {
+            (Code::OutOfRange, ErrorReason::MinTtlUnsatisfiable, None)
+        }
+        Error::GenerationUnknown { .. } => (Code::Aborted, ErrorReason::GenerationUnknown, None),
+        Error::ForceRefreshCooldown { retry_after, .. } => {
+            (Code::ResourceExhausted, ErrorReason::ForceRefreshCooldown, Some(*retry_after))
+        }
+        Error::RefreshInProgress(_) => {
+            (Code::DeadlineExceeded, ErrorReason::RefreshInProgress, soon)
+        }
+        Error::ProviderNotConfigured(_) => (Code::NotFound, ErrorReason::ProviderNotConfigured, None),
+        Error::Upstream { failure, retry_after, .. } => {
+            let code = upstream_code(failure.reason);
+            let waits = matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::Aborted);
+            let wait = retry_after.or(failure.retry_after).or(soon);
+            (code, contract_reason(failure.reason), wait.filter(|_| waits))
+        }
+        Error::Store(store) => match store.as_ref() {
+            StoreError::Unreadable { .. } => (Code::DataLoss, ErrorReason::RecordUnreadable, None),
+            StoreError::Unavailable(_) | StoreError::Refused(_) => {
+                (Code::Unavailable, ErrorReason::StoreUnavailable, soon)
+            }
+        },
+        Error::Draining => (Code::Unavailable, ErrorReason::Draining, soon),
+        Error::NotImplemented(_) => (Code::Unimplemented, ErrorReason::NotImplemented, None),
+        Error::Internal => (Code::Internal, ErrorReason::Internal, None),
+    }
+}
+
+fn upstream_code(reason: Reason) -> Code {
+    match reason {
+        Reason::GrantReauthRequired
+        | Reason::GrantInteractionRequired
+        | Reason::GrantRefreshTokenLost
+        | Reason::GrantRefreshTokenExpired
+        | Reason::GrantNotRefreshable
+        | Reason::ScopeNotGranted
+        | Reason::ProviderEndpointMisconfigured
+        | Reason::ClientCredentialsRejected
+        | Reason::ClientNotAuthorized
+        | Reason::ClientMisconfigured => Code::FailedPrecondition,
+        Reason::ResourceNotAllowed => Code::InvalidArgument,
+        Reason::ProviderRateLimited => Code::ResourceExhausted,
+        Reason::ProviderConflict => Code::Aborted,
+        Reason::ProviderUnreachable
+        | Reason::ProviderUnavailable
+        | Reason::ProviderUnrecognizedError
+        | Reason::RefreshOutcomeUnknown
+        | Reason::RefreshReplyUnreadable
+        | Reason::StoreUnavailable => Code::Unavailable,
+    }
+}
+
+/// Makes the status that a caller sees.
+#[expect(clippy::disallowed_methods, reason = "the one place that makes a Status")]
+pub(crate) fn status(error: &Error) -> Status {
+    let (code, reason, retry_after) = classify(error);
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason.wire_name(), ERROR_DOMAIN, metadata(error));
+    if let Some(wait) = retry_after {
+        details.set_retry_info(Some(wait));
+    }
+    if let Error::Invalid(violations) = error {
+        for Violation { field, description } in violations {
+            details.add_bad_request_violation(*field, description);
+        }
+    }
+    Status::with_error_details(code, error.to_string(), details)
+}
+
+/// Every variable part of the message, for programs. Never a secret, never text of a provider
+/// beyond its error code.
+fn metadata(error: &Error) -> HashMap<String, String> {
+    let mut metadata = HashMap::new();
+    let mut put = |name: &str, value: String| {
+        metadata.insert(name.to_owned(), value);
+    };
+    match error {
+        Error::GrantNotFound(grant)
+        | Error::GrantAlreadyExists(grant)
+        | Error::EtagMismatch(grant)
+        | Error::RefreshInProgress(grant)
+        | Error::ForceRefreshCooldown { grant, .. } => put("grant_id", grant.to_string()),
+        Error::GrantRefused { grant, verdict } => {
+            put("grant_id", grant.to_string());
+            let Verdict { provider_error, provider_status, .. } = verdict;
+            provider_parts(&mut put, provider_error.as_deref(), *provider_status);
+        }
+        Error::MinTtlUnsatisfiable { grant, min_ttl, lifetime } => {
+            put("grant_id", grant.to_string());
+            put("min_ttl", humantime::format_duration(*min_ttl).to_string());
+            put("max_ttl", humantime::format_duration(*lifetime).to_string());
+        }
+        Error::GenerationUnknown { grant, named, current } => {
+            put("grant_id", grant.to_string());
+            put("generation", named.to_string());
+            put("current_generation", current.to_string());
+        }
+        Error::ProviderNotConfigured(provider) => put("provider", provider.to_string()),
+        Error::Upstream { grant, provider, failure, .. } => {
+            put("grant_id", grant.to_string());
+            put("provider", provider.to_string());
+            let Failure { provider_error, status, .. } = failure;
+            provider_parts(&mut put, provider_error.as_deref(), *status);
+        }
+        Error::Store(store) => {
+            if let StoreError::Unreadable { grant, .. } = store.as_ref() {
+                put("grant_id", grant.to_string());
+            }
+        }
+        Error::NotImplemented(what) => put("method", (*what).to_owned()),
+        Error::Invalid(violations) => {
+            let fields: Vec<_> = violations.iter().map(|violation| violation.field).collect();
+            put("fields", fields.join(","));
+        }
+        Error::Draining | Error::Internal => {}
+    }
+    metadata
+}
+
+fn provider_parts(put: &mut impl FnMut(&str, String), error: Option<&str>, status: Option<u16>) {
+    if let Some(error) = error {
+        put("provider_error", error.to_owned());
+    }
+    if let Some(status) = status {
+        put("provider_status", status.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_of_the_domain_is_in_the_contract() {
+        for reason in Reason::ALL {
+            assert_eq!(contract_reason(reason).wire_name(), reason.name());
+            assert_eq!(Reason::from_name(reason.name()), Some(reason));
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! TokenService.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use crate::broker::Broker;
+use crate::broker::error::Error;
+use crate::broker::serving::Outcome;
+use crate::proto::token_service_server::TokenService;
+use crate::proto::{
+    ForceRefreshRequest, ForceRefreshResponse, GetTokenRequest, GetTokenResponse,
+    WatchTokenRequest, WatchTokenResponse, force_refresh_response,
+};
+use crate::service::{Observe, convert};
+
+/// Serves tokens.
+pub struct Tokens {
+    broker: Arc<Broker>,
+    observe: Arc<Observe>,
+}
+
+impl Tokens {
+    /// Serves the tokens of `broker`.
+    pub fn new(broker: Arc<Broker>, observe: Arc<Observe>) -> Self {
+        Self { broker, observe }
+    }
+}
+
+type Events = Pin<Box<dyn futures_core::Stream<Item = Result<WatchTokenResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl TokenService for Tokens {
+    type WatchTokenStream = Events;
+
+    async fn get_token(
+        &self,
+        request: Request<GetTokenRequest>,
+    ) -> Result<Response<GetTokenResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.TokenService/GetToken";
+        let run = |request, deadline| async move {
+            let (id, want) = convert::get_token(&request)?;
+            let served = self.broker.get_token(&id, want, deadline).await?;
+            let token = convert::token(&served, self.broker.clock().now());
+            Ok(GetTokenResponse { token: Some(token) })
+        };
+        self.observe.call(METHOD, request, run).await
+    }
+
+    async fn force_refresh(
+        &self,
+        request: Request<ForceRefreshRequest>,
+    ) -> Result<Response<ForceRefreshResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.TokenService/ForceRefresh";
+        let run = |request, deadline| async move {
+            let (id, rejected) = convert::force_refresh(request)?;
+            let (served, outcome) = self.broker.force_refresh(&id, rejected, deadline).await?;
+            let outcome = match outcome {
+                Outcome::Rotated => force_refresh_response::Outcome::Rotated,
+                Outcome::AlreadyReplaced => force_refresh_response::Outcome::AlreadyReplaced,
+            };
+            let token = convert::token(&served, self.broker.clock().now());
+            Ok(ForceRefreshResponse { token: Some(token), outcome: outcome.into() })
+        };
+        self.observe.call(METHOD, request, run).await
+    }
+
+    async fn watch_token(
+        &self,
+        request: Request<WatchTokenRequest>,
+    ) -> Result<Response<Events>, Status> {
+        const METHOD: &str = "tokenbroker.v1.TokenService/WatchToken";
+        self.observe.call(METHOD, request, |_, _| async { Err(Error::NotImplemented("WatchToken")) }).await
+    }
+}
