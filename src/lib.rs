@@ -1,17 +1,44 @@
-//! Keeps OAuth 2.0 access tokens alive for every service of a company.
+//! Keeps OAuth 2.0 access tokens alive for every service of a company, and spends each single-use
+//! refresh token once.
+//!
+//! ```text
+//! proto → service → broker → { store → keyring , upstream }    calls and data run downhill only
+//!          │         (the domain: plain Rust and tokio time; owns the traits Store, TokenEndpoint)
+//! app wires everything once; cli, config, lifecycle, ops, telemetry beside it; clock and secret
+//! are leaves
+//! ```
+//!
+//! Reading order: [`proto`] the contract, `service` the gRPC edge, `broker` the domain, `store`
+//! and `upstream` the two places where the process ends, `app` how it is put together. Rust
+//! callers need only [`client`] and [`proto`]: the feature `client` without `server`.
 
+#[cfg(feature = "client")]
+pub mod client;
+pub mod proto;
+
+#[cfg(feature = "server")]
+pub mod app;
 #[cfg(feature = "server")]
 pub mod broker;
 #[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
 pub mod clock;
-pub mod proto;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod demo;
+#[cfg(feature = "server")]
+pub mod lifecycle;
+#[cfg(feature = "server")]
+pub mod ops;
 #[cfg(feature = "server")]
 pub mod secret;
 #[cfg(feature = "server")]
-pub mod store;
-#[cfg(feature = "server")]
-pub mod upstream;
-#[cfg(feature = "server")]
 pub mod service;
 #[cfg(feature = "server")]
-pub mod config;
+pub mod store;
+#[cfg(feature = "server")]
+pub mod telemetry;
+#[cfg(feature = "server")]
+pub mod upstream;

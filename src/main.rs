@@ -1,3 +1,10 @@
 //! The token-broker program.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use token_broker::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

@@ -5,7 +5,6 @@ use std::fmt;
 #[expect(
     clippy::all,
     clippy::pedantic,
-    missing_docs,
     reason = "generated code"
 )]
 mod bindings {

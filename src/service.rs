@@ -6,9 +6,11 @@
 pub mod admin;
 mod convert;
 pub mod observe;
+pub mod reasons;
 mod status;
 pub mod token;
 
 pub use admin::Admin;
 pub use observe::Observe;
+pub use reasons::Reasons;
 pub use token::Tokens;

@@ -103,6 +103,29 @@ pub(crate) fn status(error: &Error) -> Status {
     Status::with_error_details(code, error.to_string(), details)
 }
 
+/// What to say instead of an error that the gRPC library made by itself; `None` if it is no error
+/// or one of ours. Messages too large or not readable are the caller's to mend, like any other
+/// malformed request.
+#[expect(clippy::disallowed_methods, reason = "the one place that makes a Status")]
+pub(crate) fn foreign(status: &Status) -> Option<Status> {
+    if status.code() == Code::Ok || !status.details().is_empty() {
+        return None;
+    }
+    let malformed = matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::Internal);
+    let (code, reason) = match status.code() {
+        Code::Unimplemented => (Code::Unimplemented, ErrorReason::NotImplemented),
+        _ if malformed => (Code::InvalidArgument, ErrorReason::InvalidRequest),
+        other => (other, ErrorReason::Internal),
+    };
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason.wire_name(), ERROR_DOMAIN, HashMap::new());
+    let message = match (code, status.message()) {
+        (Code::Unimplemented, "") => "there is no such method; list them by reflection",
+        (_, message) => message,
+    };
+    Some(Status::with_error_details(code, message, details))
+}
+
 /// Every variable part of the message, for programs. Never a secret, never text of a provider
 /// beyond its error code.
 fn metadata(error: &Error) -> HashMap<String, String> {

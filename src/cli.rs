@@ -1,0 +1,132 @@
+//! The command line. Results go to stdout, everything else to stderr.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Environment, Problem};
+
+mod dev;
+mod grant;
+mod keys;
+mod serve;
+mod token;
+mod view;
+
+/// Bad configuration, as `sysexits.h` has it.
+const EXIT_CONFIG: u8 = 78;
+
+/// Keeps OAuth 2.0 access tokens alive, and spends each single-use refresh token once.
+#[derive(Debug, Parser)]
+#[command(name = "token-broker", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a broker with a strict demo provider, to look around.
+    Dev(dev::Dev),
+    /// Run the broker.
+    Serve(ConfigFile),
+    /// Check the configuration and say all that is wrong with it.
+    CheckConfig(ConfigFile),
+    /// Print the JSON schema of the configuration file.
+    ConfigSchema,
+    /// Print an access token.
+    Get(token::Get),
+    /// Replace an access token that an API rejected, and print the new one.
+    Refresh(token::Refresh),
+    /// Manage grants.
+    #[command(subcommand)]
+    Grant(grant::Grant),
+    /// Manage the key ring.
+    #[command(subcommand)]
+    Keys(keys::Keys),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file (YAML). Variables TOKEN_BROKER__SECTION__KEY override it.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Which broker to call.
+#[derive(Debug, Args)]
+struct Target {
+    /// The broker to call.
+    #[arg(long, env = "TOKEN_BROKER_ADDRESS", default_value = "http://127.0.0.1:50051", global = true)]
+    address: String,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let result = match self.command {
+            Command::Dev(dev) => block_on(dev.run()),
+            Command::Serve(file) => match load(&file) {
+                Ok(config) => block_on(serve::run(config)),
+                Err(code) => return code,
+            },
+            Command::CheckConfig(file) => {
+                return match load(&file) {
+                    Ok(config) => {
+                        println!("{}", view::config(&config));
+                        ExitCode::SUCCESS
+                    }
+                    Err(code) => code,
+                };
+            }
+            Command::ConfigSchema => {
+                println!("{}", serde_json::to_string_pretty(&config::schema()).unwrap_or_default());
+                Ok(())
+            }
+            Command::Get(get) => block_on(get.run()),
+            Command::Refresh(refresh) => block_on(refresh.run()),
+            Command::Grant(grant) => block_on(grant.run()),
+            Command::Keys(keys) => keys.run(),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("error: {failure}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// What goes wrong is told in words; the kind does not matter here.
+type Failure = String;
+
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("the runtime cannot start: {error}"))?;
+    let result = runtime.block_on(work);
+    // Blocking work of a store that hangs must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+fn load(file: &ConfigFile) -> Result<config::Config, ExitCode> {
+    config::load(file.config.as_deref(), &environment()).map_err(|problems| {
+        for Problem { path, message } in problems {
+            eprintln!("error: {path}: {message}");
+        }
+        ExitCode::from(EXIT_CONFIG)
+    })
+}
+
+/// Variables that are not text cannot be ours.
+fn environment() -> Environment {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}

@@ -1,0 +1,176 @@
+//! `token-broker dev`: everything in one process, to look around.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+use crate::app;
+use crate::broker::admin::State;
+use crate::broker::error::Error;
+use crate::broker::grant::{GrantId, ProviderId};
+use crate::broker::{Broker, NewGrant};
+use crate::cli::{EXIT_CONFIG, Failure, environment};
+use crate::clock::Clock;
+use crate::config::{self, Config, Environment, StoreConfig};
+use crate::demo::{CLIENT_ID, DemoProvider};
+use crate::telemetry;
+
+/// A rejected token can be reported again sooner than in earnest.
+const COOLDOWN: &str = "2s";
+
+#[derive(Debug, Args)]
+pub(super) struct Dev {
+    /// Directory for the store, its key ring and the demo provider's memory.
+    #[arg(long, default_value = ".token-broker-dev", value_name = "DIR")]
+    dir: PathBuf,
+    /// Lifetime of the demo provider's access tokens.
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    token_lifetime: Duration,
+}
+
+impl Dev {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let clock = Clock::system();
+        let told = |what: &str| {
+            let dir = self.dir.display().to_string();
+            let what = what.to_owned();
+            move |error: std::io::Error| format!("{dir}: {what}: {error}")
+        };
+        fs::create_dir_all(&self.dir).map_err(told("cannot be made"))?;
+        let provider = DemoProvider::open(&self.dir.join("provider.json"), self.token_lifetime, clock)
+            .map_err(told("the demo provider's memory cannot be read"))?;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(told("loopback"))?;
+        let upstream = listener.local_addr().map_err(told("loopback"))?;
+        let config = self.config(&provider, upstream)?;
+        telemetry::start_log(&config.log);
+        let tasks = TaskTracker::new();
+        tasks.spawn(provider.clone().serve(listener));
+
+        let banner = banner(&config, &self, upstream);
+        let ready = |broker: Arc<Broker>| async move {
+            match seed(&broker, &provider).await {
+                Ok(()) => println!("{banner}"),
+                Err(error) => eprintln!("error: the demo grants cannot be made: {error}"),
+            }
+        };
+        app::serve(config, clock, ready).await.map_err(|error| error.to_string())
+    }
+
+    /// The configuration of `serve`, with the demo provider laid over the environment.
+    fn config(&self, provider: &DemoProvider, upstream: SocketAddr) -> Result<Config, Failure> {
+        let mut layered: Environment = environment()
+            .into_iter()
+            .filter(|(name, _)| !name.starts_with("TOKEN_BROKER__PROVIDERS__") && name != "OAUTH2_BASE_URL")
+            .collect();
+        let mut set = |name: &str, value: String| {
+            layered.entry(format!("TOKEN_BROKER__{name}")).or_insert(value);
+        };
+        let store = self.dir.join("store.redb");
+        set("STORE__URL", format!("redb:{}", store.display()));
+        set("TIMING__FORCE_COOLDOWN", COOLDOWN.to_owned());
+        set("PROVIDERS__DEMO__BASE_URL", format!("http://{upstream}"));
+        set("PROVIDERS__DEMO__CLIENT_ID", CLIENT_ID.to_owned());
+        set("PROVIDERS__DEMO__CLIENT_SECRET", provider.client_secret().expose().to_owned());
+        config::load(None, &layered).map_err(|problems| {
+            let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            format!("the configuration is wrong (exit code of `serve`: {EXIT_CONFIG})\n{}", lines.join("\n"))
+        })
+    }
+}
+
+/// Makes the two grants, or mends alice's where a crash left it without a refresh token.
+async fn seed(broker: &Arc<Broker>, provider: &DemoProvider) -> Result<(), Failure> {
+    let grant = |name: &str| GrantId::parse(name).map_err(str::to_owned);
+    let new = |id, refresh_token| NewGrant {
+        id,
+        provider: ProviderId::new("demo"),
+        refresh_token,
+        scopes: Vec::new(),
+        labels: [("made-by".to_owned(), "token-broker dev".to_owned())].into(),
+        keep_warm: true,
+        replace: true,
+    };
+    let alice = grant("demo/alice")?;
+    let usable = match broker.show_grant(&alice).await {
+        Ok(overview) => overview.state != State::ReauthRequired && overview.view.grant.intent.is_none(),
+        Err(_) => false,
+    };
+    if !usable || !provider.knows_alice() {
+        let token = provider.consent().map_err(|error| error.to_string())?;
+        broker.create_grant(new(alice, Some(token))).await.map_err(|error| error.to_string())?;
+    }
+    let service = grant("demo/service")?;
+    match broker.show_grant(&service).await {
+        Err(Error::GrantNotFound(_)) => {
+            let made = broker.create_grant(NewGrant { keep_warm: false, ..new(service, None) }).await;
+            made.map(drop).map_err(|error| error.to_string())
+        }
+        other => other.map(drop).map_err(|error| error.to_string()),
+    }
+}
+
+fn banner(config: &Config, dev: &Dev, upstream: SocketAddr) -> String {
+    let api = config.listen.api;
+    let program = program();
+    let call = |method: &str| format!("{api} tokenbroker.v1.{method}");
+    let store = match &config.store {
+        StoreConfig::Redb(path) => format!("redb:{}", path.display()),
+        StoreConfig::Memory => "memory:".to_owned(),
+        StoreConfig::Redis { .. } => "redis".to_owned(),
+    };
+    format!(
+        r#"
+token-broker dev: a broker, and a strict demo provider with single-use refresh tokens
+
+  API       {api}
+  ops       http://{ops}/metrics
+  provider  http://{upstream} (access tokens live {lifetime})
+  store     {store}
+
+Get a token, from the broker's memory:
+  grpcurl -plaintext -d '{{"grant_id":"demo/alice"}}' {get}
+  {program} get demo/alice{address}
+
+Say that an API rejected it; one refresh, however many callers say so:
+  grpcurl -plaintext -d '{{"grant_id":"demo/alice"}}' {force}
+  {program} refresh demo/alice{address}
+
+Use it at the demo API:
+  curl -H "Authorization: Bearer $({program} get demo/alice{address})" http://{upstream}/me
+
+See the grants, and an error with its reason:
+  {program} grant list{address}
+  grpcurl -plaintext -d '{{"grant_id":"demo/nobody"}}' {get}
+
+demo/alice is kept warm: its rotations appear below. Ctrl-C stops; the next start goes on.
+"#,
+        ops = config.listen.ops,
+        lifetime = humantime::format_duration(dev.token_lifetime),
+        get = call("TokenService/GetToken"),
+        force = call("TokenService/ForceRefresh"),
+        address = address(api),
+    )
+}
+
+/// Only where it is not the default of the command line.
+fn address(api: SocketAddr) -> String {
+    if api.port() == 50_051 { String::new() } else { format!(" --address http://{api}") }
+}
+
+/// How this program can be called from here.
+fn program() -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    match std::env::current_exe() {
+        Ok(path) => match path.strip_prefix(&here) {
+            Ok(below) => format!("./{}", below.display()),
+            Err(_) => path.display().to_string(),
+        },
+        Err(_) => "token-broker".to_owned(),
+    }
+}

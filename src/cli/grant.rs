@@ -1,0 +1,246 @@
+//! `token-broker grant`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{IsTerminal as _, Read as _, stdin};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::cli::token::connect;
+use crate::cli::{Failure, Target, view};
+use crate::proto::{
+    CreateGrantRequest, DeleteGrantRequest, GetGrantRequest, GrantKind, ImportGrantRequest,
+    ListGrantsRequest, ListProvidersRequest, RotateGrantRequest,
+};
+
+/// Most bytes of a refresh token that are read.
+const TOKEN_MAX: u64 = 64 * 1024;
+/// Grants asked for at once.
+const PAGE: i32 = 500;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Grant {
+    /// Store a refresh token that was obtained elsewhere.
+    Import(Import),
+    /// Create a grant that needs no refresh token (client credentials).
+    Create(Create),
+    /// List grants.
+    List {
+        /// Only grants of this provider.
+        #[arg(long)]
+        provider: Option<String>,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show one grant.
+    Show(One),
+    /// Refresh a grant now.
+    Rotate(One),
+    /// Delete a grant. Its tokens are not revoked at the provider.
+    Delete(One),
+    /// List the providers that grants can belong to.
+    Providers {
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct One {
+    /// The grant, such as kroger/alice.
+    grant_id: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct New {
+    /// The grant to be, such as kroger/alice.
+    grant_id: String,
+    /// The provider, as the configuration names it.
+    #[arg(long)]
+    provider: String,
+    /// A scope; may be given several times.
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    /// A label NAME=VALUE; may be given several times.
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Refresh before expiry even if nobody asks for it.
+    #[arg(long)]
+    keep_warm: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    #[command(flatten)]
+    new: New,
+    /// File with the refresh token. Left out: standard input.
+    #[arg(long, value_name = "FILE")]
+    refresh_token_file: Option<PathBuf>,
+    /// Refresh once right away, to see that it works. Whoever has the old token loses it.
+    #[arg(long)]
+    verify: bool,
+    /// Replace a grant of this name that is still usable.
+    #[arg(long)]
+    replace: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    #[command(flatten)]
+    new: New,
+}
+
+impl Grant {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Import(import) => import.run().await,
+            Self::Create(create) => create.run().await,
+            Self::List { provider, target } => list(provider, &target).await,
+            Self::Show(one) => one.show().await,
+            Self::Rotate(one) => one.rotate().await,
+            Self::Delete(one) => one.delete().await,
+            Self::Providers { target } => providers(&target).await,
+        }
+    }
+}
+
+impl Import {
+    async fn run(self) -> Result<(), Failure> {
+        let refresh_token = self.refresh_token()?;
+        let new = self.new;
+        let mut client = connect(&new.target).await?;
+        let request = ImportGrantRequest {
+            grant_id: new.grant_id,
+            provider_id: new.provider,
+            refresh_token,
+            scopes: new.scopes,
+            labels: new.labels.into_iter().collect(),
+            verify: self.verify,
+            replace: self.replace,
+            keep_warm: new.keep_warm,
+        };
+        let response = client.admin.import_grant(request).await.map_err(view::failure)?;
+        show(response.into_inner().grant, new.target.json);
+        Ok(())
+    }
+
+    /// Never from the arguments: those are visible to every user of the machine.
+    fn refresh_token(&self) -> Result<String, Failure> {
+        let mut text = String::new();
+        let read = match &self.refresh_token_file {
+            Some(path) => {
+                let file = fs::File::open(path);
+                file.and_then(|file| file.take(TOKEN_MAX).read_to_string(&mut text))
+                    .map_err(|error| format!("{}: {error}", path.display()))
+            }
+            None => {
+                if stdin().is_terminal() {
+                    eprintln!("paste the refresh token, then press Enter and Ctrl-D:");
+                }
+                stdin()
+                    .take(TOKEN_MAX)
+                    .read_to_string(&mut text)
+                    .map_err(|error| format!("standard input: {error}"))
+            }
+        };
+        read?;
+        match text.trim() {
+            "" => Err("the refresh token is empty; give it on standard input or with --refresh-token-file".to_owned()),
+            token => Ok(token.to_owned()),
+        }
+    }
+}
+
+impl Create {
+    async fn run(self) -> Result<(), Failure> {
+        let new = self.new;
+        let mut client = connect(&new.target).await?;
+        let labels: HashMap<_, _> = new.labels.into_iter().collect();
+        let request = CreateGrantRequest {
+            grant_id: new.grant_id,
+            provider_id: new.provider,
+            kind: GrantKind::ClientCredentials.into(),
+            scopes: new.scopes,
+            labels,
+            keep_warm: new.keep_warm,
+        };
+        let response = client.admin.create_grant(request).await.map_err(view::failure)?;
+        show(response.into_inner().grant, new.target.json);
+        Ok(())
+    }
+}
+
+impl One {
+    async fn show(self) -> Result<(), Failure> {
+        let mut client = connect(&self.target).await?;
+        let request = GetGrantRequest { grant_id: self.grant_id };
+        let response = client.admin.get_grant(request).await.map_err(view::failure)?;
+        show(response.into_inner().grant, self.target.json);
+        Ok(())
+    }
+
+    /// Names the generation that it saw, so that a repeated command does not rotate twice.
+    async fn rotate(self) -> Result<(), Failure> {
+        let mut client = connect(&self.target).await?;
+        let request = GetGrantRequest { grant_id: self.grant_id.clone() };
+        let response = client.admin.get_grant(request).await.map_err(view::failure)?;
+        let expected_generation = response.into_inner().grant.map_or(0, |grant| grant.generation);
+        let request = RotateGrantRequest { grant_id: self.grant_id, expected_generation };
+        let response = client.admin.rotate_grant(request).await.map_err(view::failure)?;
+        show(response.into_inner().grant, self.target.json);
+        Ok(())
+    }
+
+    async fn delete(self) -> Result<(), Failure> {
+        let mut client = connect(&self.target).await?;
+        let grant_id = self.grant_id.clone();
+        let request = DeleteGrantRequest { grant_id, etag: String::new(), allow_missing: false };
+        client.admin.delete_grant(request).await.map_err(view::failure)?;
+        eprintln!("deleted {}; its tokens were not revoked at the provider", self.grant_id);
+        Ok(())
+    }
+}
+
+async fn list(provider: Option<String>, target: &Target) -> Result<(), Failure> {
+    let mut client = connect(target).await?;
+    let mut request = ListGrantsRequest {
+        page_size: PAGE,
+        provider_id: provider.unwrap_or_default(),
+        ..ListGrantsRequest::default()
+    };
+    let mut grants = Vec::new();
+    loop {
+        let response = client.admin.list_grants(request.clone()).await.map_err(view::failure)?;
+        let response = response.into_inner();
+        grants.extend(response.grants);
+        if response.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = response.next_page_token;
+    }
+    println!("{}", if target.json { view::grants_json(&grants) } else { view::grants(&grants) });
+    Ok(())
+}
+
+async fn providers(target: &Target) -> Result<(), Failure> {
+    let mut client = connect(target).await?;
+    let response = client.admin.list_providers(ListProvidersRequest {}).await;
+    let providers = response.map_err(view::failure)?.into_inner().providers;
+    println!("{}", view::providers(&providers, target.json));
+    Ok(())
+}
+
+fn show(grant: Option<crate::proto::Grant>, json: bool) {
+    let grant = grant.unwrap_or_default();
+    println!("{}", if json { view::grant_json(&grant).to_string() } else { view::grant(&grant) });
+}
+
+fn label(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}

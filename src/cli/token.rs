@@ -1,0 +1,92 @@
+//! `token-broker get` and `token-broker refresh`.
+
+use std::io::{IsTerminal as _, stdout};
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::{Failure, Target, view};
+use crate::client::Client;
+use crate::proto::force_refresh_request::Rejected;
+use crate::proto::{ForceRefreshRequest, GetTokenRequest, Token, force_refresh_response};
+
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    /// The grant, such as kroger/alice.
+    grant_id: String,
+    /// The token must live at least this long, such as 5m.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    min_ttl: Option<Duration>,
+    /// The token must be of this generation or newer.
+    #[arg(long, default_value_t = 0)]
+    min_generation: i64,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Refresh {
+    /// The grant, such as kroger/alice.
+    grant_id: String,
+    /// The generation that the API rejected. Left out: the current one.
+    #[arg(long, value_name = "GENERATION", conflicts_with = "rejected_fingerprint")]
+    rejected: Option<i64>,
+    /// The fingerprint of the token that the API rejected.
+    #[arg(long, value_name = "FINGERPRINT")]
+    rejected_fingerprint: Option<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Get {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let mut client = connect(&self.target).await?;
+        let min_ttl = self.min_ttl.map(TryInto::try_into).transpose();
+        let request = GetTokenRequest {
+            grant_id: self.grant_id,
+            min_ttl: min_ttl.map_err(|_| "--min-ttl is too long".to_owned())?,
+            min_generation: self.min_generation,
+        };
+        let response = client.tokens.get_token(request).await.map_err(view::failure)?;
+        print(&response.into_inner().token.unwrap_or_default(), None, self.target.json);
+        Ok(())
+    }
+}
+
+impl Refresh {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let mut client = connect(&self.target).await?;
+        let generation = self.rejected.map(Rejected::RejectedGeneration);
+        let fingerprint = self.rejected_fingerprint.map(Rejected::RejectedFingerprint);
+        let request =
+            ForceRefreshRequest { grant_id: self.grant_id, rejected: generation.or(fingerprint) };
+        let response = client.tokens.force_refresh(request).await.map_err(view::failure)?;
+        let response = response.into_inner();
+        let outcome = match response.outcome() {
+            force_refresh_response::Outcome::AlreadyReplaced => "already replaced",
+            force_refresh_response::Outcome::Rotated => "rotated",
+            force_refresh_response::Outcome::Unspecified => "unknown",
+        };
+        print(&response.token.unwrap_or_default(), Some(outcome), self.target.json);
+        Ok(())
+    }
+}
+
+pub(super) async fn connect(target: &Target) -> Result<Client, Failure> {
+    Client::connect(&target.address).await.map_err(|error| {
+        let cause = crate::broker::error::chain(&error);
+        format!("no broker answers at {}: {cause}\nstart one with `token-broker dev`, or name one with --address", target.address)
+    })
+}
+
+/// The token alone goes to stdout, fit for `$(…)`; what is known of it to a terminal beside it.
+fn print(token: &Token, outcome: Option<&str>, json: bool) {
+    if json {
+        println!("{}", view::token(token, outcome));
+        return;
+    }
+    println!("{}", token.access_token);
+    if stdout().is_terminal() {
+        eprintln!("{}", view::about_token(token, outcome));
+    }
+}

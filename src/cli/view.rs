@@ -1,0 +1,222 @@
+//! What the command line shows: tables and plain sentences, or JSON.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
+
+use prost_types::Timestamp;
+use serde_json::{Value, json};
+use tonic::Status;
+
+use crate::broker::settings::Settings;
+use crate::cli::Failure;
+use crate::client::CallError;
+use crate::config::{Config, StoreConfig};
+use crate::proto::{ErrorReason, Grant, Provider, Token};
+
+/// An error of a call: code, reason and what to do.
+pub(super) fn failure(status: Status) -> Failure {
+    let error = CallError::from(status);
+    let reason = match error.reason {
+        ErrorReason::Unspecified => format!("{:?}", error.code),
+        reason => reason.wire_name().to_owned(),
+    };
+    let mut text = format!("{reason}: {}", error.message);
+    if let Some(wait) = error.retry_after {
+        let _ = write!(text, "\ntry again in {}", rounded(wait));
+    }
+    text
+}
+
+pub(super) fn token(token: &Token, outcome: Option<&str>) -> Value {
+    let mut shown = json!({
+        "access_token": token.access_token,
+        "token_type": token.token_type,
+        "expire_time": time(token.expire_time.as_ref()),
+        "ttl_s": token.ttl.map_or(0, |ttl| ttl.seconds),
+        "generation": token.generation,
+        "fingerprint": token.fingerprint,
+        "scopes": token.scopes,
+        "attributes": token.attributes,
+    });
+    if token.degraded_reason() != ErrorReason::Unspecified {
+        shown["degraded_reason"] = token.degraded_reason().wire_name().into();
+    }
+    if let Some(outcome) = outcome {
+        shown["outcome"] = outcome.into();
+    }
+    shown
+}
+
+pub(super) fn about_token(token: &Token, outcome: Option<&str>) -> String {
+    let ttl = token.ttl.and_then(|ttl| Duration::try_from(ttl).ok()).unwrap_or_default();
+    let mut text = format!("generation {}, valid for {}", token.generation, rounded(ttl));
+    if let Some(outcome) = outcome {
+        let _ = write!(text, ", {outcome}");
+    }
+    if token.degraded_reason() != ErrorReason::Unspecified {
+        let _ = write!(text, "; refreshing fails: {}", token.degraded_reason().wire_name());
+    }
+    text
+}
+
+pub(super) fn grant(grant: &Grant) -> String {
+    let mut rows = vec![
+        ("grant", grant.grant_id.clone()),
+        ("provider", grant.provider_id.clone()),
+        ("kind", kind(grant).to_owned()),
+        ("state", state(grant).to_owned()),
+        ("generation", grant.generation.to_string()),
+        ("token expires", time(grant.token_expire_time.as_ref())),
+        ("last refresh", time(grant.last_refresh_time.as_ref())),
+        ("next refresh", time(grant.next_refresh_time.as_ref())),
+        ("scopes", grant.scopes.join(" ")),
+        ("keep warm", if grant.keep_warm { "yes" } else { "no" }.to_owned()),
+        ("created", time(grant.create_time.as_ref())),
+    ];
+    let mut labels: Vec<_> =
+        grant.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    labels.sort();
+    rows.push(("labels", labels.join(" ")));
+    if let Some(failure) = &grant.last_failure {
+        rows.push(("failing since", time(failure.time.as_ref())));
+        rows.push(("because", failure.reason().wire_name().to_owned()));
+        rows.push(("", failure.message.clone()));
+        rows.push(("tried again", time(failure.retry_time.as_ref())));
+    }
+    let rows = rows.iter().filter(|(_, value)| !value.is_empty() && value != "-");
+    rows.map(|(name, value)| format!("{name:<14} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+pub(super) fn grant_json(grant: &Grant) -> Value {
+    json!({
+        "grant_id": grant.grant_id,
+        "provider_id": grant.provider_id,
+        "kind": kind(grant),
+        "state": state(grant),
+        "generation": grant.generation,
+        "token_fingerprint": grant.token_fingerprint,
+        "token_expire_time": time(grant.token_expire_time.as_ref()),
+        "last_refresh_time": time(grant.last_refresh_time.as_ref()),
+        "next_refresh_time": time(grant.next_refresh_time.as_ref()),
+        "scopes": grant.scopes,
+        "labels": grant.labels,
+        "keep_warm": grant.keep_warm,
+        "etag": grant.etag,
+        "consecutive_failures": grant.consecutive_failures,
+        "last_failure": grant.last_failure.as_ref().map(|failure| json!({
+            "reason": failure.reason().wire_name(),
+            "message": failure.message,
+            "provider_error": failure.provider_error,
+            "provider_status": failure.provider_status,
+        })),
+    })
+}
+
+pub(super) fn grants(grants: &[Grant]) -> String {
+    if grants.is_empty() {
+        return "no grants; import one with `token-broker grant import`".to_owned();
+    }
+    let head = ["GRANT", "PROVIDER", "STATE", "GENERATION", "TOKEN EXPIRES"].map(str::to_owned);
+    let rows = grants.iter().map(|grant| {
+        [
+            grant.grant_id.clone(),
+            grant.provider_id.clone(),
+            state(grant).to_owned(),
+            grant.generation.to_string(),
+            time(grant.token_expire_time.as_ref()),
+        ]
+    });
+    table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
+}
+
+pub(super) fn grants_json(grants: &[Grant]) -> String {
+    Value::Array(grants.iter().map(grant_json).collect()).to_string()
+}
+
+pub(super) fn providers(providers: &[Provider], as_json: bool) -> String {
+    if as_json {
+        let each = providers.iter().map(|provider| {
+            json!({
+                "provider_id": provider.provider_id,
+                "profile": provider.profile,
+                "token_endpoint": provider.token_endpoint,
+                "client_id": provider.client_id,
+                "hold": provider.hold.as_ref().map(|hold| hold.reason().wire_name()),
+            })
+        });
+        return Value::Array(each.collect()).to_string();
+    }
+    let head = ["PROVIDER", "PROFILE", "TOKEN ENDPOINT", "HELD BECAUSE"].map(str::to_owned);
+    let rows = providers.iter().map(|provider| {
+        let hold = provider.hold.as_ref().map_or("-", |hold| hold.reason().wire_name());
+        [
+            provider.provider_id.clone(),
+            provider.profile.clone(),
+            provider.token_endpoint.clone(),
+            hold.to_owned(),
+        ]
+    });
+    table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
+}
+
+/// The configuration in effect, without its secrets.
+pub(super) fn config(config: &Config) -> String {
+    let store = match &config.store {
+        StoreConfig::Redb(path) => format!("redb:{}", path.display()),
+        StoreConfig::Memory => "memory:".to_owned(),
+        StoreConfig::Redis { prefix, .. } => format!("redis, prefix {prefix}"),
+    };
+    let Settings { caller_wait_max, force_cooldown, suspect_after, .. } = &config.settings;
+    let mut text = format!(
+        "the configuration is valid\n\napi            {}\nops            {}\nstore          {store}\n\
+         wait           callers wait {} at most, a forced refresh is possible every {},\n               \
+         a silent holder is suspected after {}",
+        config.listen.api,
+        config.listen.ops,
+        rounded(*caller_wait_max),
+        rounded(*force_cooldown),
+        rounded(*suspect_after),
+    );
+    for provider in &config.providers {
+        let _ = write!(
+            text,
+            "\nprovider       {} ({}): {} as {}",
+            provider.id, provider.profile, provider.token_url, provider.client_id
+        );
+    }
+    text
+}
+
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..N).map(width).collect();
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn state(grant: &Grant) -> &'static str {
+    let name = grant.state().as_str_name();
+    name.strip_prefix("GRANT_STATE_").unwrap_or(name)
+}
+
+fn kind(grant: &Grant) -> &'static str {
+    let name = grant.kind().as_str_name();
+    name.strip_prefix("GRANT_KIND_").unwrap_or(name)
+}
+
+fn time(timestamp: Option<&Timestamp>) -> String {
+    let time = timestamp.and_then(|timestamp| SystemTime::try_from(*timestamp).ok());
+    time.map_or("-".to_owned(), |time| humantime::format_rfc3339_seconds(time).to_string())
+}
+
+/// Milliseconds below a second, seconds above.
+fn rounded(duration: Duration) -> String {
+    let whole = match duration.as_secs() {
+        0 => Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(0)),
+        seconds => Duration::from_secs(seconds),
+    };
+    humantime::format_duration(whole).to_string()
+}

@@ -1,0 +1,196 @@
+//! The provider of `token-broker dev`: strict, local, and nobody's.
+//!
+//! It behaves as the worst real ones do: a refresh token is good for one use, and a second use
+//! revokes the whole family. Its state is written to a file before it answers, so that stopping
+//! and starting `dev` is like a restart of the broker in front of a provider that ran on.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tracing::info;
+
+use crate::clock::{Clock, unix_ms};
+use crate::secret::{ClientSecret, RefreshToken};
+use crate::store::keyring;
+
+/// Our client id at the demo provider.
+pub const CLIENT_ID: &str = "demo-client";
+/// Bytes of randomness in a token.
+const TOKEN_BYTES: usize = 24;
+
+/// A strict authorization server with one person, alice, and one client.
+#[derive(Clone)]
+pub struct DemoProvider {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    file: PathBuf,
+    lifetime: Duration,
+    clock: Clock,
+    state: Mutex<Ledger>,
+}
+
+/// What the provider remembers.
+#[derive(Default, Serialize, Deserialize)]
+struct Ledger {
+    client_secret: String,
+    /// The one refresh token that is good; none once the family is revoked.
+    current: Option<String>,
+    /// Refresh tokens that were used.
+    spent: Vec<String>,
+    /// Access tokens, and when they expire in ms.
+    access: BTreeMap<String, u64>,
+    rotations: u64,
+}
+
+impl DemoProvider {
+    /// Reads what it remembers from `file`, if that exists.
+    pub fn open(file: &Path, lifetime: Duration, clock: Clock) -> io::Result<Self> {
+        let mut state: Ledger = match fs::read(file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ledger::default(),
+            Err(error) => return Err(error),
+        };
+        if state.client_secret.is_empty() {
+            state.client_secret = random();
+        }
+        let inner = Inner { file: file.to_owned(), lifetime, clock, state: Mutex::new(state) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Our password there.
+    pub fn client_secret(&self) -> ClientSecret {
+        ClientSecret::new(self.inner.state.lock().client_secret.clone())
+    }
+
+    /// Alice consents anew: the family begins again.
+    pub fn consent(&self) -> io::Result<RefreshToken> {
+        let mut state = self.inner.state.lock();
+        let token = random();
+        state.current = Some(token.clone());
+        state.spent.clear();
+        self.inner.save(&state)?;
+        Ok(RefreshToken::new(token))
+    }
+
+    /// Alice's family has a refresh token that is good.
+    pub fn knows_alice(&self) -> bool {
+        self.inner.state.lock().current.is_some()
+    }
+
+    /// Answers on `listener` until the program ends.
+    pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
+        let router = Router::new()
+            .route("/token", post(token))
+            .route("/me", get(me))
+            .with_state(self.inner);
+        axum::serve(listener, router).await
+    }
+}
+
+impl Inner {
+    /// Written to a second file and renamed, so that a crash leaves the one or the other.
+    fn save(&self, state: &Ledger) -> io::Result<()> {
+        let beside = self.file.with_extension("new");
+        fs::write(&beside, serde_json::to_vec(state)?)?;
+        fs::rename(&beside, &self.file)
+    }
+
+    /// Issues an access token, and with `rotate` a refresh token in place of the spent one.
+    fn issue(&self, state: &mut Ledger, rotate: bool) -> Response {
+        let now = unix_ms(self.clock.now());
+        let lifetime_ms = u64::try_from(self.lifetime.as_millis()).unwrap_or(u64::MAX);
+        let access_token = random();
+        state.access.retain(|_, expires_at| *expires_at > now);
+        state.access.insert(access_token.clone(), now + lifetime_ms);
+        let mut reply = json!({
+            "access_token": access_token, "token_type": "Bearer",
+            "expires_in": self.lifetime.as_secs(),
+        });
+        if rotate {
+            let fresh = random();
+            state.spent.extend(state.current.replace(fresh.clone()));
+            state.rotations += 1;
+            reply["refresh_token"] = fresh.into();
+            info!(rotations = state.rotations, "demo provider: refresh token spent, new pair issued");
+        }
+        if self.save(state).is_err() {
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+        ([(header::CACHE_CONTROL, "no-store")], axum_json(StatusCode::OK, &reply)).into_response()
+    }
+}
+
+async fn token(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: String) -> Response {
+    let mut state = inner.state.lock();
+    if !authenticated(&headers, &state.client_secret) {
+        return refusal(StatusCode::UNAUTHORIZED, "invalid_client");
+    }
+    let form: BTreeMap<_, _> = form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+    let parameter = |name: &str| form.get(name).map(String::as_str);
+    match (parameter("grant_type"), parameter("refresh_token")) {
+        (Some("client_credentials"), _) => inner.issue(&mut state, false),
+        (Some("refresh_token"), Some(token)) if state.current.as_deref() == Some(token) => {
+            inner.issue(&mut state, true)
+        }
+        (Some("refresh_token"), Some(token)) => {
+            if state.spent.iter().any(|spent| spent == token) {
+                state.current = None;
+                state.access.clear();
+                let _ = inner.save(&state);
+                info!("demo provider: a spent refresh token came again; the family is revoked");
+            }
+            refusal(StatusCode::BAD_REQUEST, "invalid_grant")
+        }
+        (Some("refresh_token"), None) => refusal(StatusCode::BAD_REQUEST, "invalid_request"),
+        _ => refusal(StatusCode::BAD_REQUEST, "unsupported_grant_type"),
+    }
+}
+
+/// The API that tokens are for: who am I?
+async fn me(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Response {
+    let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = token.and_then(|value| value.strip_prefix("Bearer "));
+    let now = unix_ms(inner.clock.now());
+    let state = inner.state.lock();
+    let live = token.is_some_and(|token| state.access.get(token).is_some_and(|end| *end > now));
+    match live {
+        true => axum_json(StatusCode::OK, &json!({ "hello": "from the demo API" })),
+        false => refusal(StatusCode::UNAUTHORIZED, "invalid_token"),
+    }
+}
+
+fn authenticated(headers: &HeaderMap, secret: &str) -> bool {
+    let wanted = format!("Basic {}", STANDARD.encode(format!("{CLIENT_ID}:{secret}")));
+    headers.get(header::AUTHORIZATION).is_some_and(|given| given.as_bytes() == wanted.as_bytes())
+}
+
+fn refusal(status: StatusCode, error: &str) -> Response {
+    axum_json(status, &json!({ "error": error }))
+}
+
+fn axum_json(status: StatusCode, body: &serde_json::Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+fn random() -> String {
+    let mut bytes = [0; TOKEN_BYTES];
+    keyring::fill(&mut bytes);
+    URL_SAFE_NO_PAD.encode(bytes)
+}

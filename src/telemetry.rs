@@ -1,0 +1,53 @@
+//! What the process tells about itself: its log and its metrics.
+
+use std::io::{IsTerminal as _, stdout};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// What our own metrics begin with; those of general conventions do not.
+const PREFIX: &str = "tokenbroker";
+
+/// Starts the log: for people on a terminal, a JSON object a line elsewhere.
+pub fn start_log(log: &Log) {
+    let filter: EnvFilter = log.level.parse().unwrap_or_else(|_| EnvFilter::new("info"));
+    let human = match log.format {
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => stdout().is_terminal(),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stdout);
+    // A second start in one process (tests) keeps the first log.
+    let _ = if human {
+        builder.with_ansi(stdout().is_terminal()).with_target(false).try_init()
+    } else {
+        builder.json().flatten_event(true).with_ansi(false).try_init()
+    };
+}
+
+/// Makes the registry of all metrics, and who built this.
+pub fn registry() -> Registry {
+    let mut registry = Registry::default();
+    let build: Family<[(&str, &str); 1], Gauge> = Family::default();
+    build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+    own(&mut registry).register("build_info", "The version of this program", build);
+    registry
+}
+
+/// The part of the registry that holds our own metrics.
+pub fn own(registry: &mut Registry) -> &mut Registry {
+    registry.sub_registry_with_prefix(PREFIX)
+}
+
+/// Writes all metrics in the OpenMetrics text format.
+pub fn expose(registry: &Registry) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = encode(&mut text, registry);
+    text
+}
