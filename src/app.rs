@@ -79,11 +79,20 @@ pub enum AppError {
     DrainTimeout(Duration),
 }
 
+/// Where the program listens; the real ports, also where the configuration says 0.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// The gRPC API.
+    pub api: SocketAddr,
+    /// Health and metrics.
+    pub ops: SocketAddr,
+}
+
 /// Runs the broker until a signal asks it to stop. `ready` runs once callers are welcome.
 pub async fn serve<F>(
     config: Config,
     clock: Clock,
-    ready: impl FnOnce(Arc<Broker>) -> F,
+    ready: impl FnOnce(Arc<Broker>, Addresses) -> F,
 ) -> Result<(), AppError>
 where
     F: Future<Output = ()>,
@@ -103,8 +112,9 @@ where
     let tasks = TaskTracker::new();
     let stop_ops = CancellationToken::new();
     let (readiness, health) = Readiness::new().await;
-    let ops = bind(config.listen.ops, "listen.ops").await?;
-    let api = bind(config.listen.api, "listen.api").await?;
+    let (ops, ops_address) = bind(config.listen.ops, "listen.ops").await?;
+    let (api, api_address) = bind(config.listen.api, "listen.api").await?;
+    let addresses = Addresses { api: api_address, ops: ops_address };
     tasks.spawn(ops::serve(ops, readiness.clone(), health.clone(), registry, stop_ops.clone()));
 
     let endpoint = Arc::new(Http::new(config.providers.clone(), clock)?);
@@ -141,8 +151,8 @@ where
             stop_api.clone().cancelled_owned(),
         );
     readiness.set(true).await;
-    info!(api = %config.listen.api, ops = %config.listen.ops, "ready");
-    ready(Arc::clone(&broker)).await;
+    info!(api = %addresses.api, ops = %addresses.ops, "ready");
+    ready(Arc::clone(&broker), addresses).await;
 
     let mut server = Box::pin(server);
     tokio::select! {
@@ -173,8 +183,14 @@ where
     }
 }
 
-async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|source| AppError::Bind { address, setting, source })
+async fn bind(
+    address: SocketAddr,
+    setting: &'static str,
+) -> Result<(TcpListener, SocketAddr), AppError> {
+    let failed = |source| AppError::Bind { address, setting, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let actual = listener.local_addr().map_err(failed)?;
+    Ok((listener, actual))
 }
 
 /// Opens the store. What may pass is waited for; what somebody has to mend ends the program.

@@ -26,7 +26,7 @@ pub fn start_log(log: &Log) {
     let _ = if human {
         builder.with_ansi(stdout().is_terminal()).with_target(false).try_init()
     } else {
-        builder.json().flatten_event(true).with_ansi(false).try_init()
+        builder.json().flatten_event(true).with_span_list(false).with_ansi(false).try_init()
     };
 }
 

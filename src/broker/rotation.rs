@@ -193,7 +193,11 @@ impl Broker {
         let view = self.publish(entry, grant, intent, pair, failure.is_none().then_some(tower)).await?;
         match failure {
             None => Ok(view),
-            Some(failure) => Err(self.upstream(&view.grant, failure)),
+            // The refresh token that came is unspent: the next try need not wait in doubt.
+            Some(failure) => {
+                let disposition = Disposition::NotProcessed;
+                Err(self.upstream(&view.grant, Failure { disposition, ..failure }))
+            }
         }
     }
 

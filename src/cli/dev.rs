@@ -10,7 +10,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-use crate::app;
+use crate::app::{self, Addresses};
 use crate::broker::admin::State;
 use crate::broker::error::Error;
 use crate::broker::grant::{GrantId, ProviderId};
@@ -52,10 +52,10 @@ impl Dev {
         let tasks = TaskTracker::new();
         tasks.spawn(provider.clone().serve(listener));
 
-        let banner = banner(&config, &self, upstream);
-        let ready = |broker: Arc<Broker>| async move {
+        let store = config.store.clone();
+        let ready = |broker: Arc<Broker>, addresses: Addresses| async move {
             match seed(&broker, &provider).await {
-                Ok(()) => println!("{banner}"),
+                Ok(()) => println!("{}", banner(addresses, &store, self.token_lifetime, upstream)),
                 Err(error) => eprintln!("error: the demo grants cannot be made: {error}"),
             }
         };
@@ -115,11 +115,16 @@ async fn seed(broker: &Arc<Broker>, provider: &DemoProvider) -> Result<(), Failu
     }
 }
 
-fn banner(config: &Config, dev: &Dev, upstream: SocketAddr) -> String {
-    let api = config.listen.api;
+fn banner(
+    addresses: Addresses,
+    store: &StoreConfig,
+    lifetime: Duration,
+    upstream: SocketAddr,
+) -> String {
+    let Addresses { api, ops } = addresses;
     let program = program();
     let call = |method: &str| format!("{api} tokenbroker.v1.{method}");
-    let store = match &config.store {
+    let store = match store {
         StoreConfig::Redb(path) => format!("redb:{}", path.display()),
         StoreConfig::Memory => "memory:".to_owned(),
         StoreConfig::Redis { .. } => "redis".to_owned(),
@@ -150,8 +155,7 @@ See the grants, and an error with its reason:
 
 demo/alice is kept warm: its rotations appear below. Ctrl-C stops; the next start goes on.
 "#,
-        ops = config.listen.ops,
-        lifetime = humantime::format_duration(dev.token_lifetime),
+        lifetime = humantime::format_duration(lifetime),
         get = call("TokenService/GetToken"),
         force = call("TokenService/ForceRefresh"),
         address = address(api),

@@ -16,5 +16,5 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
     if !config.listen.api.ip().is_loopback() {
         warn!(api = %config.listen.api, "anyone who reaches this address may take tokens");
     }
-    app::serve(config, Clock::system(), |_| async {}).await.map_err(|error| error.to_string())
+    app::serve(config, Clock::system(), |_, _| async {}).await.map_err(|error| error.to_string())
 }

@@ -1,0 +1,179 @@
+//! Configuration: layers, and mistakes told all at once and without their values.
+
+use std::path::Path;
+
+use token_broker::config::{Config, Environment, Problem, StoreConfig, load, schema};
+
+const CANARY: &str = "canary-secret-value";
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn file(text: &str, pairs: &[(&str, &str)]) -> Result<Config, Vec<Problem>> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.yaml");
+    std::fs::write(&path, text).unwrap();
+    load(Some(&path), &environment(pairs))
+}
+
+fn paths(problems: &[Problem]) -> Vec<&str> {
+    problems.iter().map(|problem| problem.path.as_str()).collect()
+}
+
+#[test]
+fn nothing_at_all_is_a_configuration() {
+    let config = load(None, &Environment::new()).unwrap();
+    assert_eq!(config.listen.api.to_string(), "127.0.0.1:50051");
+    assert!(matches!(config.store, StoreConfig::Redb(path) if path == Path::new("token-broker.redb")));
+}
+
+#[test]
+fn the_tutorials_variables_make_a_provider() {
+    let config = load(
+        None,
+        &environment(&[
+            ("OAUTH2_BASE_URL", "https://api.kroger.com/v1/connect/oauth2"),
+            ("CLIENT_ID", "me"),
+            ("CLIENT_SECRET", CANARY),
+            ("REDIRECT_URL", "https://example.com/callback"),
+        ]),
+    );
+    let [provider] = &config.unwrap().providers[..] else { panic!("one provider") };
+    assert_eq!(provider.id.as_str(), "default");
+    assert_eq!(provider.profile, "kroger");
+    assert_eq!(provider.token_url, "https://api.kroger.com/v1/connect/oauth2/token");
+    assert!(!format!("{provider:?}").contains(CANARY));
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let text = "listen: {api: '127.0.0.1:1', reflection: true}\ntiming: {attempts_max: 5}";
+    let variables = [
+        ("TOKEN_BROKER__LISTEN__API", "127.0.0.1:2"),
+        ("TOKEN_BROKER__LISTEN__REFLECTION", "false"),
+        ("TOKEN_BROKER__TIMING__FORCE_COOLDOWN", "1500ms"),
+        ("TOKEN_BROKER__PROVIDERS__KROGER__PROFILE", "kroger"),
+        ("TOKEN_BROKER__PROVIDERS__KROGER__CLIENT_ID", "123"),
+        ("TOKEN_BROKER__PROVIDERS__KROGER__CLIENT_SECRET", "456"),
+    ];
+    let config = file(text, &variables).unwrap();
+    assert_eq!(config.listen.api.port(), 2);
+    assert!(!config.listen.reflection);
+    assert_eq!(config.settings.force_cooldown.as_millis(), 1500);
+    assert_eq!(config.settings.attempts_max, 5);
+    assert_eq!(config.providers[0].client_id, "123", "a text stays a text");
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_and_never_a_value() {
+    let text = format!(
+        "listen: {{api: {CANARY}, opps: 1}}\n\
+         store: {{timeout: {CANARY}}}\n\
+         log: {{format: {CANARY}}}\n\
+         timing: {{attempts_max: 99, due_batch: {CANARY}}}\n\
+         providers: {{kroger: {{profile: {CANARY}, client_secret: {CANARY}}}}}\n\
+         {CANARY}x: 1\n"
+    );
+    let problems = file(&text, &[("TOKEN_BROKER__LISTEN__NONSENSE", CANARY)]).unwrap_err();
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    for path in [
+        "TOKEN_BROKER__LISTEN__NONSENSE",
+        "listen.opps",
+        "log.format",
+        "providers.kroger.client_secret",
+        "providers.kroger.profile",
+        "store.timeout",
+        "timing.attempts_max",
+        "timing.due_batch",
+    ] {
+        assert!(paths(&problems).contains(&path), "{path} is missing in {told:#?}");
+    }
+    for line in told.iter().filter(|line| !line.starts_with(&format!("{CANARY}x"))) {
+        assert!(!line.contains(CANARY), "{line}");
+    }
+    assert!(told.iter().any(|line| line == "log.format: must be one of: auto, human, json"), "{told:#?}");
+}
+
+#[test]
+fn what_the_schema_cannot_say_is_checked_too() {
+    let text = "listen: {api: '0.0.0.0:50051'}\n\
+        store: {url: 'redis://localhost'}\n\
+        log: {level: 'token_broker=loud'}\n\
+        providers:\n  kroger: {client_id: me, client_secret_file: /does/not/exist}\n  \
+        plain: {token_url: 'http://example.com/token', client_id: me, request_timeout: 60s, connect_timeout: 70s}\n";
+    let problems = file(text, &[]).unwrap_err();
+    for path in [
+        "keys.file",
+        "listen.api",
+        "log.level",
+        "providers.kroger.client_secret_file",
+        "providers.kroger.token_url",
+        "providers.plain.client_secret_file",
+        "providers.plain.connect_timeout",
+        "providers.plain.request_timeout",
+        "providers.plain.token_url",
+    ] {
+        assert!(paths(&problems).contains(&path), "{path} is missing in {problems:#?}");
+    }
+}
+
+#[test]
+fn the_door_is_opened_to_anyone_only_by_a_setting_that_says_so() {
+    let open = "listen: {api: '0.0.0.0:50051', anyone_may_take_tokens: true}";
+    assert!(file(open, &[]).is_ok());
+    let problems = file("listen: {api: '0.0.0.0:50051'}", &[]).unwrap_err();
+    assert!(problems[0].message.contains("anyone_may_take_tokens"));
+}
+
+#[test]
+fn inside_kubernetes_the_store_must_be_named() {
+    let inside = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+    assert_eq!(paths(&load(None, &environment(&[inside])).unwrap_err()), ["store.url"]);
+    let named = ("TOKEN_BROKER__STORE__URL", "redb:/data/store");
+    assert!(load(None, &environment(&[inside, named])).is_ok());
+}
+
+#[test]
+fn broken_yaml_is_placed_but_not_shown() {
+    for text in [format!("a: [{CANARY}"), format!("{CANARY}: {{"), format!("\"{CANARY}")] {
+        let problems = file(&text, &[]).unwrap_err();
+        let line = problems[0].to_string();
+        assert!(line.contains("is not valid YAML at line"), "{line}");
+        assert!(!line.contains(CANARY), "{line}");
+    }
+    assert!(file(CANARY, &[]).is_err(), "a text is no configuration");
+    assert!(file("", &[]).is_ok(), "an empty file is one");
+}
+
+#[test]
+fn the_example_is_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("deploy/config.example.yaml")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), "s").unwrap();
+    let here = dir.path().display().to_string();
+    let text = text.replace("/etc/token-broker/secrets/kroger-client-secret", &format!("{here}/secret"));
+    let text = text.replace("/etc/token-broker/secrets/redis-password", &format!("{here}/secret"));
+    let config = file(&text, &[]).unwrap();
+    assert!(matches!(config.store, StoreConfig::Redis { .. }));
+    assert_eq!(config.providers.len(), 2);
+}
+
+/// Every setting stands in the example, so that it is the manual.
+#[test]
+fn the_example_names_every_setting() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let example = std::fs::read_to_string(root.join("deploy/config.example.yaml")).unwrap();
+    let schema = schema();
+    let mut missing = Vec::new();
+    for section in schema["$defs"].as_object().unwrap().values() {
+        for name in section["properties"].as_object().into_iter().flatten().map(|(name, _)| name) {
+            // A secret never stands in a file.
+            if !example.contains(&format!("{name}:")) && name != "client_secret" {
+                missing.push(name.clone());
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+}

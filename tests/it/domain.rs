@@ -1,0 +1,347 @@
+//! Serving and rotating, on paused time.
+
+use std::time::Duration;
+
+use token_broker::proto::force_refresh_request::Rejected;
+use token_broker::proto::force_refresh_response::Outcome;
+use token_broker::proto::{
+    DeleteGrantRequest, ErrorReason, GetTokenRequest, GrantState, ListGrantsRequest,
+    RotateGrantRequest,
+};
+use tonic::Code;
+
+use crate::support::authority::Authority;
+use crate::support::world::{World, pass};
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_fetched_once_and_served_from_memory() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let first = calls.get("kroger/alice").await.unwrap();
+    let second = calls.get("kroger/alice").await.unwrap();
+    assert_eq!(first.access_token, second.access_token);
+    assert_eq!(first.ttl.unwrap().seconds, 3600);
+    assert_eq!(world.authority.posts(), 1);
+    world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_soft_token_is_served_at_once_while_one_refresh_runs() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let first = calls.get("kroger/alice").await.unwrap();
+    world.authority.delay(Duration::from_secs(5));
+    pass(2_900).await;
+    for _ in 0..20 {
+        let soft = calls.get("kroger/alice").await.unwrap();
+        assert_eq!(soft.access_token, first.access_token, "nobody waits for the refresh");
+    }
+    pass(6).await;
+    let next = calls.get("kroger/alice").await.unwrap();
+    assert_eq!(next.generation, first.generation + 1);
+    assert_eq!(world.authority.posts(), 2);
+    world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_token_is_never_served() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let first = calls.get("kroger/alice").await.unwrap();
+    pass(3_600).await;
+    let next = calls.get("kroger/alice").await.unwrap();
+    assert_ne!(next.access_token, first.access_token);
+    assert_eq!(world.authority.posts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_callers_share_one_refresh() {
+    let world = World::new();
+    world.alice().await;
+    world.authority.delay(Duration::from_millis(300));
+    let callers = (0..1_000).map(|_| {
+        let mut calls = world.calls.clone();
+        async move { calls.get("kroger/alice").await.unwrap().access_token }
+    });
+    let mut tokens = futures_util::future::join_all(callers).await;
+    tokens.dedup();
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(world.authority.posts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_outlives_the_caller_who_started_it() {
+    let world = World::new();
+    world.alice().await;
+    world.authority.delay(Duration::from_secs(3));
+    let mut calls = world.calls.clone();
+    let call = calls.get("kroger/alice");
+    assert!(tokio::time::timeout(Duration::from_secs(1), call).await.is_err(), "hangs up");
+    pass(3).await;
+    let show = world.calls.clone().show("kroger/alice").await.unwrap();
+    assert!(!show.token_fingerprint.is_empty(), "the pair was stored all the same");
+    assert_eq!(world.authority.posts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_answered_in_time_and_says_that_the_refresh_goes_on() {
+    let world = World::new();
+    world.alice().await;
+    world.authority.delay(Duration::from_secs(3));
+    let mut calls = world.calls.clone();
+    let start = tokio::time::Instant::now();
+    let error = calls.get_within("kroger/alice", Duration::from_secs(1)).await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::DeadlineExceeded, ErrorReason::RefreshInProgress));
+    assert!(start.elapsed() < Duration::from_secs(1), "before the caller's own deadline");
+    assert!(error.retry_after.is_some());
+    assert!(calls.get("kroger/alice").await.is_ok(), "the next caller joins the same refresh");
+    assert_eq!(world.authority.posts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_without_a_deadline_waits_ten_seconds_at_most() {
+    let world = World::new();
+    world.alice().await;
+    world.authority.delay(Duration::from_secs(25));
+    let start = tokio::time::Instant::now();
+    let error = world.calls.clone().get("kroger/alice").await.unwrap_err();
+    assert_eq!(error.reason, ErrorReason::RefreshInProgress);
+    assert_eq!(start.elapsed().as_secs(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_hundred_callers_who_reject_one_token_cause_one_refresh() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let old = calls.get("kroger/alice").await.unwrap();
+    pass(60).await;
+    world.authority.delay(Duration::from_millis(300));
+    let callers = (0..200).map(|_| {
+        let mut calls = world.calls.clone();
+        async move { calls.reject("kroger/alice", old.generation).await.unwrap() }
+    });
+    let answers = futures_util::future::join_all(callers).await;
+    for answer in &answers {
+        assert_eq!(answer.outcome(), Outcome::Rotated);
+        assert_eq!(answer.token.as_ref().unwrap().generation, old.generation + 1);
+    }
+    assert_eq!(world.authority.posts(), 2);
+    let late = calls.reject("kroger/alice", old.generation).await.unwrap();
+    assert_eq!(late.outcome(), Outcome::AlreadyReplaced);
+    let by_fingerprint = Rejected::RejectedFingerprint(old.fingerprint.clone());
+    let late = calls.refresh("kroger/alice", Some(by_fingerprint)).await.unwrap();
+    assert_eq!(late.outcome(), Outcome::AlreadyReplaced);
+    assert_eq!(world.authority.posts(), 2, "nobody asked the provider again");
+    world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_token_is_not_forced_again_before_the_cooldown() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let token = calls.get("kroger/alice").await.unwrap();
+    pass(4).await;
+    let error = calls.reject("kroger/alice", token.generation).await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::ResourceExhausted, ErrorReason::ForceRefreshCooldown));
+    assert_eq!(error.retry_after, Some(Duration::from_secs(6)));
+    pass(6).await;
+    assert!(calls.refresh("kroger/alice", None).await.is_ok());
+    assert_eq!(world.authority.posts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_from_the_future_is_not_an_order_to_rotate() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let token = calls.get("kroger/alice").await.unwrap();
+    pass(60).await;
+    let ahead = token.generation + 1;
+    let forced = calls.reject("kroger/alice", ahead).await.unwrap_err();
+    assert_eq!((forced.code, forced.reason), (Code::Aborted, ErrorReason::GenerationUnknown));
+    let request = GetTokenRequest {
+        grant_id: "kroger/alice".to_owned(),
+        min_generation: ahead,
+        ..GetTokenRequest::default()
+    };
+    let error = calls.ask(request.clone()).await.unwrap_err();
+    assert_eq!(error.reason, ErrorReason::GenerationUnknown);
+    assert_eq!(world.authority.posts(), 1);
+    // While a refresh is under way, it is joined.
+    world.authority.delay(Duration::from_secs(1));
+    let mut forcing = world.calls.clone();
+    let mut asking = world.calls.clone();
+    let (forced, asked) = tokio::join!(
+        forcing.reject("kroger/alice", token.generation),
+        async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            asking.ask(request).await
+        }
+    );
+    assert_eq!(asked.unwrap().access_token, forced.unwrap().token.unwrap().access_token);
+    assert_eq!(world.authority.posts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn min_ttl_refreshes_once_and_refuses_what_cannot_be() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let want = |seconds: i64| GetTokenRequest {
+        grant_id: "kroger/alice".to_owned(),
+        min_ttl: Some(prost_types::Duration { seconds, nanos: 0 }),
+        ..GetTokenRequest::default()
+    };
+    let first = calls.ask(want(60)).await.unwrap();
+    pass(1_000).await;
+    assert_eq!(calls.ask(want(2_000)).await.unwrap().generation, first.generation);
+    let longer = calls.ask(want(3_000)).await.unwrap();
+    assert_eq!(longer.generation, first.generation + 1);
+    pass(1).await;
+    for seconds in [3_600, 7_200] {
+        let error = calls.ask(want(seconds)).await.unwrap_err();
+        assert_eq!((error.code, error.reason), (Code::OutOfRange, ErrorReason::MinTtlUnsatisfiable));
+    }
+    assert_eq!(world.authority.posts(), 2);
+    let error = calls.ask(want(-1)).await.unwrap_err();
+    assert_eq!(error.reason, ErrorReason::InvalidRequest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn grants_in_use_are_refreshed_unasked_and_idle_ones_are_left_alone() {
+    let world = World::new();
+    world.start_scheduler();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let bob = world.authority.consent("bob");
+    calls.import("kroger/bob", &bob).await.unwrap();
+    let warm = world.authority.consent("warm");
+    calls.import_with("kroger/warm", &warm, false, true).await.unwrap();
+    let first = calls.get("kroger/alice").await.unwrap();
+    pass(3_500).await;
+    let generation = |grant: token_broker::proto::Grant| grant.generation;
+    let alice = generation(calls.show("kroger/alice").await.unwrap());
+    assert_eq!(alice, first.generation + 1, "in use: refreshed before expiry");
+    let before = calls.show("kroger/bob").await.unwrap();
+    assert!(before.token_fingerprint.is_empty(), "never asked for: not refreshed");
+    let warm = calls.show("kroger/warm").await.unwrap();
+    assert!(warm.generation >= warm.create_time.unwrap().seconds + 2, "kept warm");
+    pass(36_000).await;
+    let idle = generation(calls.show("kroger/alice").await.unwrap());
+    assert_eq!(idle, alice, "not asked for since: left alone");
+    world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_credentials_need_no_refresh_token() {
+    let world = World::new();
+    let mut calls = world.calls.clone();
+    calls.create("kroger/service").await.unwrap();
+    let first = calls.get("kroger/service").await.unwrap();
+    pass(3_600).await;
+    let second = calls.get("kroger/service").await.unwrap();
+    assert_eq!(second.generation, first.generation + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn operators_manage_grants() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let token = world.authority.consent("alice");
+    let error = calls.import("kroger/alice", &token).await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::AlreadyExists, ErrorReason::GrantAlreadyExists));
+    let before = calls.show("kroger/alice").await.unwrap();
+    let replaced = calls.import_with("kroger/alice", &token, true, false).await.unwrap();
+    assert!(replaced.generation > before.generation);
+    assert!(calls.get("kroger/alice").await.is_ok());
+
+    let grant = calls.show("kroger/alice").await.unwrap();
+    let rotate = |expected_generation| RotateGrantRequest {
+        grant_id: "kroger/alice".to_owned(),
+        expected_generation,
+    };
+    calls.admin.rotate_grant(rotate(grant.generation)).await.unwrap();
+    let repeated = calls.admin.rotate_grant(rotate(grant.generation)).await.unwrap_err();
+    assert_eq!(repeated.code(), Code::Aborted, "a repeated command does not rotate twice");
+
+    let delete = DeleteGrantRequest { grant_id: "kroger/alice".to_owned(), ..Default::default() };
+    calls.admin.delete_grant(delete.clone()).await.unwrap();
+    for error in [calls.get("kroger/alice").await.err(), calls.show("kroger/alice").await.err()] {
+        assert_eq!(error.unwrap().reason, ErrorReason::GrantNotFound);
+    }
+    let again = calls.admin.delete_grant(delete.clone()).await.unwrap_err();
+    assert_eq!(again.code(), Code::NotFound);
+    calls.admin.delete_grant(DeleteGrantRequest { allow_missing: true, ..delete }).await.unwrap();
+    let anew = calls.import("kroger/alice", &world.authority.consent("alice")).await.unwrap();
+    assert!(anew.generation > grant.generation, "callers never see a number go back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn grants_are_listed_page_by_page() {
+    let world = World::new();
+    let mut calls = world.calls.clone();
+    for n in 0..25 {
+        calls.create(&format!("kroger/service-{n:02}")).await.unwrap();
+    }
+    let mut request = ListGrantsRequest { page_size: 10, ..ListGrantsRequest::default() };
+    let mut names = Vec::new();
+    loop {
+        let page = calls.admin.list_grants(request.clone()).await.unwrap().into_inner();
+        names.extend(page.grants.into_iter().map(|grant| grant.grant_id));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 25);
+    request.page_token.clear();
+    request.states = vec![GrantState::ReauthRequired.into()];
+    let none = calls.admin.list_grants(request).await.unwrap().into_inner();
+    assert!(none.grants.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn malformed_requests_are_told_all_that_is_wrong() {
+    let world = World::new();
+    let mut calls = world.calls.clone();
+    let error = calls.import("Kroger Alice", "").await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::InvalidArgument, ErrorReason::InvalidRequest));
+    assert!(error.message.contains("grant_id") && error.message.contains("refresh_token"));
+    let error = calls.import("kroger/alice", "two words").await.unwrap_err();
+    assert!(!error.message.contains("two words"), "a value is never shown");
+    let error = calls.get("kroger/nobody").await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::NotFound, ErrorReason::GrantNotFound));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_built_says_so() {
+    let world = World::new();
+    let error = world.calls.clone().tokens.watch_token(token_broker::proto::WatchTokenRequest::default()).await;
+    let error = token_broker::client::CallError::from(error.err().unwrap());
+    assert_eq!((error.code, error.reason), (Code::Unimplemented, ErrorReason::NotImplemented));
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_lived_tokens_keep_flowing() {
+    let world = World::with(Authority::new().lifetime(Duration::from_secs(10)), |store| store);
+    world.start_scheduler();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let mut last = 0;
+    for _ in 0..60 {
+        let token = calls.get("kroger/alice").await.unwrap();
+        assert!(token.ttl.unwrap().seconds > 0 && token.generation >= last);
+        last = token.generation;
+        pass(1).await;
+    }
+    assert!(world.authority.posts() >= 6);
+    world.authority.audit();
+}

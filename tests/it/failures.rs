@@ -1,0 +1,323 @@
+//! What goes wrong, and what callers get meanwhile; on paused time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use token_broker::broker::store::Store;
+use token_broker::proto::{ErrorReason, GrantState};
+use token_broker::telemetry;
+use tonic::Code;
+
+use crate::support::authority::{Authority, Fault};
+use crate::support::flaky::Flaky;
+use crate::support::world::{World, pass};
+
+const ALICE: &str = "kroger/alice";
+
+#[tokio::test(start_paused = true)]
+async fn a_valid_token_is_served_while_the_provider_is_away() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let first = calls.get(ALICE).await.unwrap();
+    (0..3).for_each(|_| world.authority.next(Fault::Unreachable));
+    pass(3_560).await;
+    let served = calls.get(ALICE).await.unwrap();
+    assert_eq!(served.access_token, first.access_token);
+    assert_eq!(served.degraded_reason(), ErrorReason::ProviderUnreachable);
+    assert_eq!(calls.show(ALICE).await.unwrap().state(), GrantState::Degraded);
+    pass(2).await;
+    let next = calls.get(ALICE).await.unwrap();
+    assert_eq!(next.generation, first.generation + 1, "tried again after the pause");
+    assert_eq!(next.degraded_reason(), ErrorReason::Unspecified);
+    assert_eq!(calls.show(ALICE).await.unwrap().state(), GrantState::Active);
+    world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_valid_token_the_error_says_when_to_come_back() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    (0..3).for_each(|_| world.authority.next(Fault::Unreachable));
+    let error = calls.get(ALICE).await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::Unavailable, ErrorReason::ProviderUnreachable));
+    let error = calls.get(ALICE).await.unwrap_err();
+    assert!(error.retry_after.is_some(), "held back, not hammered");
+    tokio::time::sleep(error.retry_after.unwrap()).await;
+    assert!(calls.get(ALICE).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_grant_is_latched_and_its_token_served_to_the_end() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let first = calls.get(ALICE).await.unwrap();
+    world.authority.next(Fault::Answer(400, ""));
+    pass(3_000).await;
+    calls.get(ALICE).await.unwrap();
+    pass(1).await;
+    let served = calls.get(ALICE).await.unwrap();
+    assert_eq!(served.access_token, first.access_token);
+    assert_eq!(served.degraded_reason(), ErrorReason::GrantReauthRequired);
+    assert_eq!(calls.show(ALICE).await.unwrap().state(), GrantState::ReauthRequired);
+    pass(600).await;
+    for _ in 0..50 {
+        let error = calls.get(ALICE).await.unwrap_err();
+        assert_eq!((error.code, error.reason), (Code::FailedPrecondition, ErrorReason::GrantReauthRequired));
+    }
+    assert_eq!(calls.refresh(ALICE, None).await.unwrap_err().reason, ErrorReason::GrantReauthRequired);
+    assert_eq!(world.authority.posts(), 2, "a dead token is presented once");
+    // A new consent needs no `replace`: there is nothing left to lose.
+    calls.import(ALICE, &world.authority.consent("alice")).await.unwrap();
+    assert!(calls.get(ALICE).await.unwrap().generation > first.generation);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_refusal_never_beats_a_new_chain() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    world.authority.delay(Duration::from_secs(5));
+    world.authority.next(Fault::Answer(400, ""));
+    let mut waiting = world.calls.clone();
+    let (old, imported) = tokio::join!(waiting.get(ALICE), async {
+        pass(1).await;
+        let token = world.authority.consent("alice");
+        calls.import_with(ALICE, &token, true, false).await
+    });
+    let imported = imported.unwrap();
+    assert!(old.is_ok() || old.unwrap_err().reason != ErrorReason::GrantReauthRequired);
+    let grant = world.calls.clone().show(ALICE).await.unwrap();
+    assert_ne!(grant.state(), GrantState::ReauthRequired);
+    assert!(grant.generation >= imported.generation);
+    assert!(world.calls.clone().get(ALICE).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_pair_never_beats_a_new_chain() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    world.authority.delay(Duration::from_secs(5));
+    let mut waiting = world.calls.clone();
+    // Bob's consent replaces the chain while Alice's refresh is on the wire.
+    let bob = world.authority.consent("bob");
+    let (_, imported) = tokio::join!(waiting.get(ALICE), async {
+        pass(1).await;
+        calls.import_with(ALICE, &bob, true, false).await
+    });
+    imported.unwrap();
+    world.authority.delay(Duration::ZERO);
+    pass(60).await;
+    calls.refresh(ALICE, None).await.unwrap();
+    assert_ne!(world.authority.head("bob").unwrap(), bob, "it is bob's token that was spent");
+    world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_outcome_is_never_resent_by_guess() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let first = calls.get(ALICE).await.unwrap();
+    world.authority.next(Fault::LostAnswer);
+    pass(3_000).await;
+    calls.get(ALICE).await.unwrap();
+    pass(1).await;
+    assert_eq!(calls.show(ALICE).await.unwrap().state(), GrantState::OutcomeUnknown);
+    let served = calls.get(ALICE).await.unwrap();
+    assert_eq!(served.access_token, first.access_token);
+    assert_eq!(served.degraded_reason(), ErrorReason::RefreshOutcomeUnknown);
+    pass(7_200).await;
+    for _ in 0..20 {
+        let error = calls.get(ALICE).await.unwrap_err();
+        assert_eq!((error.code, error.reason), (Code::Unavailable, ErrorReason::RefreshOutcomeUnknown));
+        pass(100).await;
+    }
+    assert_eq!(world.authority.posts(), 2);
+    world.authority.audit();
+    calls.import_with(ALICE, &world.authority.consent("alice"), true, false).await.unwrap();
+    assert!(calls.get(ALICE).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_outcome_of_client_credentials_is_simply_tried_again() {
+    let world = World::new();
+    let mut calls = world.calls.clone();
+    calls.create("kroger/service").await.unwrap();
+    world.authority.next(Fault::LostAnswer);
+    assert!(calls.get("kroger/service").await.is_err());
+    pass(61).await;
+    assert!(calls.get("kroger/service").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_client_kills_no_grant_and_stops_the_traffic() {
+    let world = World::new();
+    let mut calls = world.calls.clone();
+    for n in 0..100 {
+        let token = world.authority.consent(&format!("person-{n}"));
+        calls.import(&format!("kroger/person-{n}"), &token).await.unwrap();
+    }
+    world.authority.next(Fault::Answer(401, ""));
+    for n in 0..100 {
+        let error = calls.get(&format!("kroger/person-{n}")).await.unwrap_err();
+        assert_eq!((error.code, error.reason), (Code::FailedPrecondition, ErrorReason::ClientCredentialsRejected));
+    }
+    assert_eq!(world.authority.posts(), 1, "one refusal is enough to know");
+    pass(61).await;
+    for n in 0..100 {
+        assert!(calls.get(&format!("kroger/person-{n}")).await.is_ok(), "{n}");
+    }
+    world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_is_honoured_for_the_whole_provider() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    calls.import("kroger/bob", &world.authority.consent("bob")).await.unwrap();
+    world.authority.next(Fault::AnswerLater(429, Duration::from_secs(40)));
+    assert!(calls.get(ALICE).await.is_err());
+    let error = calls.get("kroger/bob").await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::ResourceExhausted, ErrorReason::ProviderRateLimited));
+    assert_eq!(error.retry_after, Some(Duration::from_secs(40)));
+    assert_eq!(world.authority.posts(), 1);
+    pass(40).await;
+    assert!(calls.get("kroger/bob").await.is_ok());
+    assert!(calls.get(ALICE).await.is_ok(), "the same refresh token still works");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_refusal_is_confirmed_once() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    world.authority.next(Fault::Answer(418, ""));
+    let error = calls.get(ALICE).await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::Unavailable, ErrorReason::ProviderUnrecognizedError));
+    pass(61).await;
+    assert!(calls.get(ALICE).await.is_ok(), "it was a passing one");
+    pass(3_600).await;
+    world.authority.next(Fault::Answer(418, ""));
+    world.authority.next(Fault::Answer(418, ""));
+    assert!(calls.get(ALICE).await.is_err());
+    pass(61).await;
+    let error = calls.get(ALICE).await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::FailedPrecondition, ErrorReason::ProviderUnrecognizedError));
+    pass(3_600).await;
+    assert!(calls.get(ALICE).await.is_err());
+    assert_eq!(world.authority.posts(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_refresh_token_stays_where_no_new_one_comes() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    world.authority.next(Fault::KeepsRefreshToken);
+    calls.get(ALICE).await.unwrap();
+    pass(3_600).await;
+    assert!(calls.get(ALICE).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_in_a_broken_reply_is_kept() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let first = calls.get(ALICE).await.unwrap();
+    world.authority.next(Fault::OnlyRefreshToken);
+    pass(3_000).await;
+    calls.get(ALICE).await.unwrap();
+    pass(1).await;
+    let served = calls.get(ALICE).await.unwrap();
+    assert_eq!(served.generation, first.generation, "the old token is still good");
+    pass(2).await;
+    calls.get(ALICE).await.unwrap();
+    pass(1).await;
+    let next = calls.get(ALICE).await.unwrap();
+    assert_eq!(next.generation, first.generation + 2);
+    world.authority.audit();
+}
+
+fn switchable() -> (World, Arc<AtomicBool>) {
+    let off = Arc::new(AtomicBool::new(false));
+    let switch = Arc::clone(&off);
+    let world = World::with(Authority::new(), |store| -> Arc<dyn Store> {
+        Arc::new(Flaky { store, off: switch })
+    });
+    (world, off)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pair_that_the_store_does_not_take_is_served_and_offered_again() {
+    let (world, off) = switchable();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    calls.get(ALICE).await.unwrap();
+    pass(60).await;
+    world.authority.delay(Duration::from_secs(2));
+    let mut forcing = world.calls.clone();
+    let (forced, ()) = tokio::join!(forcing.refresh(ALICE, None), async {
+        pass(1).await;
+        off.store(true, Ordering::SeqCst);
+    });
+    let forced = forced.unwrap().token.unwrap();
+    pass(30).await;
+    assert_eq!(calls.get(ALICE).await.unwrap().access_token, forced.access_token);
+    let metrics = telemetry::expose(&world.registry);
+    assert!(metrics.contains("unpublished_pairs 1"), "{metrics}");
+    assert!(metrics.contains("refresh_persist_failures_total"), "{metrics}");
+    off.store(false, Ordering::SeqCst);
+    pass(6).await;
+    assert_eq!(calls.show(ALICE).await.unwrap().generation, forced.generation);
+    assert!(telemetry::expose(&world.registry).contains("unpublished_pairs 0"));
+    pass(3_600).await;
+    assert!(calls.get(ALICE).await.is_ok());
+    world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_store_tokens_are_served_and_nothing_is_sent() {
+    let (world, off) = switchable();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let first = calls.get(ALICE).await.unwrap();
+    off.store(true, Ordering::SeqCst);
+    pass(3_590).await;
+    let served = calls.get(ALICE).await.unwrap();
+    assert_eq!(served.access_token, first.access_token);
+    assert_eq!(served.degraded_reason(), ErrorReason::StoreUnavailable);
+    pass(60).await;
+    let error = calls.get(ALICE).await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::Unavailable, ErrorReason::StoreUnavailable));
+    let unknown = calls.get("kroger/never-seen").await.unwrap_err();
+    assert_eq!(unknown.reason, ErrorReason::StoreUnavailable, "not: there is no such grant");
+    assert_eq!(world.authority.posts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_waits_for_the_pair_and_starts_nothing_new() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    calls.import("kroger/bob", &world.authority.consent("bob")).await.unwrap();
+    calls.get(ALICE).await.unwrap();
+    pass(60).await;
+    world.authority.delay(Duration::from_secs(5));
+    let mut forcing = world.calls.clone();
+    let (forced, ()) = tokio::join!(forcing.refresh(ALICE, None), async {
+        pass(1).await;
+        world.broker.drain().await;
+    });
+    let token = forced.unwrap().token.unwrap();
+    assert_eq!(calls.get(ALICE).await.unwrap().access_token, token.access_token, "from memory");
+    let error = calls.get("kroger/bob").await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::Unavailable, ErrorReason::Draining));
+    assert_eq!(world.authority.posts(), 2);
+}

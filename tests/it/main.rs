@@ -1,0 +1,12 @@
+//! What users would miss if it broke.
+
+mod config;
+mod domain;
+mod failures;
+mod herd;
+mod program;
+mod redis_admission;
+mod secrets;
+mod store_contract;
+mod support;
+mod upstream;

@@ -1,0 +1,349 @@
+//! The contract of a store, run on each of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use tempfile::TempDir;
+use token_broker::broker::error::Reason;
+use token_broker::broker::grant::{
+    Descriptor, Fence, Generation, Grant, GrantId, GrantKind, Intent, Owner, Pair, Position,
+    ProviderId, Standing, Token, Verdict,
+};
+use token_broker::broker::store::{Claim, Merged, Publication, Seed, Store, StoreError};
+use token_broker::clock::Clock;
+use token_broker::secret::{AccessToken, RefreshToken};
+use token_broker::store::redis::Address;
+use token_broker::store::{Embedded, Keyring, Redis};
+
+use crate::support::redis::RedisServer;
+
+/// A store, and what must live as long as it does.
+struct Subject {
+    store: Arc<dyn Store>,
+    _dir: Option<TempDir>,
+    _server: Option<RedisServer>,
+}
+
+async fn subjects() -> Vec<Subject> {
+    let ring = || Arc::new(Keyring::generate());
+    let memory = Embedded::in_memory(ring(), Clock::system()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = Embedded::open(&dir.path().join("store"), ring(), Clock::system()).unwrap();
+    let server = RedisServer::start(&[]);
+    let redis = open_redis(&server, ring()).await;
+    vec![
+        Subject { store: Arc::new(memory), _dir: None, _server: None },
+        Subject { store: Arc::new(file), _dir: Some(dir), _server: None },
+        Subject { store: Arc::new(redis), _dir: None, _server: Some(server) },
+    ]
+}
+
+pub(crate) async fn open_redis(server: &RedisServer, ring: Arc<Keyring>) -> Redis {
+    let address = Address { url: server.url(), password: None, timeout: Duration::from_secs(1) };
+    Redis::open(&address, "tb", false, ring, Clock::system()).await.unwrap()
+}
+
+fn id(name: &str) -> GrantId {
+    GrantId::parse(name).unwrap()
+}
+
+fn descriptor(kind: GrantKind) -> Descriptor {
+    Descriptor {
+        provider: ProviderId::new("kroger"),
+        kind,
+        scopes: vec!["x".to_owned(), "y".to_owned()],
+        labels: BTreeMap::from([("team".to_owned(), "shop".to_owned())]),
+        keep_warm: true,
+        create_time: UNIX_EPOCH + Duration::from_millis(1_800_000_000_123),
+    }
+}
+
+fn pair(name: &str) -> Pair {
+    Pair {
+        refresh_token: Some(RefreshToken::new(format!("refresh-{name}"))),
+        refresh_token_expires_at: Some(UNIX_EPOCH + Duration::from_secs(1_900_000_000)),
+        token: Some(Token {
+            access_token: AccessToken::new(format!("access-{name}")),
+            token_type: "Bearer".to_owned(),
+            generation: Generation(7),
+            issued_at: UNIX_EPOCH + Duration::from_millis(1_800_000_000_456),
+            lifetime: Duration::from_secs(1800),
+            refresh_in: Some(Duration::from_secs(900)),
+            scopes: vec!["x".to_owned()],
+            attributes: BTreeMap::from([("instance_url".to_owned(), "https://i".to_owned())]),
+        }),
+        published_at: UNIX_EPOCH + Duration::from_millis(1_800_000_000_789),
+    }
+}
+
+fn owner(attempt: u64) -> Owner {
+    Owner { replica: "broker-0".to_owned(), boot: u64::MAX, attempt }
+}
+
+fn verdict() -> Verdict {
+    Verdict {
+        reason: Reason::GrantReauthRequired,
+        provider_error: Some("invalid_grant".to_owned()),
+        provider_status: Some(400),
+        time: UNIX_EPOCH + Duration::from_millis(1_800_000_001_000),
+    }
+}
+
+fn seed(name: &str) -> Seed {
+    Seed { descriptor: descriptor(GrantKind::RefreshToken), pair: pair(name), due_at: None }
+}
+
+fn publication(generation: Generation, fence: Fence, name: &str) -> Publication {
+    let descriptor = descriptor(GrantKind::RefreshToken);
+    Publication { generation, fence, descriptor, pair: pair(name), due_at: None }
+}
+
+async fn start(store: &dyn Store, name: &str) -> Grant {
+    store.start_chain(&id(name), None, seed("0")).await.unwrap().unwrap()
+}
+
+async fn claim(store: &dyn Store, grant: &Grant, attempt: u64) -> Intent {
+    match store.claim(&grant.id, grant.generation(), owner(attempt), None).await.unwrap() {
+        Claim::Granted(intent) => intent,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_chain_comes_back_as_it_was_stored() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        assert!(store.load(&id("a/1")).await.unwrap().is_none());
+        let started = start(store, "a/1").await;
+        let loaded = store.load(&id("a/1")).await.unwrap().unwrap();
+        assert_eq!(loaded, started);
+        assert_eq!(loaded.pair, pair("0"));
+        assert_eq!(loaded.descriptor, descriptor(GrantKind::RefreshToken));
+        assert!(loaded.generation().0 > 1_700_000_000, "begins at the Unix time");
+        assert!(store.health().await.available);
+    }
+}
+
+#[tokio::test]
+async fn a_new_chain_needs_to_know_what_it_replaces() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let first = start(store, "a/1").await;
+        assert!(store.start_chain(&id("a/1"), None, seed("1")).await.unwrap().is_none());
+        let position = Position { fence: Fence(1), ..first.position };
+        let wrong = store.start_chain(&id("a/1"), Some(position), seed("1")).await.unwrap();
+        assert!(wrong.is_none());
+        let second = store.start_chain(&id("a/1"), Some(first.position), seed("1")).await.unwrap();
+        let second = second.unwrap();
+        assert!(second.generation() > first.generation() && second.position.fence > first.position.fence);
+        assert_eq!(store.load(&id("a/1")).await.unwrap().unwrap().pair, pair("1"));
+    }
+}
+
+#[tokio::test]
+async fn a_generation_has_one_claim_at_a_time() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let grant = start(store, "a/1").await;
+        let intent = claim(store, &grant, 1).await;
+        assert!(intent.fence > grant.position.fence);
+        let again = store.claim(&grant.id, grant.generation(), owner(2), None).await.unwrap();
+        assert_eq!(again, Claim::Busy(intent.clone()), "also for the same process");
+        let loaded = store.load(&grant.id).await.unwrap().unwrap();
+        assert_eq!(loaded.intent, Some(intent.clone()));
+        let other = Intent { fence: Fence(intent.fence.0 + 1), ..intent.clone() };
+        assert!(!store.release(&grant.id, &other).await.unwrap(), "only its holder gives it back");
+        assert!(store.release(&grant.id, &intent).await.unwrap());
+        assert!(!store.release(&grant.id, &intent).await.unwrap());
+        let next = claim(store, &grant, 2).await;
+        assert!(next.fence > intent.fence);
+        let elsewhere = store.claim(&grant.id, grant.generation().next(), owner(3), None).await;
+        assert_eq!(elsewhere.unwrap(), Claim::Moved);
+        let missing = store.claim(&id("a/none"), Generation(1), owner(3), None).await;
+        assert_eq!(missing.unwrap(), Claim::Moved);
+    }
+}
+
+#[tokio::test]
+async fn kinds_that_spend_nothing_take_silent_claims_over() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let grant = start(store, "a/1").await;
+        let silent = claim(store, &grant, 1).await;
+        let hour = Some(Duration::from_secs(3600));
+        let busy = store.claim(&grant.id, grant.generation(), owner(2), hour).await.unwrap();
+        assert_eq!(busy, Claim::Busy(silent.clone()));
+        let now = Some(Duration::ZERO);
+        let taken = store.claim(&grant.id, grant.generation(), owner(2), now).await.unwrap();
+        let Claim::Granted(taken) = taken else { panic!("{taken:?}") };
+        assert!(taken.fence > silent.fence);
+        assert!(!store.release(&grant.id, &silent).await.unwrap(), "it is another's now");
+    }
+}
+
+#[tokio::test]
+async fn a_pair_is_published_once_and_frees_the_claim() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let grant = start(store, "a/1").await;
+        let intent = claim(store, &grant, 1).await;
+        let next = publication(grant.generation().next(), intent.fence, "1");
+        assert_eq!(store.merge(&grant.id, next.clone()).await.unwrap(), Merged::Published);
+        assert_eq!(store.merge(&grant.id, next.clone()).await.unwrap(), Merged::Same);
+        let loaded = store.load(&grant.id).await.unwrap().unwrap();
+        assert_eq!((loaded.generation(), loaded.intent), (next.generation, None));
+        assert_eq!(loaded.pair, pair("1"));
+        let late = publication(grant.generation(), Fence(u64::from(u32::MAX)), "late");
+        assert_eq!(store.merge(&grant.id, late).await.unwrap(), Merged::Old);
+        let missing = publication(Generation(9), Fence(9), "1");
+        assert_eq!(store.merge(&id("a/none"), missing).await.unwrap(), Merged::Missing);
+        assert!(store.load(&id("a/none")).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn of_two_pairs_of_one_generation_the_greater_fence_stays() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let grant = start(store, "a/1").await;
+        let next = grant.generation().next();
+        let at = |fence: u64, name: &str| publication(next, Fence(grant.position.fence.0 + fence), name);
+        assert_eq!(store.merge(&grant.id, at(5, "five")).await.unwrap(), Merged::Published);
+        assert_eq!(store.merge(&grant.id, at(3, "three")).await.unwrap(), Merged::Sibling);
+        assert_eq!(store.merge(&grant.id, at(3, "three")).await.unwrap(), Merged::Same);
+        assert_eq!(store.load(&grant.id).await.unwrap().unwrap().pair, pair("five"));
+        assert_eq!(store.merge(&grant.id, at(9, "nine")).await.unwrap(), Merged::Published);
+        assert_eq!(store.merge(&grant.id, at(5, "five")).await.unwrap(), Merged::Same, "kept beside it");
+        assert_eq!(store.load(&grant.id).await.unwrap().unwrap().pair, pair("nine"));
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_counts_only_while_the_claim_is_ours() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let grant = start(store, "a/1").await;
+        let intent = claim(store, &grant, 1).await;
+        let stale = Intent { fence: grant.position.fence, ..intent.clone() };
+        assert!(!store.refuse(&grant.id, &stale, &verdict()).await.unwrap());
+        assert!(store.refuse(&grant.id, &intent, &verdict()).await.unwrap());
+        assert!(store.refuse(&grant.id, &intent, &verdict()).await.unwrap(), "repeated: the same");
+        let dead = store.load(&grant.id).await.unwrap().unwrap();
+        assert_eq!(dead.standing, Standing::Refused(verdict()));
+        assert_eq!(dead.position.fence, intent.fence, "the refusal is a change of its own");
+        assert_eq!(dead.pair, pair("0"), "nothing is thrown away");
+        let claim = store.claim(&grant.id, grant.generation(), owner(2), None).await.unwrap();
+        assert_eq!(claim, Claim::Moved);
+        // A pair that was under way all the while is better news than the refusal.
+        let late = publication(grant.generation().next(), intent.fence, "late");
+        assert_eq!(store.merge(&grant.id, late).await.unwrap(), Merged::Published);
+        let alive = store.load(&grant.id).await.unwrap().unwrap();
+        assert_eq!(alive.standing, Standing::Usable);
+        assert!(!store.refuse(&grant.id, &intent, &verdict()).await.unwrap(), "too late");
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_grant_stays_deleted() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let grant = start(store, "a/1").await;
+        let intent = claim(store, &grant, 1).await;
+        let elsewhere = Position { generation: Generation(1), ..grant.position };
+        assert!(!store.delete(&grant.id, elsewhere).await.unwrap());
+        assert!(store.delete(&grant.id, grant.position).await.unwrap());
+        let tombstone = store.load(&grant.id).await.unwrap().unwrap();
+        assert_eq!(tombstone.standing, Standing::Deleted);
+        assert!(tombstone.pair.refresh_token.is_none() && tombstone.pair.token.is_none());
+        let late = publication(grant.generation().next(), intent.fence, "late");
+        assert_eq!(store.merge(&grant.id, late).await.unwrap(), Merged::Old);
+        assert!(store.list(None, 10).await.unwrap().grants.is_empty());
+        let again = store.start_chain(&grant.id, Some(tombstone.position), seed("1")).await.unwrap();
+        assert!(again.unwrap().generation() > tombstone.generation());
+        assert_eq!(store.list(None, 10).await.unwrap().grants.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_due_index_hands_each_grant_to_one_taker() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let now = Clock::system().now();
+        let long = Duration::from_secs(3600);
+        let grants = [start(store, "a/1").await, start(store, "a/2").await, start(store, "a/3").await];
+        assert!(store.take_due(10, long).await.unwrap().is_empty(), "nobody uses them");
+        store.schedule(&grants[0].id, grants[0].generation(), now).await.unwrap();
+        store.schedule(&grants[1].id, grants[1].generation(), now + long).await.unwrap();
+        store.schedule(&grants[2].id, Generation(1), now).await.unwrap();
+        assert_eq!(store.take_due(10, long).await.unwrap(), [grants[0].id.clone()]);
+        assert!(store.take_due(10, long).await.unwrap().is_empty(), "hidden");
+        // A rotation takes it out until it is used again.
+        store.schedule(&grants[0].id, grants[0].generation(), now).await.unwrap();
+        let intent = claim(store, &grants[0], 1).await;
+        let next = publication(grants[0].generation().next(), intent.fence, "1");
+        store.merge(&grants[0].id, next).await.unwrap();
+        assert!(store.take_due(10, long).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_leads_through_all_grants() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        for n in 0..23 {
+            start(store, &format!("a/{n:02}")).await;
+        }
+        let (mut cursor, mut names, mut pages) = (None, Vec::new(), 0);
+        loop {
+            let page = store.list(cursor.as_deref(), 7).await.unwrap();
+            names.extend(page.grants.into_iter().map(|grant| grant.id.to_string()));
+            pages += 1;
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!((names.len(), pages), (23, 4));
+    }
+}
+
+#[tokio::test]
+async fn redis_gets_its_functions_back_after_it_lost_them() {
+    let server = RedisServer::start(&[]);
+    let store = open_redis(&server, Arc::new(Keyring::generate())).await;
+    let grant = start(&store, "a/1").await;
+    server.cli(&["FUNCTION", "FLUSH"]);
+    claim(&store, &grant, 1).await;
+    server.cli(&["FUNCTION", "FLUSH"]);
+    assert!(store.take_due(1, Duration::from_secs(1)).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_record_copied_to_another_grant_does_not_open() {
+    let server = RedisServer::start(&[]);
+    let store = open_redis(&server, Arc::new(Keyring::generate())).await;
+    start(&store, "a/1").await;
+    start(&store, "a/2").await;
+    let keys = server.cli(&["KEYS", "tb:*:g:*"]);
+    let keys: Vec<&str> = keys.lines().collect();
+    let [one, two] = keys.as_slice() else { panic!("{keys:?}") };
+    server.cli(&["COPY", one, two, "REPLACE"]);
+    let name = two.rsplit_once(":g:").unwrap().1;
+    let error = store.load(&id(name)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unreadable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn no_key_of_a_live_grant_expires() {
+    let server = RedisServer::start(&[]);
+    let store = open_redis(&server, Arc::new(Keyring::generate())).await;
+    let grant = start(&store, "a/1").await;
+    store.delete(&grant.id, grant.position).await.unwrap();
+    let tombstone = store.load(&grant.id).await.unwrap().unwrap();
+    store.start_chain(&grant.id, Some(tombstone.position), seed("1")).await.unwrap().unwrap();
+    let info = server.cli(&["INFO", "keyspace"]);
+    assert!(info.contains("expires=0"), "{info}");
+}

@@ -1,0 +1,9 @@
+//! What the tests stand on: a strict authorization server with a ledger, worlds on paused time,
+//! real Redis servers and the real program.
+
+pub(crate) mod authority;
+pub(crate) mod calls;
+pub(crate) mod flaky;
+pub(crate) mod process;
+pub(crate) mod redis;
+pub(crate) mod world;

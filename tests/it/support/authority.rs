@@ -1,0 +1,292 @@
+//! A strict authorization server: a refresh token is good for one use, a second use revokes the
+//! family, and every use is written into a ledger that tests read as the judge.
+//!
+//! It shares no code with the broker. It is asked in process (paused time) or over HTTP.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use token_broker::broker::endpoint::{
+    Concern, Disposition, Failure, Issued, Provider, Reply, Request, TokenEndpoint,
+};
+use token_broker::broker::error::Reason;
+use token_broker::broker::grant::ProviderId;
+use token_broker::secret::{AccessToken, RefreshToken};
+
+/// What goes wrong with the next request, in order.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    /// The connection is refused: nothing arrives.
+    Unreachable,
+    /// The request is processed and the answer lost.
+    LostAnswer,
+    /// The answer is this instead, and nothing is processed.
+    Answer(u16, &'static str),
+    /// The same, and it says when to come back.
+    AnswerLater(u16, Duration),
+    /// The request is processed, but the answer holds no refresh token.
+    KeepsRefreshToken,
+    /// The request is processed, and of the answer only the refresh token can be read.
+    OnlyRefreshToken,
+}
+
+#[derive(Default)]
+struct Books {
+    /// The good refresh token of each person.
+    current: HashMap<String, String>,
+    /// Whose each refresh token is or was.
+    owner: HashMap<String, String>,
+    /// Every refresh token that arrived, in order.
+    presented: Vec<String>,
+    /// Requests of any kind that arrived.
+    posts: usize,
+    revoked: Vec<String>,
+    faults: VecDeque<Fault>,
+    serial: usize,
+    lifetime_s: u64,
+    delay: Duration,
+    secrets: Vec<String>,
+}
+
+/// The server.
+#[derive(Clone)]
+pub(crate) struct Authority(Arc<Mutex<Books>>);
+
+/// A processed request: access token and, if rotated, refresh token.
+enum Answer {
+    Pair(String, Option<String>),
+    InvalidGrant,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let books = Books { lifetime_s: 3600, ..Books::default() };
+        Self(Arc::new(Mutex::new(books)))
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.0.lock().unwrap()
+    }
+
+    pub(crate) fn lifetime(self, lifetime: Duration) -> Self {
+        self.books().lifetime_s = lifetime.as_secs();
+        self
+    }
+
+    /// Every answer takes this long.
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.books().delay = delay;
+    }
+
+    pub(crate) fn next(&self, fault: Fault) {
+        self.books().faults.push_back(fault);
+    }
+
+    /// A person consents; the family begins anew.
+    pub(crate) fn consent(&self, person: &str) -> String {
+        self.books().refresh_token(person)
+    }
+
+    /// Requests that arrived so far.
+    pub(crate) fn posts(&self) -> usize {
+        self.books().posts
+    }
+
+    /// All tokens and secrets that ever were.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        self.books().secrets.clone()
+    }
+
+    /// The good refresh token of a person.
+    pub(crate) fn head(&self, person: &str) -> Option<String> {
+        self.books().current.get(person).cloned()
+    }
+
+    /// Each refresh token came once, and no family was revoked.
+    pub(crate) fn audit(&self) {
+        let books = self.books();
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for token in &books.presented {
+            *counts.entry(token).or_default() += 1;
+        }
+        let twice: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "refresh tokens that came more than once: {twice:?}");
+        assert!(books.revoked.is_empty(), "families revoked: {:?}", books.revoked);
+    }
+
+    /// Serves over HTTP; gives the base URL.
+    pub(crate) async fn serve(&self) -> String {
+        let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        let listener = listener.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().route("/token", post(token)).with_state(self.clone());
+        #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        base
+    }
+
+    fn arrive(&self) -> (Option<Fault>, Duration) {
+        let mut books = self.books();
+        let fault = books.faults.pop_front();
+        if !matches!(fault, Some(Fault::Unreachable)) {
+            books.posts += 1;
+        }
+        (fault, books.delay)
+    }
+}
+
+impl Books {
+    fn refresh_token(&mut self, person: &str) -> String {
+        self.serial += 1;
+        let token = format!("refresh-canary-{person}-{}", self.serial);
+        self.current.insert(person.to_owned(), token.clone());
+        self.owner.insert(token.clone(), person.to_owned());
+        self.secrets.push(token.clone());
+        token
+    }
+
+    fn access_token(&mut self) -> String {
+        self.serial += 1;
+        let token = format!("access-canary-{}", self.serial);
+        self.secrets.push(token.clone());
+        token
+    }
+
+    /// `token` is presented; `rotates` says whether a new one takes its place.
+    fn spend(&mut self, token: &str, rotates: bool) -> Answer {
+        self.presented.push(token.to_owned());
+        let Some(person) = self.owner.get(token).cloned() else { return Answer::InvalidGrant };
+        if self.current.get(&person).map(String::as_str) != Some(token) {
+            self.current.remove(&person);
+            self.revoked.push(person);
+            return Answer::InvalidGrant;
+        }
+        let access = self.access_token();
+        Answer::Pair(access, rotates.then(|| self.refresh_token(&person)))
+    }
+}
+
+fn failure(reason: Reason, disposition: Disposition, concern: Concern) -> Failure {
+    let (status, provider_error, retry_after) = (None, None, None);
+    Failure { reason, disposition, concern, status, provider_error, retry_after }
+}
+
+#[async_trait]
+impl TokenEndpoint for Authority {
+    async fn exchange(&self, _: &ProviderId, request: Request) -> Reply {
+        let (fault, delay) = self.arrive();
+        tokio::time::sleep(delay).await;
+        let mut books = self.books();
+        let (access, refresh) = match (&fault, request) {
+            (Some(Fault::Unreachable), _) => {
+                return failure(Reason::ProviderUnreachable, Disposition::NotSent, Concern::Grant).into();
+            }
+            (Some(Fault::Answer(status, _)), _) => return answered(*status, None).into(),
+            (Some(Fault::AnswerLater(status, wait)), _) => return answered(*status, Some(*wait)).into(),
+            (_, Request::ClientCredentials { .. }) => (books.access_token(), None),
+            (fault, Request::RefreshToken(token)) => {
+                let rotates = !matches!(fault, Some(Fault::KeepsRefreshToken));
+                match books.spend(token.expose(), rotates) {
+                    Answer::Pair(access, refresh) => (access, refresh),
+                    Answer::InvalidGrant => return answered(400, None).into(),
+                }
+            }
+        };
+        if matches!(fault, Some(Fault::LostAnswer)) {
+            return failure(Reason::RefreshOutcomeUnknown, Disposition::Unknown, Concern::Grant).into();
+        }
+        let issued = match fault {
+            Some(Fault::OnlyRefreshToken) => {
+                Err(failure(Reason::RefreshReplyUnreadable, Disposition::Unknown, Concern::Grant))
+            }
+            _ => Ok(Issued {
+                access_token: AccessToken::new(access),
+                token_type: "Bearer".to_owned(),
+                lifetime: Duration::from_secs(books.lifetime_s),
+                refresh_in: None,
+                scopes: Vec::new(),
+                attributes: BTreeMap::new(),
+            }),
+        };
+        let refresh_token = refresh.map(RefreshToken::new);
+        Reply { refresh_token, refresh_token_lifetime: None, issued }
+    }
+
+    fn providers(&self) -> Vec<Provider> {
+        ["kroger", "other"]
+            .map(|name| Provider {
+                id: ProviderId::new(name),
+                profile: "kroger".to_owned(),
+                token_endpoint: "in process".to_owned(),
+                client_id: "id".to_owned(),
+            })
+            .to_vec()
+    }
+}
+
+/// What such a status means to the domain.
+fn answered(status: u16, retry_after: Option<Duration>) -> Failure {
+    let (reason, disposition, concern) = match status {
+        400 => (Reason::GrantReauthRequired, Disposition::Refused, Concern::Grant),
+        401 => (Reason::ClientCredentialsRejected, Disposition::NotProcessed, Concern::Provider),
+        418 => (Reason::ProviderUnrecognizedError, Disposition::NotProcessed, Concern::Grant),
+        429 => (Reason::ProviderRateLimited, Disposition::NotProcessed, Concern::Provider),
+        _ => (Reason::RefreshOutcomeUnknown, Disposition::Unknown, Concern::Grant),
+    };
+    Failure { status: Some(status), retry_after, ..failure(reason, disposition, concern) }
+}
+
+async fn token(State(authority): State<Authority>, headers: HeaderMap, body: String) -> Response {
+    let (fault, delay) = authority.arrive();
+    tokio::time::sleep(delay).await;
+    assert!(headers.contains_key("authorization"), "the client did not authenticate");
+    let form: HashMap<String, String> =
+        form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+    let mut books = authority.books();
+    match &fault {
+        Some(Fault::Answer(status, body)) => {
+            return (StatusCode::from_u16(*status).unwrap(), *body).into_response();
+        }
+        Some(Fault::AnswerLater(status, wait)) => {
+            let wait = [("retry-after", wait.as_secs().to_string())];
+            return (StatusCode::from_u16(*status).unwrap(), wait).into_response();
+        }
+        _ => {}
+    }
+    let (access, refresh) = match form["grant_type"].as_str() {
+        "client_credentials" => (books.access_token(), None),
+        _ => match books.spend(&form["refresh_token"], !matches!(fault, Some(Fault::KeepsRefreshToken))) {
+            Answer::Pair(access, refresh) => (access, refresh),
+            Answer::InvalidGrant => {
+                return (StatusCode::BAD_REQUEST, r#"{"error":"invalid_grant"}"#).into_response();
+            }
+        },
+    };
+    let mut reply = serde_json::json!({ "access_token": access, "expires_in": books.lifetime_s });
+    if let Some(refresh) = refresh {
+        reply["refresh_token"] = refresh.into();
+    }
+    match fault {
+        // Promises more than it sends, so the connection ends in the middle of the answer.
+        Some(Fault::LostAnswer) => broken(""),
+        Some(Fault::OnlyRefreshToken) => {
+            broken(&format!(r#"{{"refresh_token":{},"access_tok"#, reply["refresh_token"]))
+        }
+        _ => reply.to_string().into_response(),
+    }
+}
+
+fn broken(head: &str) -> Response {
+    let head = head.to_owned();
+    let chunks = vec![Ok(head), Err(std::io::Error::other("cut"))];
+    Response::new(Body::from_stream(tokio_stream::iter(chunks)))
+}

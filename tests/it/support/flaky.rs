@@ -1,0 +1,77 @@
+//! A real store behind a switch: while it is off, nothing reaches it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use token_broker::broker::grant::{
+    Generation, Grant, GrantId, Intent, Owner, Position, Verdict,
+};
+use token_broker::broker::store::{
+    Claim, Health, Merged, Page, Publication, Seed, Store, StoreError,
+};
+
+pub(crate) struct Flaky {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) off: Arc<AtomicBool>,
+}
+
+type Outcome<T> = Result<T, StoreError>;
+
+impl Flaky {
+    fn reach(&self) -> Outcome<&dyn Store> {
+        match self.off.load(Ordering::SeqCst) {
+            true => Err(StoreError::Unavailable("switched off".into())),
+            false => Ok(self.store.as_ref()),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Flaky {
+    async fn load(&self, id: &GrantId) -> Outcome<Option<Grant>> {
+        self.reach()?.load(id).await
+    }
+    async fn list(&self, after: Option<&str>, limit: usize) -> Outcome<Page> {
+        self.reach()?.list(after, limit).await
+    }
+    async fn start_chain(
+        &self,
+        id: &GrantId,
+        expected: Option<Position>,
+        seed: Seed,
+    ) -> Outcome<Option<Grant>> {
+        self.reach()?.start_chain(id, expected, seed).await
+    }
+    async fn claim(
+        &self,
+        id: &GrantId,
+        generation: Generation,
+        owner: Owner,
+        takeover: Option<Duration>,
+    ) -> Outcome<Claim> {
+        self.reach()?.claim(id, generation, owner, takeover).await
+    }
+    async fn release(&self, id: &GrantId, intent: &Intent) -> Outcome<bool> {
+        self.reach()?.release(id, intent).await
+    }
+    async fn merge(&self, id: &GrantId, publication: Publication) -> Outcome<Merged> {
+        self.reach()?.merge(id, publication).await
+    }
+    async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> Outcome<bool> {
+        self.reach()?.refuse(id, intent, verdict).await
+    }
+    async fn delete(&self, id: &GrantId, expected: Position) -> Outcome<bool> {
+        self.reach()?.delete(id, expected).await
+    }
+    async fn schedule(&self, id: &GrantId, generation: Generation, at: SystemTime) -> Outcome<()> {
+        self.reach()?.schedule(id, generation, at).await
+    }
+    async fn take_due(&self, limit: usize, visibility: Duration) -> Outcome<Vec<GrantId>> {
+        self.reach()?.take_due(limit, visibility).await
+    }
+    async fn health(&self) -> Health {
+        self.store.health().await
+    }
+}

@@ -1,0 +1,80 @@
+//! A real redis-server for one test.
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Longest wait for the server to answer.
+const START_MAX: Duration = Duration::from_secs(10);
+
+pub(crate) struct RedisServer {
+    process: Child,
+    pub(crate) port: u16,
+    pub(crate) dir: TempDir,
+}
+
+impl RedisServer {
+    /// Starts a server with these further arguments.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Another process may take the port between the two lines; then the server exits.
+        for _ in 0..5 {
+            let port = free_port();
+            let mut process = Command::new("redis-server")
+                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+                .arg(dir.path())
+                .args(arguments)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("redis-server is missing: run `make tools`");
+            if answers(&mut process, port) {
+                return Self { process, port, dir };
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Runs redis-cli.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
+        let output = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(arguments)
+            .output()
+            .expect("redis-cli is missing: run `make tools`");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+#[expect(clippy::disallowed_methods, reason = "waits for a real process")]
+fn answers(process: &mut Child, port: u16) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < START_MAX {
+        if process.try_wait().unwrap().is_some() {
+            return false;
+        }
+        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return true;
+        }
+        sleep(Duration::from_millis(10));
+    }
+    false
+}

@@ -1,0 +1,76 @@
+//! A broker on paused time: in-memory store, the strict authority in process, and the generated
+//! client wrapped around the generated server.
+
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use prometheus_client::registry::Registry;
+use token_broker::broker::Broker;
+use token_broker::broker::metrics::Metrics;
+use token_broker::broker::settings::Settings;
+use token_broker::broker::store::Store;
+use token_broker::clock::Clock;
+use token_broker::proto::grant_admin_service_client::GrantAdminServiceClient;
+use token_broker::proto::grant_admin_service_server::GrantAdminServiceServer;
+use token_broker::proto::token_service_client::TokenServiceClient;
+use token_broker::proto::token_service_server::TokenServiceServer;
+use token_broker::service::{Admin, Observe, Tokens};
+use token_broker::store::{Embedded, Keyring};
+
+use super::authority::Authority;
+use super::calls::Calls;
+
+/// A day in 2027, so that generations look like those of the product.
+const EPOCH: Duration = Duration::from_secs(1_800_000_000);
+
+pub(crate) struct World {
+    pub(crate) authority: Authority,
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) calls: Calls<TokenServiceServer<Tokens>, GrantAdminServiceServer<Admin>>,
+    pub(crate) registry: Arc<Registry>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(Authority::new(), |store| store)
+    }
+
+    /// `wrap` may put something between the broker and the store.
+    pub(crate) fn with(
+        authority: Authority,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Self {
+        let clock = Clock::simulated(UNIX_EPOCH + EPOCH);
+        let store = Embedded::in_memory(Arc::new(Keyring::generate()), clock).unwrap();
+        let mut registry = Registry::default();
+        let settings = Settings::default();
+        let observe = Observe::new(&mut registry, settings.caller_wait_max);
+        let metrics = Metrics::new(&mut registry);
+        let endpoint = Arc::new(authority.clone());
+        let broker = Broker::new(wrap(Arc::new(store)), endpoint, clock, settings, metrics, 7);
+        let tokens = Tokens::new(Arc::clone(&broker), Arc::clone(&observe));
+        let admin = Admin::new(Arc::clone(&broker), observe, clock.now());
+        let calls = Calls {
+            tokens: TokenServiceClient::new(TokenServiceServer::new(tokens)),
+            admin: GrantAdminServiceClient::new(GrantAdminServiceServer::new(admin)),
+        };
+        Self { authority, broker, calls, registry: Arc::new(registry) }
+    }
+
+    /// The work that goes on unasked.
+    pub(crate) fn start_scheduler(&self) {
+        #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+        tokio::spawn(Arc::clone(&self.broker).run_scheduler());
+    }
+
+    /// Alice consents and her grant is imported.
+    pub(crate) async fn alice(&self) {
+        let token = self.authority.consent("alice");
+        self.calls.clone().import("kroger/alice", &token).await.unwrap();
+    }
+}
+
+/// Lets time pass, and everything that is due in it happen.
+pub(crate) async fn pass(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
