@@ -228,7 +228,9 @@ fn key_ring(config: &Config) -> Result<Keyring, keyring::KeyringError> {
     let beside = match (&config.keys_file, &config.store) {
         (Some(named), _) => return Keyring::load(named),
         (None, StoreConfig::Memory | StoreConfig::Redis { .. }) => return Ok(Keyring::generate()),
-        (None, StoreConfig::Redb(path)) => (PathBuf::from(format!("{}.keys", path.display())), path),
+        (None, StoreConfig::Redb(path)) => {
+            (PathBuf::from(format!("{}.keys", path.display())), path)
+        }
     };
     let (ring_path, store_path) = beside;
     // A store without its ring is not a first start: a new ring could not open it.

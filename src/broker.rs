@@ -16,7 +16,7 @@ use crate::broker::endpoint::TokenEndpoint;
 use crate::broker::error::Error;
 use crate::broker::grant::{Grant, GrantId, ProviderId, Standing};
 use crate::broker::known::Entry;
-use crate::broker::metrics::Metrics;
+use crate::broker::metrics::{ByProvider, Metrics};
 use crate::broker::pacing::Hold;
 use crate::broker::settings::Settings;
 use crate::broker::store::Store;
@@ -69,6 +69,11 @@ impl Broker {
         metrics: Metrics,
         boot: u64,
     ) -> Arc<Self> {
+        // An alarm needs its counter to be there before the first failure.
+        for provider in endpoint.providers() {
+            let provider = provider.id.as_str().to_owned();
+            let _ = metrics.persist_failures.get_or_create(&ByProvider { provider });
+        }
         Arc::new(Self {
             store,
             endpoint,

@@ -59,7 +59,12 @@ struct ConfigFile {
 #[derive(Debug, Args)]
 struct Target {
     /// The broker to call.
-    #[arg(long, env = "TOKEN_BROKER_ADDRESS", default_value = "http://127.0.0.1:50051", global = true)]
+    #[arg(
+        long,
+        env = "TOKEN_BROKER_ADDRESS",
+        default_value = "http://127.0.0.1:50051",
+        global = true
+    )]
     address: String,
     /// Print JSON.
     #[arg(long, global = true)]

@@ -52,7 +52,8 @@ pub struct CallError {
 impl From<Status> for CallError {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
-        let reason = details.error_info().and_then(|info| ErrorReason::from_wire_name(&info.reason));
+        let reason =
+            details.error_info().and_then(|info| ErrorReason::from_wire_name(&info.reason));
         Self {
             code: status.code(),
             reason: reason.unwrap_or(ErrorReason::Unspecified),

@@ -96,10 +96,8 @@ impl DemoProvider {
 
     /// Answers on `listener` until the program ends.
     pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
-        let router = Router::new()
-            .route("/token", post(token))
-            .route("/me", get(me))
-            .with_state(self.inner);
+        let router =
+            Router::new().route("/token", post(token)).route("/me", get(me)).with_state(self.inner);
         axum::serve(listener, router).await
     }
 }
@@ -128,7 +126,10 @@ impl Inner {
             state.spent.extend(state.current.replace(fresh.clone()));
             state.rotations += 1;
             reply["refresh_token"] = fresh.into();
-            info!(rotations = state.rotations, "demo provider: refresh token spent, new pair issued");
+            info!(
+                rotations = state.rotations,
+                "demo provider: refresh token spent, new pair issued"
+            );
         }
         if self.save(state).is_err() {
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();

@@ -21,8 +21,7 @@ use crate::telemetry;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Everything that gRPC health is asked about.
-const SERVICES: [&str; 3] =
-    ["", "tokenbroker.v1.TokenService", "tokenbroker.v1.GrantAdminService"];
+const SERVICES: [&str; 3] = ["", "tokenbroker.v1.TokenService", "tokenbroker.v1.GrantAdminService"];
 
 /// Whether callers are welcome: the same for HTTP and gRPC.
 #[derive(Clone)]

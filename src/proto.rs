@@ -2,11 +2,7 @@
 
 use std::fmt;
 
-#[expect(
-    clippy::all,
-    clippy::pedantic,
-    reason = "generated code"
-)]
+#[expect(clippy::all, clippy::pedantic, reason = "generated code")]
 mod bindings {
     tonic::include_proto!("tokenbroker.v1");
 }
@@ -14,7 +10,8 @@ mod bindings {
 pub use bindings::*;
 
 /// Descriptors of the contract, for gRPC reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tokenbroker.binpb"));
+pub const FILE_DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/tokenbroker.binpb"));
 
 /// Domain of every `google.rpc.ErrorInfo` of this API.
 pub const ERROR_DOMAIN: &str = "tokenbroker.dev";

@@ -8,18 +8,45 @@ const TABLE: [(&str, &[&str], &[&str]); 15] = [
     ("secret", &[], &["tonic", "redis", "reqwest", "redb", "serde"]),
     ("clock", &[], &["tonic", "redis", "reqwest", "redb"]),
     ("proto", &[], &["redis", "reqwest", "redb"]),
-    ("broker", &["clock", "secret"], &["tonic", "prost", "redis", "reqwest", "redb", "serde", "axum"]),
+    (
+        "broker",
+        &["clock", "secret"],
+        &["tonic", "prost", "redis", "reqwest", "redb", "serde", "axum"],
+    ),
     ("service", &["proto", "broker", "clock", "secret"], &["redis", "reqwest", "redb", "axum"]),
     ("store", &["broker", "clock", "secret"], &["tonic", "prost", "reqwest", "axum"]),
     ("upstream", &["broker", "clock", "secret"], &["tonic", "prost", "redis", "redb", "axum"]),
-    ("config", &["broker", "store", "upstream", "secret"], &["tonic", "prost", "reqwest", "redb", "axum"]),
+    (
+        "config",
+        &["broker", "store", "upstream", "secret"],
+        &["tonic", "prost", "reqwest", "redb", "axum"],
+    ),
     ("telemetry", &["config"], &["tonic", "redis", "reqwest", "redb"]),
     ("lifecycle", &[], &["tonic", "redis", "reqwest", "redb"]),
     ("ops", &["telemetry"], &["redis", "reqwest", "redb"]),
     ("demo", &["clock", "secret", "store"], &["tonic", "redis", "reqwest", "redb"]),
     ("client", &["proto"], &["redis", "reqwest", "redb", "axum", "prometheus_client"]),
-    ("app", &["broker", "clock", "config", "lifecycle", "ops", "proto", "service", "store", "telemetry", "upstream"], &["reqwest", "redb", "redis", "axum"]),
-    ("cli", &["app", "broker", "client", "clock", "config", "demo", "proto", "store", "telemetry"], &["redis", "reqwest", "redb", "axum"]),
+    (
+        "app",
+        &[
+            "broker",
+            "clock",
+            "config",
+            "lifecycle",
+            "ops",
+            "proto",
+            "service",
+            "store",
+            "telemetry",
+            "upstream",
+        ],
+        &["reqwest", "redb", "redis", "axum"],
+    ),
+    (
+        "cli",
+        &["app", "broker", "client", "clock", "config", "demo", "proto", "store", "telemetry"],
+        &["redis", "reqwest", "redb", "axum"],
+    ),
 ];
 
 #[test]
@@ -36,7 +63,9 @@ fn modules_name_only_what_lies_below_them() {
                 text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
             let code = code.join("\n");
             for other in all.iter().filter(|other| **other != module && !below.contains(other)) {
-                if code.contains(&format!("crate::{other}::")) || code.contains(&format!("crate::{other};")) {
+                if code.contains(&format!("crate::{other}::"))
+                    || code.contains(&format!("crate::{other};"))
+                {
                     wrong.push(format!("{} names crate::{other}", file.display()));
                 }
             }
@@ -57,7 +86,8 @@ fn modules_name_only_what_lies_below_them() {
 #[test]
 fn every_module_is_in_the_table() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let known: Vec<&str> = TABLE.iter().map(|(module, ..)| *module).chain(["lib", "main"]).collect();
+    let known: Vec<&str> =
+        TABLE.iter().map(|(module, ..)| *module).chain(["lib", "main"]).collect();
     for entry in fs::read_dir(source).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();

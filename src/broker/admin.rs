@@ -210,10 +210,9 @@ impl Broker {
         };
         if state == State::ReauthRequired || state == State::OutcomeUnknown {
             let error = match &view.grant.standing {
-                Standing::Refused(verdict) => Error::GrantRefused {
-                    grant: view.grant.id.clone(),
-                    verdict: verdict.clone(),
-                },
+                Standing::Refused(verdict) => {
+                    Error::GrantRefused { grant: view.grant.id.clone(), verdict: verdict.clone() }
+                }
                 Standing::Usable | Standing::Deleted => self.outcome_unknown(&view.grant),
             };
             trouble.get_or_insert(Trouble { error, failures: 1, until: Instant::now() });

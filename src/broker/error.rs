@@ -299,4 +299,3 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
-

@@ -190,6 +190,9 @@ mod tests {
     fn stages_follow_each_other() {
         let window = Window::of(&GrantId::parse("a1").unwrap(), &token(60, None));
         let at = |s: u64| window.stage(from_unix_ms(s * 1000));
-        assert_eq!((at(29), at(30), at(50), at(60)), (Stage::Fresh, Stage::Soft, Stage::Hard, Stage::Expired));
+        assert_eq!(
+            (at(29), at(30), at(50), at(60)),
+            (Stage::Fresh, Stage::Soft, Stage::Hard, Stage::Expired)
+        );
     }
 }

@@ -110,7 +110,8 @@ impl Broker {
             _ => backoff(self.settings.retry_backoff, failures, self.settings.retry_backoff_max),
         };
         let spread = spread(&grant.id, crate::broker::grant::Generation(u64::from(failures)));
-        let asked = matches!(error, Error::Upstream { failure, .. } if failure.retry_after.is_some());
+        let asked =
+            matches!(error, Error::Upstream { failure, .. } if failure.retry_after.is_some());
         let wait =
             if asked { wait } else { wait.mul_f64(JITTER_FLOOR + (1.0 - JITTER_FLOOR) * spread) };
         *slot = Some(Trouble {

@@ -135,8 +135,7 @@ impl Broker {
 
     /// Claims the grant's generation; `None` if it moved. Waits for another live holder.
     async fn claim(&self, entry: &Entry, grant: &Grant) -> Result<Option<Intent>, Error> {
-        let takeover =
-            (!grant.descriptor.kind.spends()).then_some(self.settings.suspect_after);
+        let takeover = (!grant.descriptor.kind.spends()).then_some(self.settings.suspect_after);
         loop {
             let owner = self.next_owner();
             match self.store.claim(&entry.id, grant.generation(), owner, takeover).await? {
@@ -190,7 +189,8 @@ impl Broker {
             token,
             published_at: self.clock.now(),
         };
-        let view = self.publish(entry, grant, intent, pair, failure.is_none().then_some(tower)).await?;
+        let view =
+            self.publish(entry, grant, intent, pair, failure.is_none().then_some(tower)).await?;
         match failure {
             None => Ok(view),
             // The refresh token that came is unspent: the next try need not wait in doubt.
@@ -231,9 +231,8 @@ impl Broker {
 
     /// A second refusal of a kind that we do not know counts as final.
     fn confirmed(&self, entry: &Entry, failure: &Failure) -> bool {
-        let known = |error: &Error| {
-            error.degraded_reason() == Some(Reason::ProviderUnrecognizedError)
-        };
+        let known =
+            |error: &Error| error.degraded_reason() == Some(Reason::ProviderUnrecognizedError);
         failure.reason == Reason::ProviderUnrecognizedError
             && entry.trouble().is_some_and(|trouble| known(&trouble.error))
     }

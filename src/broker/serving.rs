@@ -101,7 +101,9 @@ impl Broker {
                 Decision::Wait { fallback } => {
                     match self.refresh(&entry, &view, Trigger::OnDemand, deadline).await {
                         Ok(_) => continue,
-                        Err(error) if fallback && view.grant.valid_token(self.clock.now()).is_some() => {
+                        Err(error)
+                            if fallback && view.grant.valid_token(self.clock.now()).is_some() =>
+                        {
                             let degraded = error.degraded_reason();
                             ("degraded", Ok(Served { view, degraded }))
                         }
@@ -155,10 +157,11 @@ impl Broker {
             let retry_after = self.settings.force_cooldown - between(published, now);
             return Err(Error::ForceRefreshCooldown { grant: id.clone(), retry_after });
         }
-        let (landed, outcome) = match self.board(&entry, view.grant.generation(), Trigger::Forced)? {
-            Boarding::Replaced(view) => (view, Outcome::AlreadyReplaced),
-            Boarding::Flight(flight) => (flight.wait(id, deadline).await?, Outcome::Rotated),
-        };
+        let (landed, outcome) =
+            match self.board(&entry, view.grant.generation(), Trigger::Forced)? {
+                Boarding::Replaced(view) => (view, Outcome::AlreadyReplaced),
+                Boarding::Flight(flight) => (flight.wait(id, deadline).await?, Outcome::Rotated),
+            };
         self.note_use(&entry, &landed);
         if landed.grant.valid_token(self.clock.now()).is_none() {
             return Err(Error::RefreshInProgress(id.clone()));
@@ -202,7 +205,11 @@ impl Broker {
         let promise = between(token.issued_at, window.hard_at);
         if want.min_ttl > promise {
             let min_ttl = want.min_ttl;
-            return Decision::Fail(Error::MinTtlUnsatisfiable { grant, min_ttl, lifetime: promise });
+            return Decision::Fail(Error::MinTtlUnsatisfiable {
+                grant,
+                min_ttl,
+                lifetime: promise,
+            });
         }
         let age = between(view.grant.pair.published_at, now);
         if age < self.settings.force_cooldown {

@@ -43,8 +43,9 @@ impl Dev {
             move |error: std::io::Error| format!("{dir}: {what}: {error}")
         };
         fs::create_dir_all(&self.dir).map_err(told("cannot be made"))?;
-        let provider = DemoProvider::open(&self.dir.join("provider.json"), self.token_lifetime, clock)
-            .map_err(told("the demo provider's memory cannot be read"))?;
+        let provider =
+            DemoProvider::open(&self.dir.join("provider.json"), self.token_lifetime, clock)
+                .map_err(told("the demo provider's memory cannot be read"))?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(told("loopback"))?;
         let upstream = listener.local_addr().map_err(told("loopback"))?;
         let config = self.config(&provider, upstream)?;
@@ -66,7 +67,9 @@ impl Dev {
     fn config(&self, provider: &DemoProvider, upstream: SocketAddr) -> Result<Config, Failure> {
         let mut layered: Environment = environment()
             .into_iter()
-            .filter(|(name, _)| !name.starts_with("TOKEN_BROKER__PROVIDERS__") && name != "OAUTH2_BASE_URL")
+            .filter(|(name, _)| {
+                !name.starts_with("TOKEN_BROKER__PROVIDERS__") && name != "OAUTH2_BASE_URL"
+            })
             .collect();
         let mut set = |name: &str, value: String| {
             layered.entry(format!("TOKEN_BROKER__{name}")).or_insert(value);
@@ -79,7 +82,10 @@ impl Dev {
         set("PROVIDERS__DEMO__CLIENT_SECRET", provider.client_secret().expose().to_owned());
         config::load(None, &layered).map_err(|problems| {
             let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            format!("the configuration is wrong (exit code of `serve`: {EXIT_CONFIG})\n{}", lines.join("\n"))
+            format!(
+                "the configuration is wrong (exit code of `serve`: {EXIT_CONFIG})\n{}",
+                lines.join("\n")
+            )
         })
     }
 }
@@ -98,7 +104,9 @@ async fn seed(broker: &Arc<Broker>, provider: &DemoProvider) -> Result<(), Failu
     };
     let alice = grant("demo/alice")?;
     let usable = match broker.show_grant(&alice).await {
-        Ok(overview) => overview.state != State::ReauthRequired && overview.view.grant.intent.is_none(),
+        Ok(overview) => {
+            overview.state != State::ReauthRequired && overview.view.grant.intent.is_none()
+        }
         Err(_) => false,
     };
     if !usable || !provider.knows_alice() {
@@ -108,7 +116,8 @@ async fn seed(broker: &Arc<Broker>, provider: &DemoProvider) -> Result<(), Failu
     let service = grant("demo/service")?;
     match broker.show_grant(&service).await {
         Err(Error::GrantNotFound(_)) => {
-            let made = broker.create_grant(NewGrant { keep_warm: false, ..new(service, None) }).await;
+            let made =
+                broker.create_grant(NewGrant { keep_warm: false, ..new(service, None) }).await;
             made.map(drop).map_err(|error| error.to_string())
         }
         other => other.map(drop).map_err(|error| error.to_string()),

@@ -58,9 +58,9 @@ fn read(path: &Path) -> Result<Value, Problem> {
         .map_err(|error| Problem::new(&shown, format!("cannot be read: {error}")))?;
     // Only the place is told: the text around it may hold a secret.
     let value: Option<Value> = serde_saphyr::from_str(&text).map_err(|error| {
-        let place = error.location().map_or(String::new(), |at| {
-            format!(" at line {}, column {}", at.line(), at.column())
-        });
+        let place = error
+            .location()
+            .map_or(String::new(), |at| format!(" at line {}, column {}", at.line(), at.column()));
         Problem::new(&shown, format!("is not valid YAML{place}"))
     })?;
     Ok(value.unwrap_or_else(|| Value::Object(Map::new())))
@@ -141,7 +141,8 @@ fn resolve<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
         return root.pointer(target.trim_start_matches('#')).map_or(node, |at| resolve(root, at));
     }
     let choices = node.get("anyOf").and_then(Value::as_array);
-    let choice = choices.and_then(|all| all.iter().find(|one| one.get("type") != Some(&"null".into())));
+    let choice =
+        choices.and_then(|all| all.iter().find(|one| one.get("type") != Some(&"null".into())));
     choice.map_or(node, |choice| resolve(root, choice))
 }
 
@@ -177,7 +178,8 @@ fn validate(tree: &Value, schema: &Value) -> Vec<Problem> {
                 }
             }
             ValidationErrorKind::Pattern { pattern } if pattern.contains("ms|s") => {
-                problems.push(Problem::new(path, "must be a time such as 500ms, 10s, 5m, 1h or 7d"));
+                problems
+                    .push(Problem::new(path, "must be a time such as 500ms, 10s, 5m, 1h or 7d"));
             }
             ValidationErrorKind::AnyOf { .. } | ValidationErrorKind::OneOfNotValid { .. } => {
                 problems.push(Problem::new(path, expectation(schema, &error)));

@@ -11,9 +11,7 @@ use crate::broker::grant::ProviderId;
 use crate::broker::settings::Settings;
 use crate::config::file::{self, File};
 use crate::config::profile::Defaults;
-use crate::config::{
-    Config, Environment, Listen, Log, LogFormat, Problem, Shutdown, StoreConfig,
-};
+use crate::config::{Config, Environment, Listen, Log, LogFormat, Problem, Shutdown, StoreConfig};
 use crate::secret::ClientSecret;
 use crate::store::redis::Address;
 use crate::upstream::{BasicEncoding, ClientAuth, Provider, Rule, Verdict};
@@ -56,10 +54,8 @@ pub(super) fn settle(file: File, environment: &Environment) -> Result<Config, Ve
     if log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
         problems.push(Problem::new("log.level", "must be error, warn, info, debug or trace"));
     }
-    let shutdown = Shutdown {
-        drain_delay: file.shutdown.drain_delay.0,
-        drain_max: file.shutdown.drain_max.0,
-    };
+    let shutdown =
+        Shutdown { drain_delay: file.shutdown.drain_delay.0, drain_max: file.shutdown.drain_max.0 };
     match (listen, store, problems.is_empty()) {
         (Some(listen), Some(store), true) => Ok(Config {
             listen,
@@ -78,7 +74,10 @@ fn listen(section: &file::Listen, problems: &mut Vec<Problem>) -> Option<Listen>
     let mut address = |path: &str, text: &str| {
         let parsed: Option<SocketAddr> = text.parse().ok();
         if parsed.is_none() {
-            problems.push(Problem::new(path, "must be an IP address and port, such as 127.0.0.1:50051"));
+            problems.push(Problem::new(
+                path,
+                "must be an IP address and port, such as 127.0.0.1:50051",
+            ));
         }
         parsed
     };
@@ -148,7 +147,10 @@ fn provider(name: &str, section: &file::Provider, problems: &mut Vec<Problem>) -
     let before = problems.len();
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     if name.is_empty() || !name.chars().all(allowed) {
-        problems.push(Problem::new(format!("providers.{name}"), "a provider's name is of a-z, 0-9, '_' and '-'"));
+        problems.push(Problem::new(
+            format!("providers.{name}"),
+            "a provider's name is of a-z, 0-9, '_' and '-'",
+        ));
     }
     let defaults = Defaults::of(section.profile);
     let base = section.base_url.as_deref().or(defaults.base_url);
@@ -211,7 +213,10 @@ fn provider(name: &str, section: &file::Provider, problems: &mut Vec<Problem>) -
 /// Tokens travel only under TLS, or within this machine.
 fn endpoint(path: &str, text: &str, problems: &mut Vec<Problem>) -> Option<String> {
     let Ok(url) = Url::parse(text) else {
-        problems.push(Problem::new(path, "must be an absolute URL, such as https://example.com/oauth2"));
+        problems.push(Problem::new(
+            path,
+            "must be an absolute URL, such as https://example.com/oauth2",
+        ));
         return None;
     };
     let local = match url.host() {
@@ -270,7 +275,8 @@ fn secret(path: &Path) -> Result<ClientSecret, String> {
     if length.len() > SECRET_LEN_MAX {
         return Err(format!("{shown} is too long for a secret"));
     }
-    let text = fs::read_to_string(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let text =
+        fs::read_to_string(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     if text.is_empty() {

@@ -40,7 +40,10 @@ impl Admin {
         Some(convert::grant(overview, self.broker.clock().now()))
     }
 
-    fn hold(&self, provider: &endpoint::Provider) -> Option<(endpoint::Failure, std::time::Duration)> {
+    fn hold(
+        &self,
+        provider: &endpoint::Provider,
+    ) -> Option<(endpoint::Failure, std::time::Duration)> {
         let hold = self.broker.provider_hold(&provider.id)?;
         Some((hold.failure, hold.until.saturating_duration_since(Instant::now())))
     }

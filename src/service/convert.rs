@@ -60,13 +60,18 @@ impl Checks {
             self.fail("provider_id", "is required; `token-broker grant providers` lists them");
         }
         let word = |scope: &String| {
-            !scope.is_empty() && scope.chars().all(|c| c.is_ascii_graphic() && c != '"' && c != '\\')
+            !scope.is_empty()
+                && scope.chars().all(|c| c.is_ascii_graphic() && c != '"' && c != '\\')
         };
         if scopes.len() > SCOPES_MAX || !scopes.iter().all(word) {
-            self.fail("scopes", "must be at most 100 words of visible ASCII (RFC 6749 section 3.3)");
+            self.fail(
+                "scopes",
+                "must be at most 100 words of visible ASCII (RFC 6749 section 3.3)",
+            );
         }
         let long = |text: &String| text.len() > LABEL_LEN_MAX;
-        if labels.len() > LABELS_MAX || labels.iter().any(|(name, value)| long(name) || long(value)) {
+        if labels.len() > LABELS_MAX || labels.iter().any(|(name, value)| long(name) || long(value))
+        {
             self.fail("labels", "must be at most 32, names and values at most 256 bytes long");
         }
     }
@@ -233,7 +238,10 @@ pub(super) fn grant(overview: &Overview, now: SystemTime) -> proto::Grant {
         last_refresh_time: token.map(|_| grant.pair.published_at.into()),
         next_refresh_time: token.map(|(_, window)| window.soft_at.into()),
         consecutive_failures: i32::try_from(failures).unwrap_or(i32::MAX),
-        last_failure: overview.trouble.as_ref().map(|trouble| failure(trouble, overview.state, now)),
+        last_failure: overview
+            .trouble
+            .as_ref()
+            .map(|trouble| failure(trouble, overview.state, now)),
         create_time: Some(descriptor.create_time.into()),
         etag: grant.etag(),
     }

@@ -65,13 +65,16 @@ impl Observe {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let mut record = Record { observe: self, method, start: Instant::now(), code: Code::Cancelled };
+        let mut record =
+            Record { observe: self, method, start: Instant::now(), code: Code::Cancelled };
         let deadline = record.start + self.budget(request.metadata());
         // The domain gives up at its deadline by itself; this bounds what waits for the store.
-        let result = match timeout_at(deadline + ANSWER_LEAD / 2, run(request.into_inner(), deadline)).await {
-            Ok(result) => result,
-            Err(_elapsed) => Err(late()),
-        };
+        let result =
+            match timeout_at(deadline + ANSWER_LEAD / 2, run(request.into_inner(), deadline)).await
+            {
+                Ok(result) => result,
+                Err(_elapsed) => Err(late()),
+            };
         match result {
             Ok(response) => {
                 record.code = Code::Ok;
@@ -88,7 +91,8 @@ impl Observe {
 
     /// How long this call may take.
     fn budget(&self, metadata: &MetadataMap) -> Duration {
-        let Some(given) = metadata.get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?))
+        let Some(given) =
+            metadata.get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?))
         else {
             return self.wait_max;
         };

@@ -43,7 +43,9 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         Error::RefreshInProgress(_) => {
             (Code::DeadlineExceeded, ErrorReason::RefreshInProgress, soon)
         }
-        Error::ProviderNotConfigured(_) => (Code::NotFound, ErrorReason::ProviderNotConfigured, None),
+        Error::ProviderNotConfigured(_) => {
+            (Code::NotFound, ErrorReason::ProviderNotConfigured, None)
+        }
         Error::Upstream { failure, retry_after, .. } => {
             let code = upstream_code(failure.reason);
             let waits = matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::Aborted);
@@ -111,7 +113,8 @@ pub(crate) fn foreign(status: &Status) -> Option<Status> {
     if status.code() == Code::Ok || !status.details().is_empty() {
         return None;
     }
-    let malformed = matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::Internal);
+    let malformed =
+        matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::Internal);
     let (code, reason) = match status.code() {
         Code::Unimplemented => (Code::Unimplemented, ErrorReason::NotImplemented),
         _ if malformed => (Code::InvalidArgument, ErrorReason::InvalidRequest),

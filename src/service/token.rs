@@ -71,6 +71,8 @@ impl TokenService for Tokens {
         request: Request<WatchTokenRequest>,
     ) -> Result<Response<Events>, Status> {
         const METHOD: &str = "tokenbroker.v1.TokenService/WatchToken";
-        self.observe.call(METHOD, request, |_, _| async { Err(Error::NotImplemented("WatchToken")) }).await
+        self.observe
+            .call(METHOD, request, |_, _| async { Err(Error::NotImplemented("WatchToken")) })
+            .await
     }
 }

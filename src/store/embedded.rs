@@ -42,7 +42,11 @@ type Outcome<T> = Result<T, StoreError>;
 
 impl Embedded {
     /// Opens the file, or makes it.
-    pub fn open(path: &Path, ring: Arc<crate::store::Keyring>, clock: Clock) -> Result<Self, OpenError> {
+    pub fn open(
+        path: &Path,
+        ring: Arc<crate::store::Keyring>,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
         let shown: PathBuf = path.to_owned();
         let database = Database::create(path).map_err(|error| refusal(&shown, &error))?;
         Self::with(database, ring, clock, "redb")
@@ -413,7 +417,9 @@ fn refusal(path: &Path, error: &DatabaseError) -> OpenError {
             format!("{path} was written by an older format; export it with the older version")
         }
         DatabaseError::Storage(redb::StorageError::Io(error)) => {
-            format!("{path} cannot be opened: {error}; is it a token-broker store, and may we write there?")
+            format!(
+                "{path} cannot be opened: {error}; is it a token-broker store, and may we write there?"
+            )
         }
         _ => format!(
             "{path} is damaged ({error}); keep a copy of it, restore a backup, or name another file in `store.url`"

@@ -52,10 +52,14 @@ impl std::fmt::Debug for Keyring {
 #[derive(Debug, Error)]
 pub enum KeyringError {
     /// The file is not there.
-    #[error("the key ring {0} does not exist; make one with `token-broker keys generate --file {0}`, or restore the one that the store was sealed with")]
+    #[error(
+        "the key ring {0} does not exist; make one with `token-broker keys generate --file {0}`, or restore the one that the store was sealed with"
+    )]
     Missing(String),
     /// The file is there already.
-    #[error("{0} exists; a key ring is never overwritten, because the store cannot be opened without it")]
+    #[error(
+        "{0} exists; a key ring is never overwritten, because the store cannot be opened without it"
+    )]
     Exists(String),
     /// The file cannot be read or written.
     #[error("the key ring {path}: {source}")]
@@ -126,7 +130,11 @@ impl Keyring {
                 .iter()
                 .map(|(id, key)| RingKey {
                     id: id.to_string(),
-                    state: if *id == self.active { KeyState::Active } else { KeyState::DecryptOnly },
+                    state: if *id == self.active {
+                        KeyState::Active
+                    } else {
+                        KeyState::DecryptOnly
+                    },
                     key: STANDARD.encode(key.as_ref()),
                 })
                 .collect(),
@@ -146,12 +154,11 @@ impl Keyring {
     /// Reads a ring from a file.
     pub fn load(path: &Path) -> Result<Self, KeyringError> {
         let name = path.display().to_string();
-        let text = fs::read_to_string(path).map(Zeroizing::new).map_err(|source| {
-            match source.kind() {
+        let text =
+            fs::read_to_string(path).map(Zeroizing::new).map_err(|source| match source.kind() {
                 std::io::ErrorKind::NotFound => KeyringError::Missing(name.clone()),
                 _ => KeyringError::Io { path: name.clone(), source },
-            }
-        })?;
+            })?;
         Self::parse(&text).map_err(|why| KeyringError::Malformed { path: name, why })
     }
 

@@ -146,7 +146,8 @@ impl Codec {
         pair: &Pair,
     ) -> Blob {
         let plain = Zeroizing::new(serde_json::to_vec(&Secrets::from(pair)).unwrap_or_default());
-        let context = self.context(id, position.generation.0, position.fence.0, &About::from(descriptor));
+        let context =
+            self.context(id, position.generation.0, position.fence.0, &About::from(descriptor));
         Blob(self.ring.seal(&context, &plain))
     }
 

@@ -89,10 +89,15 @@ impl Redis {
     fn next_chain(&self, known: Option<&Record>) -> (Position, String, String) {
         let now = self.clock.now();
         let position = Position {
-            generation: Generation::of_new_chain(known.map(|known| Generation(known.generation)), now),
+            generation: Generation::of_new_chain(
+                known.map(|known| Generation(known.generation)),
+                now,
+            ),
             fence: Fence::after(Fence(known.map_or(0, |known| known.last_fence)), unix_ms(now)),
         };
-        let expected = |value: fn(&Record) -> u64| known.map_or(String::new(), |known| value(known).to_string());
+        let expected = |value: fn(&Record) -> u64| {
+            known.map_or(String::new(), |known| value(known).to_string())
+        };
         (position, expected(|known| known.generation), expected(|known| known.last_fence))
     }
 }
@@ -108,11 +113,16 @@ impl Store for Redis {
         let (first, name) = cursor(after)?;
         let mut pipeline = redis::pipe();
         for shard in first..SHARDS {
-            let from = if shard == first && !name.is_empty() { format!("({name}") } else { "-".to_owned() };
+            let from = if shard == first && !name.is_empty() {
+                format!("({name}")
+            } else {
+                "-".to_owned()
+            };
             let range = pipeline.cmd("ZRANGEBYLEX").arg(self.ids_key(shard)).arg(from).arg("+");
             range.arg("LIMIT").arg(0).arg(limit + 1);
         }
-        let names: Vec<Vec<String>> = self.session.pipeline(&pipeline).await.map_err(unavailable)?;
+        let names: Vec<Vec<String>> =
+            self.session.pipeline(&pipeline).await.map_err(unavailable)?;
         let mut ids = Vec::new();
         for name in names.into_iter().flatten().take(limit + 1) {
             ids.push(stored_id(&name)?);
@@ -128,7 +138,9 @@ impl Store for Redis {
             }
             let rows: Vec<Fields> = self.session.pipeline(&pipeline).await.map_err(unavailable)?;
             for (id, fields) in ids.iter().zip(&rows) {
-                if let Some(record) = record(id, fields)?.filter(|record| record.deleted_at.is_none()) {
+                if let Some(record) =
+                    record(id, fields)?.filter(|record| record.deleted_at.is_none())
+                {
                     grants.push(self.codec.open(id, &record)?);
                 }
             }
@@ -184,7 +196,8 @@ impl Store for Redis {
         takeover: Option<Duration>,
     ) -> Outcome<Claim> {
         let [grant, ..] = self.keys(id);
-        let stored_owner = serde_json::to_vec(&StoredOwner::from(owner.clone())).unwrap_or_default();
+        let stored_owner =
+            serde_json::to_vec(&StoredOwner::from(owner.clone())).unwrap_or_default();
         let lease = takeover.map_or(String::new(), |lease| lease.as_millis().to_string());
         let arguments: [&[u8]; 3] = [&text(generation.0), &stored_owner, lease.as_bytes()];
         let answer: Vec<String> =
@@ -248,12 +261,8 @@ impl Store for Redis {
         let [grant, due, _] = self.keys(id);
         let stored = StoredVerdict::new(intent.fence, verdict);
         let stored = serde_json::to_vec(&stored).unwrap_or_default();
-        let arguments: [&[u8]; 4] = [
-            &text(intent.generation.0),
-            &text(intent.fence.0),
-            &stored,
-            id.as_str().as_bytes(),
-        ];
+        let arguments: [&[u8]; 4] =
+            [&text(intent.generation.0), &text(intent.fence.0), &stored, id.as_str().as_bytes()];
         let refused: u64 =
             self.session.call("refuse", &[&grant, &due], &arguments).await.map_err(unavailable)?;
         Ok(refused == 1)
@@ -297,8 +306,11 @@ impl Store for Redis {
         let [grant, due, _] = self.keys(id);
         let due_at = text(unix_ms(due_at));
         let arguments: [&[u8]; 3] = [&text(generation.0), &due_at, id.as_str().as_bytes()];
-        let _: u64 =
-            self.session.call("schedule", &[&grant, &due], &arguments).await.map_err(unavailable)?;
+        let _: u64 = self
+            .session
+            .call("schedule", &[&grant, &due], &arguments)
+            .await
+            .map_err(unavailable)?;
         Ok(())
     }
 

@@ -46,7 +46,12 @@ pub(crate) fn release(record: &mut Record, intent: &Intent) -> bool {
 }
 
 /// Publishes or heals: the greater (generation, fence) stays.
-pub(crate) fn merge(record: &mut Record, position: Position, blob: Blob, due_at: Option<u64>) -> Merged {
+pub(crate) fn merge(
+    record: &mut Record,
+    position: Position,
+    blob: Blob,
+    due_at: Option<u64>,
+) -> Merged {
     let (generation, fence) = (position.generation.0, position.fence.0);
     // A tombstone keeps out whatever is not above it.
     if record.generation > generation
@@ -107,7 +112,8 @@ pub(crate) fn delete(record: &mut Record, position: Position, now_ms: u64) {
 }
 
 fn holds(record: &Record, intent: &Intent) -> bool {
-    record.intent.as_ref().is_some_and(|held| {
-        held.generation == intent.generation.0 && held.fence == intent.fence.0
-    })
+    record
+        .intent
+        .as_ref()
+        .is_some_and(|held| held.generation == intent.generation.0 && held.fence == intent.fence.0)
 }

@@ -46,14 +46,22 @@ pub(crate) fn judge(provider: &Provider, raw: &Raw<'_>) -> Reply {
     };
     Reply {
         refresh_token: text(&fields, "refresh_token").map(RefreshToken::new),
-        refresh_token_lifetime: ["refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"]
-            .iter()
-            .find_map(|name| seconds(fields.get(*name)?)),
+        refresh_token_lifetime: [
+            "refresh_token_expires_in",
+            "x_refresh_token_expires_in",
+            "refresh_expires_in",
+        ]
+        .iter()
+        .find_map(|name| seconds(fields.get(*name)?)),
         issued: issued(provider, raw, &fields),
     }
 }
 
-fn issued(provider: &Provider, raw: &Raw<'_>, fields: &Map<String, Value>) -> Result<Issued, Failure> {
+fn issued(
+    provider: &Provider,
+    raw: &Raw<'_>,
+    fields: &Map<String, Value>,
+) -> Result<Issued, Failure> {
     if fields.get("error").is_some_and(|error| !error.is_null()) {
         return Err(refused(provider, raw, Some(fields)));
     }
@@ -283,10 +291,10 @@ pub(crate) mod tests {
         assert_eq!(issued.access_token, AccessToken::new("a"));
         assert_eq!((issued.token_type.as_str(), issued.lifetime.as_secs()), ("bearer", 1800));
         assert_eq!(issued.scopes, ["x", "y"]);
-        assert_eq!(issued.attributes.into_iter().collect::<Vec<_>>(), [(
-            "instance_url".to_owned(),
-            "https://i".to_owned()
-        )]);
+        assert_eq!(
+            issued.attributes.into_iter().collect::<Vec<_>>(),
+            [("instance_url".to_owned(), "https://i".to_owned())]
+        );
     }
 
     #[test]
@@ -322,7 +330,9 @@ pub(crate) mod tests {
 
     #[test]
     fn no_new_refresh_token_unless_one_is_given() {
-        for member in ["", r#","refresh_token":null"#, r#","refresh_token":"""#, r#","refresh_token":7"#] {
+        for member in
+            ["", r#","refresh_token":null"#, r#","refresh_token":"""#, r#","refresh_token":7"#]
+        {
             let reply = reply(200, &format!(r#"{{"access_token":"a"{member}}}"#));
             assert!(reply.refresh_token.is_none() && reply.issued.is_ok(), "{member}");
         }
@@ -352,12 +362,37 @@ pub(crate) mod tests {
         (400, r#"{"error":"invalid_grant"}"#, Reason::GrantReauthRequired, Disposition::Refused),
         (403, r#"{"error":"invalid_grant"}"#, Reason::GrantReauthRequired, Disposition::Refused),
         (200, r#"{"error":"invalid_grant"}"#, Reason::GrantReauthRequired, Disposition::Refused),
-        (400, r#"{"errors":"Missing/Invalid Refresh Token"}"#, Reason::GrantReauthRequired, Disposition::Refused),
-        (400, r#"{"error":"login_required"}"#, Reason::GrantInteractionRequired, Disposition::Refused),
-        (401, r#"{"error":"invalid_client"}"#, Reason::ClientCredentialsRejected, Disposition::NotProcessed),
-        (400, r#"{"error":"invalid_client"}"#, Reason::ClientCredentialsRejected, Disposition::NotProcessed),
+        (
+            400,
+            r#"{"errors":"Missing/Invalid Refresh Token"}"#,
+            Reason::GrantReauthRequired,
+            Disposition::Refused,
+        ),
+        (
+            400,
+            r#"{"error":"login_required"}"#,
+            Reason::GrantInteractionRequired,
+            Disposition::Refused,
+        ),
+        (
+            401,
+            r#"{"error":"invalid_client"}"#,
+            Reason::ClientCredentialsRejected,
+            Disposition::NotProcessed,
+        ),
+        (
+            400,
+            r#"{"error":"invalid_client"}"#,
+            Reason::ClientCredentialsRejected,
+            Disposition::NotProcessed,
+        ),
         (401, "", Reason::ClientCredentialsRejected, Disposition::NotProcessed),
-        (400, r#"{"error":"unauthorized_client"}"#, Reason::ClientNotAuthorized, Disposition::NotProcessed),
+        (
+            400,
+            r#"{"error":"unauthorized_client"}"#,
+            Reason::ClientNotAuthorized,
+            Disposition::NotProcessed,
+        ),
         (400, r#"{"error":"invalid_scope"}"#, Reason::ScopeNotGranted, Disposition::NotProcessed),
         (404, "<html>", Reason::ProviderEndpointMisconfigured, Disposition::NotProcessed),
         (307, "", Reason::ProviderEndpointMisconfigured, Disposition::NotProcessed),
@@ -375,7 +410,11 @@ pub(crate) mod tests {
     fn strict_on_failure() {
         for (status, body, reason, disposition) in REFUSALS {
             let failure = reply(status, body).issued.unwrap_err();
-            assert_eq!((failure.reason, failure.disposition), (reason, disposition), "{status} {body}");
+            assert_eq!(
+                (failure.reason, failure.disposition),
+                (reason, disposition),
+                "{status} {body}"
+            );
         }
     }
 

@@ -25,7 +25,9 @@ fn paths(problems: &[Problem]) -> Vec<&str> {
 fn nothing_at_all_is_a_configuration() {
     let config = load(None, &Environment::new()).unwrap();
     assert_eq!(config.listen.api.to_string(), "127.0.0.1:50051");
-    assert!(matches!(config.store, StoreConfig::Redb(path) if path == Path::new("token-broker.redb")));
+    assert!(
+        matches!(config.store, StoreConfig::Redb(path) if path == Path::new("token-broker.redb"))
+    );
 }
 
 #[test]
@@ -92,7 +94,10 @@ fn all_mistakes_are_told_at_once_and_never_a_value() {
     for line in told.iter().filter(|line| !line.starts_with(&format!("{CANARY}x"))) {
         assert!(!line.contains(CANARY), "{line}");
     }
-    assert!(told.iter().any(|line| line == "log.format: must be one of: auto, human, json"), "{told:#?}");
+    assert!(
+        told.iter().any(|line| line == "log.format: must be one of: auto, human, json"),
+        "{told:#?}"
+    );
 }
 
 #[test]
@@ -153,7 +158,8 @@ fn the_example_is_valid() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("secret"), "s").unwrap();
     let here = dir.path().display().to_string();
-    let text = text.replace("/etc/token-broker/secrets/kroger-client-secret", &format!("{here}/secret"));
+    let text =
+        text.replace("/etc/token-broker/secrets/kroger-client-secret", &format!("{here}/secret"));
     let text = text.replace("/etc/token-broker/secrets/redis-password", &format!("{here}/secret"));
     let config = file(&text, &[]).unwrap();
     assert!(matches!(config.store, StoreConfig::Redis { .. }));

@@ -94,7 +94,10 @@ async fn a_deadline_is_answered_in_time_and_says_that_the_refresh_goes_on() {
     let mut calls = world.calls.clone();
     let start = tokio::time::Instant::now();
     let error = calls.get_within("kroger/alice", Duration::from_secs(1)).await.unwrap_err();
-    assert_eq!((error.code, error.reason), (Code::DeadlineExceeded, ErrorReason::RefreshInProgress));
+    assert_eq!(
+        (error.code, error.reason),
+        (Code::DeadlineExceeded, ErrorReason::RefreshInProgress)
+    );
     assert!(start.elapsed() < Duration::from_secs(1), "before the caller's own deadline");
     assert!(error.retry_after.is_some());
     assert!(calls.get("kroger/alice").await.is_ok(), "the next caller joins the same refresh");
@@ -147,7 +150,10 @@ async fn a_fresh_token_is_not_forced_again_before_the_cooldown() {
     let token = calls.get("kroger/alice").await.unwrap();
     pass(4).await;
     let error = calls.reject("kroger/alice", token.generation).await.unwrap_err();
-    assert_eq!((error.code, error.reason), (Code::ResourceExhausted, ErrorReason::ForceRefreshCooldown));
+    assert_eq!(
+        (error.code, error.reason),
+        (Code::ResourceExhausted, ErrorReason::ForceRefreshCooldown)
+    );
     assert_eq!(error.retry_after, Some(Duration::from_secs(6)));
     pass(6).await;
     assert!(calls.refresh("kroger/alice", None).await.is_ok());
@@ -176,13 +182,10 @@ async fn a_generation_from_the_future_is_not_an_order_to_rotate() {
     world.authority.delay(Duration::from_secs(1));
     let mut forcing = world.calls.clone();
     let mut asking = world.calls.clone();
-    let (forced, asked) = tokio::join!(
-        forcing.reject("kroger/alice", token.generation),
-        async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            asking.ask(request).await
-        }
-    );
+    let (forced, asked) = tokio::join!(forcing.reject("kroger/alice", token.generation), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        asking.ask(request).await
+    });
     assert_eq!(asked.unwrap().access_token, forced.unwrap().token.unwrap().access_token);
     assert_eq!(world.authority.posts(), 2);
 }
@@ -205,7 +208,10 @@ async fn min_ttl_refreshes_once_and_refuses_what_cannot_be() {
     pass(1).await;
     for seconds in [3_600, 7_200] {
         let error = calls.ask(want(seconds)).await.unwrap_err();
-        assert_eq!((error.code, error.reason), (Code::OutOfRange, ErrorReason::MinTtlUnsatisfiable));
+        assert_eq!(
+            (error.code, error.reason),
+            (Code::OutOfRange, ErrorReason::MinTtlUnsatisfiable)
+        );
     }
     assert_eq!(world.authority.posts(), 2);
     let error = calls.ask(want(-1)).await.unwrap_err();
@@ -324,7 +330,12 @@ async fn malformed_requests_are_told_all_that_is_wrong() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_built_says_so() {
     let world = World::new();
-    let error = world.calls.clone().tokens.watch_token(token_broker::proto::WatchTokenRequest::default()).await;
+    let error = world
+        .calls
+        .clone()
+        .tokens
+        .watch_token(token_broker::proto::WatchTokenRequest::default())
+        .await;
     let error = token_broker::client::CallError::from(error.err().unwrap());
     assert_eq!((error.code, error.reason), (Code::Unimplemented, ErrorReason::NotImplemented));
 }

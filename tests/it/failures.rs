@@ -66,9 +66,15 @@ async fn a_refused_grant_is_latched_and_its_token_served_to_the_end() {
     pass(600).await;
     for _ in 0..50 {
         let error = calls.get(ALICE).await.unwrap_err();
-        assert_eq!((error.code, error.reason), (Code::FailedPrecondition, ErrorReason::GrantReauthRequired));
+        assert_eq!(
+            (error.code, error.reason),
+            (Code::FailedPrecondition, ErrorReason::GrantReauthRequired)
+        );
     }
-    assert_eq!(calls.refresh(ALICE, None).await.unwrap_err().reason, ErrorReason::GrantReauthRequired);
+    assert_eq!(
+        calls.refresh(ALICE, None).await.unwrap_err().reason,
+        ErrorReason::GrantReauthRequired
+    );
     assert_eq!(world.authority.posts(), 2, "a dead token is presented once");
     // A new consent needs no `replace`: there is nothing left to lose.
     calls.import(ALICE, &world.authority.consent("alice")).await.unwrap();
@@ -134,7 +140,10 @@ async fn an_unknown_outcome_is_never_resent_by_guess() {
     pass(7_200).await;
     for _ in 0..20 {
         let error = calls.get(ALICE).await.unwrap_err();
-        assert_eq!((error.code, error.reason), (Code::Unavailable, ErrorReason::RefreshOutcomeUnknown));
+        assert_eq!(
+            (error.code, error.reason),
+            (Code::Unavailable, ErrorReason::RefreshOutcomeUnknown)
+        );
         pass(100).await;
     }
     assert_eq!(world.authority.posts(), 2);
@@ -165,7 +174,10 @@ async fn a_refused_client_kills_no_grant_and_stops_the_traffic() {
     world.authority.next(Fault::Answer(401, ""));
     for n in 0..100 {
         let error = calls.get(&format!("kroger/person-{n}")).await.unwrap_err();
-        assert_eq!((error.code, error.reason), (Code::FailedPrecondition, ErrorReason::ClientCredentialsRejected));
+        assert_eq!(
+            (error.code, error.reason),
+            (Code::FailedPrecondition, ErrorReason::ClientCredentialsRejected)
+        );
     }
     assert_eq!(world.authority.posts(), 1, "one refusal is enough to know");
     pass(61).await;
@@ -184,7 +196,10 @@ async fn a_rate_limit_is_honoured_for_the_whole_provider() {
     world.authority.next(Fault::AnswerLater(429, Duration::from_secs(40)));
     assert!(calls.get(ALICE).await.is_err());
     let error = calls.get("kroger/bob").await.unwrap_err();
-    assert_eq!((error.code, error.reason), (Code::ResourceExhausted, ErrorReason::ProviderRateLimited));
+    assert_eq!(
+        (error.code, error.reason),
+        (Code::ResourceExhausted, ErrorReason::ProviderRateLimited)
+    );
     assert_eq!(error.retry_after, Some(Duration::from_secs(40)));
     assert_eq!(world.authority.posts(), 1);
     pass(40).await;
@@ -199,7 +214,10 @@ async fn an_unknown_refusal_is_confirmed_once() {
     let mut calls = world.calls.clone();
     world.authority.next(Fault::Answer(418, ""));
     let error = calls.get(ALICE).await.unwrap_err();
-    assert_eq!((error.code, error.reason), (Code::Unavailable, ErrorReason::ProviderUnrecognizedError));
+    assert_eq!(
+        (error.code, error.reason),
+        (Code::Unavailable, ErrorReason::ProviderUnrecognizedError)
+    );
     pass(61).await;
     assert!(calls.get(ALICE).await.is_ok(), "it was a passing one");
     pass(3_600).await;
@@ -208,7 +226,10 @@ async fn an_unknown_refusal_is_confirmed_once() {
     assert!(calls.get(ALICE).await.is_err());
     pass(61).await;
     let error = calls.get(ALICE).await.unwrap_err();
-    assert_eq!((error.code, error.reason), (Code::FailedPrecondition, ErrorReason::ProviderUnrecognizedError));
+    assert_eq!(
+        (error.code, error.reason),
+        (Code::FailedPrecondition, ErrorReason::ProviderUnrecognizedError)
+    );
     pass(3_600).await;
     assert!(calls.get(ALICE).await.is_err());
     assert_eq!(world.authority.posts(), 4);

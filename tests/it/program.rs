@@ -1,1 +1,281 @@
+//! The real program by hand: dev, serve, the command line, grpcurl.
 
+use std::time::Duration;
+
+use crate::herd::{import, settings};
+use crate::support::authority::Authority;
+use crate::support::process::{Program, run, text};
+use crate::support::redis::RedisServer;
+
+#[test]
+fn dev_prints_lines_that_work_as_pasted_and_goes_on_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dev = Program::start(dir.path(), &["dev"], &[]);
+    dev.wait_for("Ctrl-C stops");
+    let lines: Vec<String> = dev.seen.iter().map(|line| line.trim().to_owned()).collect();
+    let pasted =
+        lines.iter().filter(|line| line.contains(" --address ") || line.starts_with("grpcurl "));
+    let mut tried = 0;
+    for line in pasted {
+        tried += 1;
+        let grpcurl = crate::support::process::grpcurl().display().to_string();
+        let line = line.replace("grpcurl ", &format!("{grpcurl} "));
+        let output =
+            std::process::Command::new("sh").args(["-c", &line]).current_dir(dir.path()).output();
+        let output = output.unwrap();
+        let all = text(&output.stdout) + &text(&output.stderr);
+        let expected = if line.contains("demo/nobody") {
+            all.contains("GRANT_NOT_FOUND")
+        } else {
+            // Straight after a rotation the cooldown answers; that is an answer, too.
+            output.status.success() || all.contains("FORCE_REFRESH_COOLDOWN")
+        };
+        assert!(expected, "{line}\n{all}");
+    }
+    assert!(tried >= 7, "{lines:#?}");
+    let (_, before, _) = dev.cli(&["get", "demo/alice", "--json"]);
+    let (code, log) = dev.stop();
+    assert_eq!(code, Some(0), "{log}");
+
+    let mut again = Program::start(dir.path(), &["dev"], &[]);
+    again.wait_for("Ctrl-C stops");
+    let (ok, after, errors) = again.cli(&["get", "demo/alice", "--json"]);
+    assert!(ok, "{errors}");
+    let number = |json: &str| {
+        serde_json::from_str::<serde_json::Value>(json).unwrap()["generation"].as_i64().unwrap()
+    };
+    assert!(number(&after) >= number(&before));
+    assert!(
+        again.seen.iter().all(|line| !line.contains("a new chain begins")),
+        "the old one goes on"
+    );
+}
+
+#[test]
+fn dev_recovers_after_being_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dev = Program::start(dir.path(), &["dev"], &[]);
+    dev.wait_for("Ctrl-C stops");
+    dev.signal("KILL");
+    dev.end();
+    let mut again = Program::start(dir.path(), &["dev"], &[]);
+    again.wait_for("Ctrl-C stops");
+    let (ok, _, errors) = again.cli(&["get", "demo/alice"]);
+    assert!(ok, "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpcurl_sees_methods_manuals_tokens_and_decoded_errors() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::start(dir.path(), &["serve"], &settings(&base, "memory:"));
+    import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    let (ok, shown) = program.grpcurl(r#"{"grant_id":"kroger/alice"}"#, "TokenService/GetToken");
+    assert!(ok && shown.contains("\"accessToken\": \"access-canary-"), "{shown}");
+    let (ok, shown) = program.grpcurl(r#"{"grant_id":"kroger/bob"}"#, "TokenService/GetToken");
+    assert!(!ok);
+    for part in
+        ["NotFound", "google.rpc.ErrorInfo", "GRANT_NOT_FOUND", "tokenbroker.dev", "kroger/bob"]
+    {
+        assert!(shown.contains(part), "{part} is missing in {shown}");
+    }
+    let (_, shown) = program.grpcurl(r#"{"grant_id":"!"}"#, "TokenService/GetToken");
+    assert!(
+        shown.contains("google.rpc.BadRequest") && shown.contains("fieldViolations"),
+        "{shown}"
+    );
+    let big = format!(r#"{{"grant_id":"{}"}}"#, "a".repeat(100_000));
+    let (_, shown) = program.grpcurl(&big, "TokenService/GetToken");
+    assert!(shown.contains("INVALID_REQUEST"), "oversize: {shown}");
+    let (_, shown) = program.grpcurl(r#"{"grant_id":"kroger/alice"}"#, "TokenService/WatchToken");
+    assert!(shown.contains("NOT_IMPLEMENTED"), "{shown}");
+    let described = std::process::Command::new(crate::support::process::grpcurl())
+        .args(["-plaintext", &program.api, "describe", "tokenbroker.v1.TokenService.GetToken"])
+        .output()
+        .unwrap();
+    assert!(text(&described.stdout).contains("Returns an access token that is valid now"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_and_tokens_survive_a_restart() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let environment = settings(&base, "redb:store.redb");
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    let (_, token, _) = program.cli(&["get", "kroger/alice"]);
+    assert!(token.starts_with("access-canary-"));
+    program.stop();
+
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    let (_, again, _) = program.cli(&["get", "kroger/alice"]);
+    assert_eq!(again, token);
+    assert_eq!(authority.posts(), 1);
+    let second = Program::spawn(dir.path(), &["serve"], &environment);
+    let (code, log) = { second }.end();
+    assert_eq!(code, Some(1));
+    assert!(log.contains("in use by another process"), "{log}");
+
+    let keys = dir.path().join("store.redb.keys");
+    program.stop();
+    std::fs::rename(&keys, dir.path().join("elsewhere")).unwrap();
+    let (code, log) = Program::spawn(dir.path(), &["serve"], &environment).end();
+    assert!(code == Some(1) && log.contains("store.redb.keys does not exist"), "{log}");
+    assert!(!keys.exists(), "no new ring is made for an old store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_waits_for_the_pair() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let environment = settings(&base, "redb:store.redb");
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    authority.delay(Duration::from_millis(1_500));
+    let mut client =
+        token_broker::client::Client::connect(&format!("http://{}", program.api)).await.unwrap();
+    let request = token_broker::proto::GetTokenRequest {
+        grant_id: "kroger/alice".to_owned(),
+        ..Default::default()
+    };
+    let asked = client.tokens.get_token(request);
+    let stopped = async {
+        while authority.posts() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::task::spawn_blocking(move || program.stop()).await.unwrap()
+    };
+    let (asked, (code, log)) = tokio::join!(asked, stopped);
+    assert!(asked.is_ok(), "the caller who waits is answered: {asked:?}");
+    assert_eq!(code, Some(0), "{log}");
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    let (_, token, _) = program.cli(&["get", "kroger/alice"]);
+    assert_eq!(token.trim(), asked.unwrap().into_inner().token.unwrap().access_token);
+    assert_eq!(authority.posts(), 1);
+    authority.audit();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_goes_away_is_survived() {
+    let authority = Authority::new().lifetime(Duration::from_secs(3));
+    let base = authority.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
+    let server = RedisServer::start(&[]);
+    let url = server.url();
+    let mut environment = settings(&base, &url);
+    environment.push(("TOKEN_BROKER__KEYS__FILE", "keys.json"));
+    environment.push(("TOKEN_BROKER__STORE__TIMEOUT", "200ms"));
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    let (_, token, _) = program.cli(&["get", "kroger/alice"]);
+    server.signal("STOP");
+    let (ok, same, errors) = program.cli(&["get", "kroger/alice"]);
+    assert!(ok && same == token, "served from memory: {errors}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let posts = authority.posts();
+    let (ok, _, errors) = program.cli(&["get", "kroger/alice"]);
+    assert!(!ok && errors.contains("STORE_UNAVAILABLE"), "{errors}");
+    assert_eq!(authority.posts(), posts, "nothing is sent without a claim");
+    server.signal("CONT");
+    let mut recovered = false;
+    for _ in 0..50 {
+        recovered = program.cli(&["get", "kroger/alice"]).0;
+        if recovered {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(recovered, "the connection is replaced once Redis answers");
+    authority.audit();
+}
+
+#[test]
+fn the_operators_port_tells_the_truth() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::start(dir.path(), &["dev"], &[]);
+    assert!(program.page("/livez").starts_with("HTTP/1.1 200"));
+    assert!(program.page("/readyz").starts_with("HTTP/1.1 200"));
+    program.cli(&["get", "demo/alice"]);
+    let metrics = program.page("/metrics");
+    for name in [
+        "rpc_server_call_duration_seconds_count{rpc_method=\"tokenbroker.v1.TokenService/GetToken\"",
+        "tokenbroker_token_requests_total{provider=\"demo\"",
+        "tokenbroker_refreshes_total{provider=\"demo\"",
+        "tokenbroker_refresh_duration_seconds_count{provider=\"demo\"}",
+        "tokenbroker_unpublished_pairs 0",
+        "tokenbroker_store_up 1",
+        "tokenbroker_build_info{version=",
+        "# TYPE tokenbroker_refresh_persist_failures counter",
+    ] {
+        assert!(metrics.contains(name), "{name} is missing in\n{metrics}");
+    }
+}
+
+#[test]
+fn a_broker_whose_store_is_away_is_alive_and_not_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
+    let ops = format!("127.0.0.1:{}", crate::support::redis::free_port());
+    let url = format!("redis://127.0.0.1:{}", crate::support::redis::free_port());
+    let environment = [
+        ("TOKEN_BROKER__STORE__URL", url.as_str()),
+        ("TOKEN_BROKER__KEYS__FILE", "keys.json"),
+        ("TOKEN_BROKER__LISTEN__OPS", ops.as_str()),
+    ];
+    let mut program = Program::spawn(dir.path(), &["serve"], &environment);
+    program.wait_for("waiting for the token store");
+    program.ops = ops.clone();
+    assert!(program.page("/livez").starts_with("HTTP/1.1 200"));
+    assert!(program.page("/readyz").starts_with("HTTP/1.1 503"));
+    assert_eq!(program.stop().0, Some(0));
+}
+
+#[test]
+fn bad_configuration_ends_the_program_before_any_port_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("bad.yaml"), "listen: {api: nowhere, secret: canary}").unwrap();
+    for command in ["serve", "check-config"] {
+        let output = run(dir.path(), &[command, "--config", "bad.yaml"], &[]);
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{errors}");
+        assert!(errors.contains("listen.secret: there is no such setting"), "{errors}");
+        assert!(!errors.contains("canary"), "{errors}");
+    }
+    let output = run(dir.path(), &["check-config"], &[]);
+    assert!(output.status.success() && text(&output.stdout).contains("is valid"));
+    let output = run(dir.path(), &["config-schema"], &[]);
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(schema["additionalProperties"], false);
+    let output = run(dir.path(), &["serve"], &[("TOKEN_BROKER__KEYS__FILE", "no-such-ring")]);
+    assert!(text(&output.stderr).contains("keys generate"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_command_line_manages_grants_and_explains_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut program = Program::start(dir.path(), &["dev"], &[]);
+    program.wait_for("Ctrl-C stops");
+    let (ok, table, _) = program.cli(&["grant", "list"]);
+    assert!(ok && table.contains("GRANT") && table.contains("demo/service"), "{table}");
+    let (ok, made, errors) =
+        program.cli(&["grant", "create", "demo/second", "--provider", "demo", "--label", "a=b"]);
+    assert!(ok && made.contains("CLIENT_CREDENTIALS") && made.contains("a=b"), "{errors}");
+    let (ok, _, errors) = program.cli(&["grant", "create", "demo/third", "--provider", "nobody"]);
+    assert!(!ok && errors.contains("PROVIDER_NOT_CONFIGURED"), "{errors}");
+    let (ok, rotated, errors) = program.cli(&["grant", "rotate", "demo/second"]);
+    assert!(ok && rotated.contains("token expires"), "{errors}");
+    assert!(program.cli(&["grant", "delete", "demo/second"]).0);
+    let (ok, _, errors) = program.cli(&["grant", "show", "demo/second"]);
+    assert!(!ok && errors.contains("GRANT_NOT_FOUND"), "{errors}");
+    let output = run(dir.path(), &["get", "demo/alice", "--address", "http://127.0.0.1:1"], &[]);
+    let errors = text(&output.stderr);
+    assert!(!output.status.success() && errors.contains("no broker answers"), "{errors}");
+    let first = run(dir.path(), &["keys", "generate", "--file", "ring"], &[]);
+    assert!(first.status.success());
+    let second = run(dir.path(), &["keys", "generate", "--file", "ring"], &[]);
+    assert!(text(&second.stderr).contains("never overwritten"));
+}

@@ -17,7 +17,11 @@ async fn open(url: &str, password: Option<&str>) -> Result<Redis, OpenError> {
     open_with(url, password, Arc::new(Keyring::generate())).await
 }
 
-async fn open_with(url: &str, password: Option<&str>, ring: Arc<Keyring>) -> Result<Redis, OpenError> {
+async fn open_with(
+    url: &str,
+    password: Option<&str>,
+    ring: Arc<Keyring>,
+) -> Result<Redis, OpenError> {
     let password = password.map(ClientSecret::new);
     let address = Address { url: url.to_owned(), password, timeout: Duration::from_millis(500) };
     Redis::open(&address, "tb", false, ring, Clock::system()).await
@@ -118,7 +122,9 @@ fn a_damaged_or_busy_file_is_refused_and_left_as_it_is() {
     assert!(open().err().unwrap().to_string().contains("in use"));
     drop(first);
     let whole = std::fs::read(&path).unwrap();
-    for damaged in [b"not a database, but long enough to be read as one".repeat(200), whole[..600].to_vec()] {
+    for damaged in
+        [b"not a database, but long enough to be read as one".repeat(200), whole[..600].to_vec()]
+    {
         std::fs::write(&path, &damaged).unwrap();
         let why = open().err().unwrap().to_string();
         assert!(why.contains("store"), "{why}");

@@ -136,7 +136,10 @@ async fn a_new_chain_needs_to_know_what_it_replaces() {
         assert!(wrong.is_none());
         let second = store.start_chain(&id("a/1"), Some(first.position), seed("1")).await.unwrap();
         let second = second.unwrap();
-        assert!(second.generation() > first.generation() && second.position.fence > first.position.fence);
+        assert!(
+            second.generation() > first.generation()
+                && second.position.fence > first.position.fence
+        );
         assert_eq!(store.load(&id("a/1")).await.unwrap().unwrap().pair, pair("1"));
     }
 }
@@ -208,13 +211,18 @@ async fn of_two_pairs_of_one_generation_the_greater_fence_stays() {
         let store = subject.store.as_ref();
         let grant = start(store, "a/1").await;
         let next = grant.generation().next();
-        let at = |fence: u64, name: &str| publication(next, Fence(grant.position.fence.0 + fence), name);
+        let at =
+            |fence: u64, name: &str| publication(next, Fence(grant.position.fence.0 + fence), name);
         assert_eq!(store.merge(&grant.id, at(5, "five")).await.unwrap(), Merged::Published);
         assert_eq!(store.merge(&grant.id, at(3, "three")).await.unwrap(), Merged::Sibling);
         assert_eq!(store.merge(&grant.id, at(3, "three")).await.unwrap(), Merged::Same);
         assert_eq!(store.load(&grant.id).await.unwrap().unwrap().pair, pair("five"));
         assert_eq!(store.merge(&grant.id, at(9, "nine")).await.unwrap(), Merged::Published);
-        assert_eq!(store.merge(&grant.id, at(5, "five")).await.unwrap(), Merged::Same, "kept beside it");
+        assert_eq!(
+            store.merge(&grant.id, at(5, "five")).await.unwrap(),
+            Merged::Same,
+            "kept beside it"
+        );
         assert_eq!(store.load(&grant.id).await.unwrap().unwrap().pair, pair("nine"));
     }
 }
@@ -259,7 +267,8 @@ async fn a_deleted_grant_stays_deleted() {
         let late = publication(grant.generation().next(), intent.fence, "late");
         assert_eq!(store.merge(&grant.id, late).await.unwrap(), Merged::Old);
         assert!(store.list(None, 10).await.unwrap().grants.is_empty());
-        let again = store.start_chain(&grant.id, Some(tombstone.position), seed("1")).await.unwrap();
+        let again =
+            store.start_chain(&grant.id, Some(tombstone.position), seed("1")).await.unwrap();
         assert!(again.unwrap().generation() > tombstone.generation());
         assert_eq!(store.list(None, 10).await.unwrap().grants.len(), 1);
     }
@@ -271,7 +280,8 @@ async fn the_due_index_hands_each_grant_to_one_taker() {
         let store = subject.store.as_ref();
         let now = Clock::system().now();
         let long = Duration::from_secs(3600);
-        let grants = [start(store, "a/1").await, start(store, "a/2").await, start(store, "a/3").await];
+        let grants =
+            [start(store, "a/1").await, start(store, "a/2").await, start(store, "a/3").await];
         assert!(store.take_due(10, long).await.unwrap().is_empty(), "nobody uses them");
         store.schedule(&grants[0].id, grants[0].generation(), now).await.unwrap();
         store.schedule(&grants[1].id, grants[1].generation(), now + long).await.unwrap();

@@ -109,7 +109,8 @@ async fn a_redirect_is_not_followed() {
     let target = Wire::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     let location = target.url.clone();
     let wire = Wire::with(move |stream| {
-        let head = format!("HTTP/1.1 307 Moved\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+        let head =
+            format!("HTTP/1.1 307 Moved\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
         let _ = stream.write_all(head.as_bytes());
     });
     let moved = failure(&wire.url).await;

@@ -17,8 +17,10 @@ pub(super) async fn admit(
     ring: &Keyring,
     allow_eviction: bool,
 ) -> Result<Identity, OpenError> {
-    let info: String =
-        session.query(redis::cmd("INFO").arg("everything")).await.map_err(|error| explain(&error))?;
+    let info: String = session
+        .query(redis::cmd("INFO").arg("everything"))
+        .await
+        .map_err(|error| explain(&error))?;
     let facts = parse(&info);
     let fact = |name: &str| facts.get(name).copied().unwrap_or_default();
     version(fact("redis_version"))?;
@@ -93,10 +95,12 @@ pub(super) fn explain(error: &RedisError) -> OpenError {
             "the Redis user lacks rights; it needs INFO, FUNCTION, FCALL and hash and sorted set \
              commands on keys of `store.prefix`",
         ),
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType | ErrorKind::RESP3NotSupported => refused(
-            "what listens there does not speak the Redis protocol; check host, port and TLS \
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType | ErrorKind::RESP3NotSupported => {
+            refused(
+                "what listens there does not speak the Redis protocol; check host, port and TLS \
              (redis:// or rediss://) of `store.url`",
-        ),
+            )
+        }
         ErrorKind::InvalidClientConfig => refused("`store.url` cannot be used; check its form"),
         _ => {
             let text = error.to_string();

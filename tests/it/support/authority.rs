@@ -188,10 +188,13 @@ impl TokenEndpoint for Authority {
         let mut books = self.books();
         let (access, refresh) = match (&fault, request) {
             (Some(Fault::Unreachable), _) => {
-                return failure(Reason::ProviderUnreachable, Disposition::NotSent, Concern::Grant).into();
+                return failure(Reason::ProviderUnreachable, Disposition::NotSent, Concern::Grant)
+                    .into();
             }
             (Some(Fault::Answer(status, _)), _) => return answered(*status, None).into(),
-            (Some(Fault::AnswerLater(status, wait)), _) => return answered(*status, Some(*wait)).into(),
+            (Some(Fault::AnswerLater(status, wait)), _) => {
+                return answered(*status, Some(*wait)).into();
+            }
             (_, Request::ClientCredentials { .. }) => (books.access_token(), None),
             (fault, Request::RefreshToken(token)) => {
                 let rotates = !matches!(fault, Some(Fault::KeepsRefreshToken));
@@ -202,7 +205,8 @@ impl TokenEndpoint for Authority {
             }
         };
         if matches!(fault, Some(Fault::LostAnswer)) {
-            return failure(Reason::RefreshOutcomeUnknown, Disposition::Unknown, Concern::Grant).into();
+            return failure(Reason::RefreshOutcomeUnknown, Disposition::Unknown, Concern::Grant)
+                .into();
         }
         let issued = match fault {
             Some(Fault::OnlyRefreshToken) => {
@@ -264,7 +268,9 @@ async fn token(State(authority): State<Authority>, headers: HeaderMap, body: Str
     }
     let (access, refresh) = match form["grant_type"].as_str() {
         "client_credentials" => (books.access_token(), None),
-        _ => match books.spend(&form["refresh_token"], !matches!(fault, Some(Fault::KeepsRefreshToken))) {
+        _ => match books
+            .spend(&form["refresh_token"], !matches!(fault, Some(Fault::KeepsRefreshToken)))
+        {
             Answer::Pair(access, refresh) => (access, refresh),
             Answer::InvalidGrant => {
                 return (StatusCode::BAD_REQUEST, r#"{"error":"invalid_grant"}"#).into_response();
@@ -277,16 +283,15 @@ async fn token(State(authority): State<Authority>, headers: HeaderMap, body: Str
     }
     match fault {
         // Promises more than it sends, so the connection ends in the middle of the answer.
-        Some(Fault::LostAnswer) => broken(""),
+        Some(Fault::LostAnswer) => broken(),
         Some(Fault::OnlyRefreshToken) => {
-            broken(&format!(r#"{{"refresh_token":{},"access_tok"#, reply["refresh_token"]))
+            format!(r#"{{"refresh_token":{},"access_tok"#, reply["refresh_token"]).into_response()
         }
         _ => reply.to_string().into_response(),
     }
 }
 
-fn broken(head: &str) -> Response {
-    let head = head.to_owned();
-    let chunks = vec![Ok(head), Err(std::io::Error::other("cut"))];
+fn broken() -> Response {
+    let chunks = vec![Ok(""), Err(std::io::Error::other("cut"))];
     Response::new(Body::from_stream(tokio_stream::iter(chunks)))
 }

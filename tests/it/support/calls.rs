@@ -26,8 +26,16 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 impl<T, A> Calls<T, A>
 where
-    T: GrpcService<Body, Error: Into<BoxError>, ResponseBody: HttpBody<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static>,
-    A: GrpcService<Body, Error: Into<BoxError>, ResponseBody: HttpBody<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static>,
+    T: GrpcService<
+            Body,
+            Error: Into<BoxError>,
+            ResponseBody: HttpBody<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
+        >,
+    A: GrpcService<
+            Body,
+            Error: Into<BoxError>,
+            ResponseBody: HttpBody<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
+        >,
 {
     pub(crate) async fn get(&mut self, id: &str) -> Result<Token, CallError> {
         self.ask(GetTokenRequest { grant_id: id.to_owned(), ..GetTokenRequest::default() }).await
@@ -37,7 +45,11 @@ where
         Ok(self.tokens.get_token(request).await?.into_inner().token.unwrap())
     }
 
-    pub(crate) async fn get_within(&mut self, id: &str, limit: Duration) -> Result<Token, CallError> {
+    pub(crate) async fn get_within(
+        &mut self,
+        id: &str,
+        limit: Duration,
+    ) -> Result<Token, CallError> {
         let grant_id = id.to_owned();
         let mut request = Request::new(GetTokenRequest { grant_id, ..GetTokenRequest::default() });
         request.set_timeout(limit);

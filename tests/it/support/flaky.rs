@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use token_broker::broker::grant::{
-    Generation, Grant, GrantId, Intent, Owner, Position, Verdict,
-};
+use token_broker::broker::grant::{Generation, Grant, GrantId, Intent, Owner, Position, Verdict};
 use token_broker::broker::store::{
     Claim, Health, Merged, Page, Publication, Seed, Store, StoreError,
 };

@@ -42,6 +42,12 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
+    /// Sends the server a signal, such as STOP.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
     /// Runs redis-cli.
     pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         let output = Command::new("redis-cli")
