@@ -119,10 +119,10 @@ impl Broker {
     /// The grant as this process knows it, read from the store at first sight.
     async fn entry(&self, id: &GrantId) -> Result<Arc<Entry>, Error> {
         if let Some(entry) = self.known.get(id) {
-            return match entry.deleted() {
-                false => Ok(Arc::clone(&entry)),
-                true => Err(Error::GrantNotFound(id.clone())),
-            };
+            if entry.deleted() {
+                return Err(Error::GrantNotFound(id.clone()));
+            }
+            return Ok(Arc::clone(&entry));
         }
         match self.store.load(id).await? {
             Some(grant) if grant.standing != Standing::Deleted => Ok(self.known_entry(grant)),

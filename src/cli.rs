@@ -50,7 +50,7 @@ enum Command {
 /// Where the configuration is.
 #[derive(Debug, Args)]
 struct ConfigFile {
-    /// The configuration file (YAML). Variables TOKEN_BROKER__SECTION__KEY override it.
+    /// The configuration file (YAML). Variables `TOKEN_BROKER__SECTION__KEY` override it.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 }

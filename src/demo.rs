@@ -171,9 +171,10 @@ async fn me(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> Response {
     let now = unix_ms(inner.clock.now());
     let state = inner.state.lock();
     let live = token.is_some_and(|token| state.access.get(token).is_some_and(|end| *end > now));
-    match live {
-        true => axum_json(StatusCode::OK, &json!({ "hello": "from the demo API" })),
-        false => refusal(StatusCode::UNAUTHORIZED, "invalid_token"),
+    if live {
+        axum_json(StatusCode::OK, &json!({ "hello": "from the demo API" }))
+    } else {
+        refusal(StatusCode::UNAUTHORIZED, "invalid_token")
     }
 }
 

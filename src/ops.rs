@@ -66,9 +66,10 @@ pub async fn serve(
         .route(
             "/readyz",
             get(move || async move {
-                match readiness.ready() {
-                    true => (StatusCode::OK, "ready\n"),
-                    false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+                if readiness.ready() {
+                    (StatusCode::OK, "ready\n")
+                } else {
+                    (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
                 }
             }),
         )

@@ -3,6 +3,7 @@
 use std::fmt;
 
 #[expect(clippy::all, clippy::pedantic, reason = "generated code")]
+#[cfg_attr(feature = "server", expect(clippy::allow_attributes, reason = "generated code"))]
 mod bindings {
     tonic::include_proto!("tokenbroker.v1");
 }

@@ -56,7 +56,7 @@ impl Identity {
     fn new(ring: &Keyring) -> Self {
         let mut random = [0; DEPLOYMENT_BYTES];
         keyring::fill(&mut random);
-        let deployment = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let deployment = keyring::hexadecimal(&random);
         Self { format: FORMAT, deployment, proof: Blob(ring.seal(PROOF_CONTEXT, b"")) }
     }
 

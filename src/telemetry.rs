@@ -44,7 +44,7 @@ pub fn own(registry: &mut Registry) -> &mut Registry {
     registry.sub_registry_with_prefix(PREFIX)
 }
 
-/// Writes all metrics in the OpenMetrics text format.
+/// Writes all metrics in the text format of `OpenMetrics`.
 pub fn expose(registry: &Registry) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.

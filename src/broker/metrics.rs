@@ -10,7 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 /// Counters of the domain, registered once and passed in.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Answers to GetToken and ForceRefresh.
+    /// Answers to `GetToken` and `ForceRefresh`.
     pub token_requests: Family<TokenRequest, Counter>,
     /// Ended refreshes.
     pub refreshes: Family<Refresh, Counter>,

@@ -211,7 +211,7 @@ impl Broker {
     ) -> Landing {
         let disposition = match failure.disposition {
             Disposition::Unknown if !grant.descriptor.kind.spends() => Disposition::NotProcessed,
-            Disposition::NotProcessed if self.confirmed(entry, &failure) => Disposition::Refused,
+            Disposition::NotProcessed if Self::confirmed(entry, &failure) => Disposition::Refused,
             other => other,
         };
         match disposition {
@@ -230,7 +230,7 @@ impl Broker {
     }
 
     /// A second refusal of a kind that we do not know counts as final.
-    fn confirmed(&self, entry: &Entry, failure: &Failure) -> bool {
+    fn confirmed(entry: &Entry, failure: &Failure) -> bool {
         let known =
             |error: &Error| error.degraded_reason() == Some(Reason::ProviderUnrecognizedError);
         failure.reason == Reason::ProviderUnrecognizedError

@@ -151,10 +151,12 @@ impl Broker {
             let served = self.get_token(id, Want::default(), deadline).await?;
             return Ok((served, Outcome::AlreadyReplaced));
         }
-        let published = view.grant.pair.published_at;
-        let cooled = between(published, now) >= self.settings.force_cooldown;
-        if current.is_some() && !cooled && !entry.in_flight() {
-            let retry_after = self.settings.force_cooldown - between(published, now);
+        let age = between(view.grant.pair.published_at, now);
+        let cooldown = self.settings.force_cooldown.checked_sub(age).filter(|left| !left.is_zero());
+        if let Some(retry_after) = cooldown
+            && current.is_some()
+            && !entry.in_flight()
+        {
             return Err(Error::ForceRefreshCooldown { grant: id.clone(), retry_after });
         }
         let (landed, outcome) =
@@ -212,8 +214,8 @@ impl Broker {
             });
         }
         let age = between(view.grant.pair.published_at, now);
-        if age < self.settings.force_cooldown {
-            let retry_after = self.settings.force_cooldown - age;
+        let cooldown = self.settings.force_cooldown.checked_sub(age).filter(|left| !left.is_zero());
+        if let Some(retry_after) = cooldown {
             return Decision::Fail(Error::ForceRefreshCooldown { grant, retry_after });
         }
         Decision::Wait { fallback: false }

@@ -132,21 +132,18 @@ impl Import {
     /// Never from the arguments: those are visible to every user of the machine.
     fn refresh_token(&self) -> Result<String, Failure> {
         let mut text = String::new();
-        let read = match &self.refresh_token_file {
-            Some(path) => {
-                let file = fs::File::open(path);
-                file.and_then(|file| file.take(TOKEN_MAX).read_to_string(&mut text))
-                    .map_err(|error| format!("{}: {error}", path.display()))
+        let read = if let Some(path) = &self.refresh_token_file {
+            let file = fs::File::open(path);
+            file.and_then(|file| file.take(TOKEN_MAX).read_to_string(&mut text))
+                .map_err(|error| format!("{}: {error}", path.display()))
+        } else {
+            if stdin().is_terminal() {
+                eprintln!("paste the refresh token, then press Enter and Ctrl-D:");
             }
-            None => {
-                if stdin().is_terminal() {
-                    eprintln!("paste the refresh token, then press Enter and Ctrl-D:");
-                }
-                stdin()
-                    .take(TOKEN_MAX)
-                    .read_to_string(&mut text)
-                    .map_err(|error| format!("standard input: {error}"))
-            }
+            stdin()
+                .take(TOKEN_MAX)
+                .read_to_string(&mut text)
+                .map_err(|error| format!("standard input: {error}"))
         };
         read?;
         match text.trim() {

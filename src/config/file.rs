@@ -71,7 +71,7 @@ pub(super) struct Keys {
 }
 
 /// A provider and our client registration there.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Provider {
     /// Whose habits it has: they set the defaults of everything below.
@@ -258,7 +258,7 @@ impl Serialize for Span {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let ms = self.0.as_millis();
         let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-        let unit = units.iter().find(|(_, size)| ms % size == 0 && ms >= *size);
+        let unit = units.iter().find(|(_, size)| ms.is_multiple_of(*size) && ms >= *size);
         let (name, size) = unit.unwrap_or(&("s", 1_000));
         serializer.serialize_str(&format!("{}{name}", ms / size))
     }
@@ -301,27 +301,6 @@ impl Default for Store {
             prefix: "tb".to_owned(),
             timeout: s(1),
             allow_eviction: false,
-        }
-    }
-}
-
-impl Default for Provider {
-    fn default() -> Self {
-        Self {
-            profile: Profile::default(),
-            base_url: None,
-            token_url: None,
-            redirect_url: None,
-            client_id: None,
-            client_secret: None,
-            client_secret_file: None,
-            client_auth: None,
-            basic_encoding: None,
-            default_lifetime: None,
-            connect_timeout: None,
-            request_timeout: None,
-            attributes: Vec::new(),
-            error_map: Vec::new(),
         }
     }
 }

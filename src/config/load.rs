@@ -66,7 +66,7 @@ fn read(path: &Path) -> Result<Value, Problem> {
     Ok(value.unwrap_or_else(|| Value::Object(Map::new())))
 }
 
-/// Secrets do not belong into a file that ends up in a ConfigMap.
+/// Secrets do not belong into a file that ends up in a `ConfigMap`.
 fn secrets_in_file(tree: &Value) -> Vec<Problem> {
     let providers = tree.get("providers").and_then(Value::as_object);
     let secret = |(name, provider): (&String, &Value)| {
@@ -160,9 +160,8 @@ fn set(tree: &mut Value, path: &[&str], value: Value) {
 }
 
 fn validate(tree: &Value, schema: &Value) -> Vec<Problem> {
-    let validator = match jsonschema::validator_for(schema) {
-        Ok(validator) => validator,
-        Err(_) => return vec![Problem::new("configuration", "the schema itself is broken")],
+    let Ok(validator) = jsonschema::validator_for(schema) else {
+        return vec![Problem::new("configuration", "the schema itself is broken")];
     };
     let mut problems = Vec::new();
     for error in validator.iter_errors(tree) {

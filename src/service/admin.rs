@@ -1,4 +1,4 @@
-//! GrantAdminService.
+//! `GrantAdminService`: what operators call.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,8 +36,8 @@ impl Admin {
         Self { broker, observe, start }
     }
 
-    fn show(&self, overview: &Overview) -> Option<Grant> {
-        Some(convert::grant(overview, self.broker.clock().now()))
+    fn show(&self, overview: &Overview) -> Grant {
+        convert::grant(overview, self.broker.clock().now())
     }
 
     fn hold(
@@ -98,7 +98,7 @@ impl GrantAdminService for Admin {
             if verify {
                 overview = self.broker.verify_grant(overview, deadline).await?;
             }
-            Ok(ImportGrantResponse { grant: self.show(&overview) })
+            Ok(ImportGrantResponse { grant: Some(self.show(&overview)) })
         };
         self.observe.call(METHOD, request, run).await
     }
@@ -110,7 +110,7 @@ impl GrantAdminService for Admin {
         const METHOD: &str = "tokenbroker.v1.GrantAdminService/CreateGrant";
         let run = |request, _| async move {
             let overview = self.broker.create_grant(convert::create(request)?).await?;
-            Ok(CreateGrantResponse { grant: self.show(&overview) })
+            Ok(CreateGrantResponse { grant: Some(self.show(&overview)) })
         };
         self.observe.call(METHOD, request, run).await
     }
@@ -123,7 +123,7 @@ impl GrantAdminService for Admin {
         let run = |request: GetGrantRequest, _| async move {
             let id = convert::grant_id(&request.grant_id)?;
             let overview = self.broker.show_grant(&id).await?;
-            Ok(GetGrantResponse { grant: self.show(&overview) })
+            Ok(GetGrantResponse { grant: Some(self.show(&overview)) })
         };
         self.observe.call(METHOD, request, run).await
     }
@@ -141,7 +141,7 @@ impl GrantAdminService for Admin {
                 (request.provider_id.is_empty() || request.provider_id == grant.provider_id)
                     && (request.states.is_empty() || request.states.contains(&grant.state))
             };
-            let grants = page.iter().filter_map(|overview| self.show(overview)).filter(wanted);
+            let grants = page.iter().map(|overview| self.show(overview)).filter(wanted);
             Ok(ListGrantsResponse {
                 grants: grants.collect(),
                 next_page_token: next.unwrap_or_default(),
@@ -158,7 +158,7 @@ impl GrantAdminService for Admin {
         let run = |request, deadline| async move {
             let (id, generation) = convert::rotate(&request)?;
             let overview = self.broker.rotate_grant(&id, generation, deadline).await?;
-            Ok(RotateGrantResponse { grant: self.show(&overview) })
+            Ok(RotateGrantResponse { grant: Some(self.show(&overview)) })
         };
         self.observe.call(METHOD, request, run).await
     }

@@ -97,7 +97,7 @@ impl Observe {
             return self.wait_max;
         };
         let lead = ANSWER_LEAD.min(given / ANSWER_LEAD_SHARE);
-        (given - lead).min(self.wait_max)
+        given.saturating_sub(lead).min(self.wait_max)
     }
 }
 

@@ -1,4 +1,4 @@
-//! TokenService.
+//! `TokenService`: what services call.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 //! The additional data binds the value to deployment, grant, position, provider and key, so it
 //! cannot be moved to another record. Keys are named, never tried in turn.
 
+use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
@@ -32,7 +33,7 @@ pub struct KeyId([u8; KEY_ID_LEN]);
 
 impl std::fmt::Display for KeyId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hexadecimal(&self.0))
     }
 }
 
@@ -253,6 +254,15 @@ fn record_key(key: &[u8; KEY_LEN], salt: &[u8]) -> Option<LessSafeKey> {
 fn parse_id(text: &str) -> Option<KeyId> {
     let value = u32::from_str_radix(text, 16).ok().filter(|_| text.len() == 2 * KEY_ID_LEN)?;
     Some(KeyId(value.to_be_bytes()))
+}
+
+/// Two digits a byte.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Fills `bytes` from the generator of the operating system.

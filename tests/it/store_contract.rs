@@ -86,7 +86,7 @@ fn verdict() -> Verdict {
         reason: Reason::GrantReauthRequired,
         provider_error: Some("invalid_grant".to_owned()),
         provider_status: Some(400),
-        time: UNIX_EPOCH + Duration::from_millis(1_800_000_001_000),
+        time: UNIX_EPOCH + Duration::from_secs(1_800_000_001),
     }
 }
 

@@ -11,6 +11,8 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
+use crate::store::keyring::hexadecimal;
+
 const LIBRARY: &str = include_str!("rotation.lua");
 /// Bytes of the hash of the library that make its version.
 const VERSION_BYTES: usize = 4;
@@ -50,8 +52,7 @@ impl Session {
             .set_connection_timeout(Some(address.timeout))
             .set_response_timeout(Some(address.timeout));
         let hash = digest(&SHA256, LIBRARY.as_bytes());
-        let version = hash.as_ref()[..VERSION_BYTES].iter().map(|byte| format!("{byte:02x}"));
-        let version = version.collect();
+        let version = hexadecimal(&hash.as_ref()[..VERSION_BYTES]);
         Ok(Self { client: Client::open(info)?, config, live: Mutex::new(None), version })
     }
 

