@@ -115,7 +115,12 @@ where
     let (ops, ops_address) = bind(config.listen.ops, "listen.ops").await?;
     let (api, api_address) = bind(config.listen.api, "listen.api").await?;
     let addresses = Addresses { api: api_address, ops: ops_address };
-    tasks.spawn(ops::serve(ops, readiness.clone(), health.clone(), registry, stop_ops.clone()));
+    let operators = ops::serve(ops, readiness.clone(), health.clone(), registry, stop_ops.clone());
+    tasks.spawn(async move {
+        if let Err(failure) = operators.await {
+            error!(error = %failure, "the operators' port failed");
+        }
+    });
 
     let endpoint = Arc::new(Http::new(config.providers.clone(), clock)?);
     let store = tokio::select! {

@@ -67,8 +67,8 @@ pub enum Boarding {
 impl Broker {
     /// Joins the refresh of `entry`, or starts one that spends `generation`.
     ///
-    /// The check against the current generation happens under the lock that a landing takes too,
-    /// so a caller who decided on an old view never starts a second rotation.
+    /// A caller who decided on an old view is sent back to decide anew; the store's own check of
+    /// the generation stands behind that.
     pub(super) fn board(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
@@ -90,8 +90,15 @@ impl Broker {
         let broker = Arc::clone(self);
         let entry = Arc::clone(entry);
         self.tasks.spawn(async move {
-            let _aboard = Aboard::new(&broker.metrics, &entry);
-            broker.fly(&entry, generation, trigger, &sender).await;
+            let aboard = Aboard::new(&broker.metrics, &entry);
+            let landing = broker.fly(&entry, generation, trigger, &sender).await;
+            // The slot is free before anyone hears of the landing: who still needs a refresh then
+            // starts one instead of finding this one again.
+            drop(aboard);
+            // A pair that the store did not take at once has landed already.
+            if sender.borrow().is_none() {
+                sender.send_replace(Some(landing));
+            }
         });
         Ok(Boarding::Flight(flight))
     }

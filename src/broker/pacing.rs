@@ -75,7 +75,8 @@ impl Broker {
         match landing {
             Ok(_) => {
                 *entry.trouble.lock() = None;
-                self.holds.remove(provider);
+                // A hold that began while this refresh was under way stays.
+                self.holds.remove_if(provider, |_, hold| Instant::now() >= hold.until);
             }
             Err(error) => {
                 if let Error::Upstream { failure, .. } = error

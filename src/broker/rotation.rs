@@ -24,14 +24,14 @@ use crate::clock::between;
 type Tower = watch::Sender<Option<Landing>>;
 
 impl Broker {
-    /// Refreshes the grant once and lands. Never cancelled: it runs as a tracked task.
+    /// Refreshes the grant once. Never cancelled: it runs as a tracked task.
     pub(super) async fn fly(
         &self,
         entry: &Entry,
         generation: Generation,
         trigger: Trigger,
         tower: &Tower,
-    ) {
+    ) -> Landing {
         let provider = entry.view().grant.descriptor.provider.clone();
         let span = info_span!("refresh", grant.id = %entry.id, %provider, trigger = trigger.name());
         let start = Instant::now();
@@ -48,14 +48,7 @@ impl Broker {
         let refresh = Refresh { provider, trigger: trigger.name(), result };
         self.metrics.refreshes.get_or_create(&refresh).inc();
         self.learn(entry, &landing);
-        // A pair that the store did not take has landed already.
-        tower.send_if_modified(|slot| {
-            let open = slot.is_none();
-            if open {
-                *slot = Some(landing);
-            }
-            open
-        });
+        landing
     }
 
     /// Tries until something was sent, or the tries are used up.

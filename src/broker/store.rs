@@ -164,6 +164,9 @@ pub enum StoreError {
     /// It refused the step, which did not happen.
     #[error("the token store refused: {0}")]
     Refused(String),
+    /// A cursor is not one of ours.
+    #[error("page_token is not one that this store gave out; begin without it")]
+    BadCursor,
     /// A record cannot be opened.
     #[error("the record of grant {grant} cannot be opened: {why}")]
     Unreadable {

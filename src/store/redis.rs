@@ -351,7 +351,7 @@ fn cursor(after: Option<&str>) -> Outcome<(usize, &str)> {
         .split_once('/')
         .and_then(|(shard, name)| Some((usize::from_str_radix(shard, 16).ok()?, name)))
         .filter(|(shard, _)| *shard < SHARDS)
-        .ok_or_else(|| StoreError::Refused("the page token is not one of ours".to_owned()))
+        .ok_or(StoreError::BadCursor)
 }
 
 fn record(id: &GrantId, fields: &Fields) -> Outcome<Option<Record>> {

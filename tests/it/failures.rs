@@ -86,7 +86,7 @@ async fn a_late_refusal_never_beats_a_new_chain() {
     let world = World::new();
     world.alice().await;
     let mut calls = world.calls.clone();
-    world.authority.delay(Duration::from_secs(5));
+    world.authority.delay(Duration::from_secs(3));
     world.authority.next(Fault::Answer(400, ""));
     let mut waiting = world.calls.clone();
     let (old, imported) = tokio::join!(waiting.get(ALICE), async {
@@ -95,7 +95,7 @@ async fn a_late_refusal_never_beats_a_new_chain() {
         calls.import_with(ALICE, &token, true, false).await
     });
     let imported = imported.unwrap();
-    assert!(old.is_ok() || old.unwrap_err().reason != ErrorReason::GrantReauthRequired);
+    assert!(old.is_ok(), "who waited for the old chain is served from the new one: {old:?}");
     let grant = world.calls.clone().show(ALICE).await.unwrap();
     assert_ne!(grant.state(), GrantState::ReauthRequired);
     assert!(grant.generation >= imported.generation);
