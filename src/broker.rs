@@ -125,7 +125,11 @@ impl Broker {
             return Ok(Arc::clone(&entry));
         }
         match self.store.load(id).await? {
-            Some(grant) if grant.standing != Standing::Deleted => Ok(self.known_entry(grant)),
+            Some(grant) if grant.standing != Standing::Deleted => {
+                // Another task may have learned of a deletion in the meantime.
+                let entry = self.known_entry(grant);
+                if entry.deleted() { Err(Error::GrantNotFound(id.clone())) } else { Ok(entry) }
+            }
             _ => Err(Error::GrantNotFound(id.clone())),
         }
     }

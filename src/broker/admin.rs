@@ -1,6 +1,7 @@
 //! What operators do to grants.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use crate::broker::grant::{
     Descriptor, Generation, Grant, GrantId, GrantKind, Pair, ProviderId, Standing,
 };
 use crate::broker::known::{Entry, Trouble, View};
-use crate::broker::store::Seed;
+use crate::broker::store::{Seed, StoreError};
 use crate::broker::{Broker, endpoint};
 use crate::clock::between;
 use crate::secret::RefreshToken;
@@ -66,18 +67,24 @@ pub struct NewGrant {
 impl Broker {
     /// Stores a grant as a new chain.
     ///
-    /// Takes the place of a deleted or refused grant of that name; of a usable one only if told.
+    /// Takes the place of a deleted or refused grant of that name; of any other only if told.
     pub async fn create_grant(self: &Arc<Self>, new: NewGrant) -> Result<Overview, Error> {
         if !self.endpoint.providers().iter().any(|provider| provider.id == new.provider) {
             return Err(Error::ProviderNotConfigured(new.provider));
         }
+        let broker = Arc::clone(self);
+        self.to_the_end(async move { broker.start_chain(new).await }).await
+    }
+
+    async fn start_chain(&self, new: NewGrant) -> Result<Overview, Error> {
         for _ in 0..CONFLICTS_MAX {
-            let expected = match self.store.load(&new.id).await? {
-                Some(grant) if grant.standing == Standing::Usable && !new.replace => {
+            let expected = match self.store.load(&new.id).await {
+                Ok(Some(grant)) if grant.standing == Standing::Usable && !new.replace => {
                     return Err(Error::GrantAlreadyExists(new.id));
                 }
-                Some(grant) => Some(grant.position),
-                None => None,
+                Ok(grant) => grant.map(|grant| grant.position),
+                Err(StoreError::Unreadable { position: Some(at), .. }) if new.replace => Some(at),
+                Err(error) => return Err(error.into()),
             };
             let seed = self.seed(&new);
             if let Some(grant) = self.store.start_chain(&new.id, expected, seed).await? {
@@ -90,6 +97,16 @@ impl Broker {
             }
         }
         Err(Error::EtagMismatch(new.id))
+    }
+
+    /// Runs a change as a task of its own: a caller who hangs up must not leave the store changed
+    /// and the memory not.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        // A task that panicked has written the cause to the log.
+        self.tasks.spawn(change).await.unwrap_or(Err(Error::Internal))
     }
 
     fn seed(&self, new: &NewGrant) -> Seed {
@@ -119,9 +136,7 @@ impl Broker {
 
     /// Shows a grant as the store has it now.
     pub async fn show_grant(&self, id: &GrantId) -> Result<Overview, Error> {
-        let grant = self.stored(id).await?;
-        let entry = self.known_entry(grant.clone());
-        entry.adopt(grant);
+        let entry = self.known_entry(self.stored(id).await?);
         Ok(self.overview(&entry))
     }
 
@@ -169,19 +184,35 @@ impl Broker {
     }
 
     /// Deletes a grant, if it still has the etag.
-    pub async fn delete_grant(&self, id: &GrantId, etag: Option<&str>) -> Result<(), Error> {
+    pub async fn delete_grant(
+        self: &Arc<Self>,
+        id: &GrantId,
+        etag: Option<String>,
+    ) -> Result<(), Error> {
+        let (broker, id) = (Arc::clone(self), id.clone());
+        self.to_the_end(async move { broker.bury(&id, etag.as_deref()).await }).await
+    }
+
+    async fn bury(&self, id: &GrantId, etag: Option<&str>) -> Result<(), Error> {
         for _ in 0..CONFLICTS_MAX {
-            let grant = self.stored(id).await?;
-            if etag.is_some_and(|etag| etag != grant.etag()) {
-                return Err(Error::EtagMismatch(id.clone()));
-            }
-            if self.store.delete(id, grant.position).await? {
-                info!(grant.id = %id, "deleted");
-                let tombstone = self.store.load(id).await?;
-                if let (Some(entry), Some(tombstone)) = (self.known.get(id), tombstone) {
-                    entry.adopt(tombstone);
+            let position = match self.stored(id).await {
+                Ok(grant) if etag.is_some_and(|etag| etag != grant.etag()) => {
+                    return Err(Error::EtagMismatch(id.clone()));
                 }
-                return Ok(());
+                Ok(grant) => grant.position,
+                Err(Error::Store(error)) => match *error {
+                    StoreError::Unreadable { position: Some(at), .. } if etag.is_none() => at,
+                    _ => return Err(Error::Store(error)),
+                },
+                Err(error) => return Err(error),
+            };
+            if self.store.delete(id, position).await? {
+                info!(grant.id = %id, "deleted");
+                // Adopts the tombstone, so that nothing is served from memory any more.
+                return match self.stored(id).await {
+                    Err(Error::GrantNotFound(_)) => Ok(()),
+                    other => other.map(drop),
+                };
             }
         }
         Err(Error::EtagMismatch(id.clone()))
@@ -192,11 +223,12 @@ impl Broker {
         self.endpoint.providers()
     }
 
+    /// Reads a grant from the store; what is learned, also a deletion, is remembered.
     async fn stored(&self, id: &GrantId) -> Result<Grant, Error> {
-        let grant = self.store.load(id).await?;
-        grant
-            .filter(|grant| grant.standing != Standing::Deleted)
-            .ok_or_else(|| Error::GrantNotFound(id.clone()))
+        let missing = || Error::GrantNotFound(id.clone());
+        let grant = self.store.load(id).await?.ok_or_else(missing)?;
+        self.known_entry(grant.clone()).adopt(grant.clone());
+        if grant.standing == Standing::Deleted { Err(missing()) } else { Ok(grant) }
     }
 
     fn overview(&self, entry: &Entry) -> Overview {

@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::broker::error::Error;
 use crate::broker::grant::{Generation, GrantId};
 use crate::broker::known::{Entry, View};
+use crate::broker::store::StoreError;
 use crate::broker::{Broker, metrics};
 
 /// How a refresh ended.
@@ -40,12 +41,16 @@ impl Trigger {
 
 /// A ticket for a refresh under way.
 #[derive(Debug, Clone)]
-pub struct Flight(watch::Receiver<Option<Landing>>);
+pub struct Flight {
+    /// What it spends.
+    generation: Generation,
+    landing: watch::Receiver<Option<Landing>>,
+}
 
 impl Flight {
     /// Waits until the refresh ends or the deadline comes. Leaving does not end the refresh.
     pub async fn wait(mut self, id: &GrantId, deadline: Instant) -> Landing {
-        match timeout_at(deadline, self.0.wait_for(Option::is_some)).await {
+        match timeout_at(deadline, self.landing.wait_for(Option::is_some)).await {
             Err(_elapsed) => Err(Error::RefreshInProgress(id.clone())),
             // The task ended without landing: it panicked. Its intent stays, so nothing is spent
             // twice.
@@ -60,6 +65,8 @@ impl Flight {
 pub enum Boarding {
     /// Wait for this.
     Flight(Flight),
+    /// Wait for this, and board again: it spends another generation.
+    Other(Flight),
     /// It was replaced in the meantime.
     Replaced(Arc<View>),
 }
@@ -76,16 +83,23 @@ impl Broker {
         trigger: Trigger,
     ) -> Result<Boarding, Error> {
         let mut slot = entry.flight.lock();
-        if let Some(flight) = slot.as_ref() {
-            return Ok(Boarding::Flight(flight.clone()));
-        }
         let view = entry.view();
+        if let Some(flight) = slot.as_ref() {
+            let landed = flight.landing.borrow().is_some();
+            return match (landed, flight.generation == generation) {
+                (false, true) => Ok(Boarding::Flight(flight.clone())),
+                (false, false) => Ok(Boarding::Other(flight.clone())),
+                // It has landed and is still at work: the store does not take its pair.
+                (true, _) if view.grant.generation() != generation => Ok(Boarding::Replaced(view)),
+                (true, _) => Err(store_behind()),
+            };
+        }
         if view.grant.generation() != generation {
             return Ok(Boarding::Replaced(view));
         }
         self.clear_for_takeoff(entry, &view, trigger)?;
         let (sender, receiver) = watch::channel(None);
-        let flight = Flight(receiver);
+        let flight = Flight { generation, landing: receiver };
         *slot = Some(flight.clone());
         let broker = Arc::clone(self);
         let entry = Arc::clone(entry);
@@ -107,6 +121,11 @@ impl Broker {
     pub(super) fn join(entry: &Entry) -> Option<Flight> {
         entry.flight.lock().clone()
     }
+}
+
+fn store_behind() -> Error {
+    let why = "it has not taken the newest pair yet, which is served from memory";
+    StoreError::Unavailable(why.into()).into()
 }
 
 /// Frees the slot of the grant when the task ends, however it ends.

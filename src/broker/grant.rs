@@ -81,11 +81,12 @@ impl Generation {
     }
 
     /// First generation of a new chain: above everything before it, also across stores, because
-    /// the Unix time outruns any count of rotations.
+    /// the Unix time outruns any count of rotations. A pair that the old chain has under way is of
+    /// the generation after `previous`, so the new chain begins above that one too.
     #[must_use]
     pub fn of_new_chain(previous: Option<Self>, now: SystemTime) -> Self {
         let seconds = crate::clock::unix_ms(now) / 1000;
-        Self(previous.map_or(seconds, |previous| seconds.max(previous.0 + 1)))
+        Self(previous.map_or(seconds, |previous| seconds.max(previous.0 + 2)))
     }
 }
 
@@ -271,6 +272,11 @@ impl Grant {
         format!("{}-{}", self.position.generation.0, self.position.fence.0)
     }
 
+    /// The grant is of the chain that stood at `flown`, one rotation further at most.
+    pub fn continues(&self, flown: Generation) -> bool {
+        self.generation() <= flown.next()
+    }
+
     /// The access token, if it is valid at `now`.
     pub fn valid_token(&self, now: SystemTime) -> Option<&Token> {
         self.pair.token.as_ref().filter(|token| now < token.expires_at())
@@ -297,7 +303,7 @@ mod tests {
         let now = from_unix_ms(5_000);
         assert_eq!(Generation::of_new_chain(None, now), Generation(5));
         assert_eq!(Generation::of_new_chain(Some(Generation(3)), now), Generation(5));
-        assert_eq!(Generation::of_new_chain(Some(Generation(9)), now), Generation(10));
+        assert_eq!(Generation::of_new_chain(Some(Generation(9)), now), Generation(11));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::broker::error::Error;
 use crate::broker::flight::Flight;
 use crate::broker::freshness::Window;
-use crate::broker::grant::{Grant, GrantId, Standing, Token};
+use crate::broker::grant::{Generation, Grant, GrantId, Intent, Standing, Token};
 
 /// A grant as last seen, with the moments of its token.
 #[derive(Debug)]
@@ -53,7 +53,14 @@ pub struct Trouble {
     pub until: Instant,
 }
 
-/// Number that stands for no attempt and no generation.
+/// A request that left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sent {
+    attempt: u64,
+    generation: Generation,
+}
+
+/// Number that stands for no generation.
 const NONE: u64 = 0;
 
 /// One grant, as this process knows it.
@@ -65,8 +72,8 @@ pub struct Entry {
     /// The refresh under way. Held for moments only, never across an await.
     pub(super) flight: Mutex<Option<Flight>>,
     pub(super) trouble: Mutex<Option<Trouble>>,
-    /// Attempt whose request left without a definite answer.
-    unsettled: AtomicU64,
+    /// The claim under which a request left without a definite answer.
+    unsettled: Mutex<Option<Sent>>,
     /// Generation that was noted as used in the store.
     noted: AtomicU64,
 }
@@ -78,7 +85,7 @@ impl Entry {
             view: ArcSwap::from_pointee(View::new(grant)),
             flight: Mutex::new(None),
             trouble: Mutex::new(None),
-            unsettled: AtomicU64::new(NONE),
+            unsettled: Mutex::new(None),
             noted: AtomicU64::new(NONE),
         }
     }
@@ -101,19 +108,28 @@ impl Entry {
         self.view()
     }
 
-    /// A request is about to leave under this attempt.
-    pub(super) fn sent(&self, attempt: u64) {
-        self.unsettled.store(attempt, Ordering::SeqCst);
+    /// A request is about to leave under this claim.
+    pub(super) fn sent(&self, intent: &Intent) {
+        let (attempt, generation) = (intent.owner.attempt, intent.generation);
+        *self.unsettled.lock() = Some(Sent { attempt, generation });
     }
 
-    /// The request had a definite end.
-    pub(super) fn settled(&self) {
-        self.unsettled.store(NONE, Ordering::SeqCst);
+    /// The request under this claim had a definite end.
+    pub(super) fn settled(&self, intent: &Intent) {
+        let mut slot = self.unsettled.lock();
+        if slot.is_some_and(|sent| sent.attempt == intent.owner.attempt) {
+            *slot = None;
+        }
     }
 
-    /// A request may have been processed without our knowing how it ended.
+    /// A request under this attempt may have been processed without our knowing how it ended.
     pub(super) fn unsettled(&self, attempt: u64) -> bool {
-        self.unsettled.load(Ordering::SeqCst) == attempt
+        self.unsettled.lock().is_some_and(|sent| sent.attempt == attempt)
+    }
+
+    /// The refresh token of this generation may be spent, whatever the store remembers of it.
+    pub(super) fn in_doubt(&self, generation: Generation) -> bool {
+        self.unsettled.lock().is_some_and(|sent| sent.generation == generation)
     }
 
     /// True once per generation: the caller then notes the use in the store.

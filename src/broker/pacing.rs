@@ -1,6 +1,5 @@
 //! Pacing: after a failure, who waits how long before the provider is asked again.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,7 +9,7 @@ use crate::broker::endpoint::{Concern, Disposition, Failure};
 use crate::broker::error::{Error, Reason};
 use crate::broker::flight::{Landing, Trigger};
 use crate::broker::freshness::spread;
-use crate::broker::grant::{Grant, ProviderId, Standing};
+use crate::broker::grant::{Generation, Grant, ProviderId, Standing};
 use crate::broker::known::{Entry, Trouble, View};
 use crate::broker::settings::{Settings, backoff};
 
@@ -69,9 +68,14 @@ impl Broker {
     }
 
     /// Remembers how a refresh ended, for the next one.
-    pub(super) fn learn(&self, entry: &Entry, landing: &Landing) {
+    pub(super) fn learn(
+        &self,
+        entry: &Entry,
+        flown: Generation,
+        provider: &ProviderId,
+        landing: &Landing,
+    ) {
         let view = entry.view();
-        let provider = &view.grant.descriptor.provider;
         match landing {
             Ok(_) => {
                 *entry.trouble.lock() = None;
@@ -84,7 +88,10 @@ impl Broker {
                 {
                     self.hold(provider, failure);
                 }
-                self.remember(entry, &view.grant, error);
+                // What befell an old chain says nothing about the one that replaced it.
+                if view.grant.continues(flown) {
+                    self.remember(entry, &view.grant, error);
+                }
             }
         }
     }
@@ -108,9 +115,10 @@ impl Broker {
         let failures = slot.as_ref().map_or(0, |trouble| trouble.failures);
         let wait = match error {
             Error::Upstream { failure, .. } => pause(&self.settings, failure, failures),
-            _ => backoff(self.settings.retry_backoff, failures, self.settings.retry_backoff_max),
+            // It is not the provider that has to be spared.
+            _ => self.settings.retry_backoff,
         };
-        let spread = spread(&grant.id, crate::broker::grant::Generation(u64::from(failures)));
+        let spread = spread(&grant.id, Generation(u64::from(failures)));
         let asked =
             matches!(error, Error::Upstream { failure, .. } if failure.retry_after.is_some());
         let wait =
@@ -127,16 +135,16 @@ impl Broker {
         self.held(provider).filter(|hold| Instant::now() < hold.until)
     }
 
-    pub(super) fn forget_trouble(entry: &Arc<Entry>) {
+    pub(super) fn forget_trouble(entry: &Entry) {
         *entry.trouble.lock() = None;
-        entry.settled();
     }
 }
 
 /// How long to leave a provider or grant alone after this failure.
 fn pause(settings: &Settings, failure: &Failure, failures: u32) -> Duration {
+    let least = backoff(settings.retry_backoff, failures, settings.retry_backoff_max);
     if let Some(asked) = failure.retry_after {
-        return asked;
+        return asked.max(least);
     }
     match failure.reason {
         Reason::ClientCredentialsRejected
@@ -150,7 +158,7 @@ fn pause(settings: &Settings, failure: &Failure, failures: u32) -> Duration {
         // Jitter halves it at most, so the confirming retry comes after this and before twice it.
         Reason::ProviderUnrecognizedError => settings.confirm_after * 2,
         _ if failure.disposition == Disposition::Unknown => settings.retry_backoff_max,
-        _ => backoff(settings.retry_backoff, failures, settings.retry_backoff_max),
+        _ => least,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Rotation: claim a generation, send once, make the new pair durable, then tell everyone.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -26,33 +27,38 @@ type Tower = watch::Sender<Option<Landing>>;
 impl Broker {
     /// Refreshes the grant once. Never cancelled: it runs as a tracked task.
     pub(super) async fn fly(
-        &self,
-        entry: &Entry,
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
         generation: Generation,
         trigger: Trigger,
         tower: &Tower,
     ) -> Landing {
-        let provider = entry.view().grant.descriptor.provider.clone();
-        let span = info_span!("refresh", grant.id = %entry.id, %provider, trigger = trigger.name());
+        let provider_id = entry.view().grant.descriptor.provider.clone();
+        let span = info_span!("refresh", grant.id = %entry.id, provider = %provider_id, trigger = trigger.name());
         let start = Instant::now();
         let landing = self.rotate(entry, generation, tower).instrument(span).await;
         let result = match &landing {
             Ok(_) => "success",
             Err(error) => error.degraded_reason().map_or("error", Reason::name),
         };
-        let provider = provider.as_str().to_owned();
+        let provider = provider_id.as_str().to_owned();
         self.metrics
             .refresh_duration
             .get_or_create(&ByProvider { provider: provider.clone() })
             .observe(start.elapsed().as_secs_f64());
         let refresh = Refresh { provider, trigger: trigger.name(), result };
         self.metrics.refreshes.get_or_create(&refresh).inc();
-        self.learn(entry, &landing);
+        self.learn(entry, generation, &provider_id, &landing);
         landing
     }
 
     /// Tries until something was sent, or the tries are used up.
-    async fn rotate(&self, entry: &Entry, generation: Generation, tower: &Tower) -> Landing {
+    async fn rotate(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        generation: Generation,
+        tower: &Tower,
+    ) -> Landing {
         let mut tries = 0;
         loop {
             let landing = self.attempt(entry, generation, tower).await;
@@ -68,17 +74,29 @@ impl Broker {
     }
 
     /// One claim, at most one request.
-    async fn attempt(&self, entry: &Entry, generation: Generation, tower: &Tower) -> Landing {
-        let Some(grant) = self.store.load(&entry.id).await? else {
+    async fn attempt(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        generation: Generation,
+        tower: &Tower,
+    ) -> Landing {
+        let Some(stored) = self.store.load(&entry.id).await? else {
             return Err(Error::GrantNotFound(entry.id.clone()));
         };
-        let view = entry.adopt(grant.clone());
+        let behind = stored.position < entry.view().grant.position;
+        let view = entry.adopt(stored);
+        if behind {
+            self.heal(&view.grant).await?;
+        }
         if view.grant.generation() != generation {
             return Ok(view);
         }
+        let grant = view.grant.clone();
+        if grant.descriptor.kind.spends() && entry.in_doubt(generation) {
+            return Err(self.outcome_unknown(&grant));
+        }
         let request = self.request(&grant)?;
-        let claimed_at = Instant::now();
-        let Some(intent) = self.claim(entry, &grant).await? else {
+        let Some((intent, claimed_at)) = self.claim(entry, &grant).await? else {
             return self.reload(entry).await;
         };
         if self.draining() || claimed_at.elapsed() >= self.settings.send_gate {
@@ -86,9 +104,27 @@ impl Broker {
             return Err(if self.draining() { Error::Draining } else { slow_store() });
         }
         let sent_at = self.clock.now();
-        entry.sent(intent.owner.attempt);
+        entry.sent(&intent);
         let reply = self.endpoint.exchange(&grant.descriptor.provider, request).await;
         self.settle(entry, grant, &intent, sent_at, reply, tower).await
+    }
+
+    /// The store went back behind what we know: it gets the newer pair before anything is spent,
+    /// because what it holds is spent already.
+    async fn heal(&self, grant: &Grant) -> Result<(), Error> {
+        if grant.standing != Standing::Usable {
+            return Ok(());
+        }
+        warn!(generation = %grant.generation(), "the store is behind what it had taken; healing it");
+        let publication = Publication {
+            generation: grant.generation(),
+            fence: grant.position.fence,
+            descriptor: grant.descriptor.clone(),
+            pair: grant.pair.clone(),
+            due_at: None,
+        };
+        self.store.merge(&grant.id, publication).await?;
+        Ok(())
     }
 
     /// What to send for the grant, if it can be refreshed at all.
@@ -127,12 +163,22 @@ impl Broker {
     }
 
     /// Claims the grant's generation; `None` if it moved. Waits for another live holder.
-    async fn claim(&self, entry: &Entry, grant: &Grant) -> Result<Option<Intent>, Error> {
-        let takeover = (!grant.descriptor.kind.spends()).then_some(self.settings.suspect_after);
+    async fn claim(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        grant: &Grant,
+    ) -> Result<Option<(Intent, Instant)>, Error> {
+        let lease = self.settings.suspect_after;
+        let takeover = (!grant.descriptor.kind.spends()).then_some(lease);
+        let patience = Instant::now() + lease;
         loop {
+            let claimed_at = Instant::now();
             let owner = self.next_owner();
-            match self.store.claim(&entry.id, grant.generation(), owner, takeover).await? {
-                Claim::Granted(intent) => return Ok(Some(intent)),
+            let attempt = owner.attempt;
+            let claim = self.store.claim(&entry.id, grant.generation(), owner, takeover).await;
+            let claim = claim.inspect_err(|_| self.settle_later(entry, attempt))?;
+            match claim {
+                Claim::Granted(intent) => return Ok(Some((intent, claimed_at))),
                 Claim::Moved => return Ok(None),
                 Claim::Busy(intent) if self.ours(&intent.owner) => {
                     if entry.unsettled(intent.owner.attempt) {
@@ -141,8 +187,12 @@ impl Broker {
                     // The answer to our claim was lost and nothing was sent under it.
                     self.store.release(&entry.id, &intent).await?;
                 }
+                Claim::Busy(_) if self.draining() => return Err(Error::Draining),
                 Claim::Busy(intent) => {
-                    if between(intent.since, self.clock.now()) >= self.settings.suspect_after {
+                    // The holder's age by the store's clock, or our own patience, whichever ends
+                    // first: clocks may disagree.
+                    let age = between(intent.since, self.clock.now());
+                    if age >= lease || Instant::now() >= patience {
                         return Err(self.outcome_unknown(grant));
                     }
                     sleep(self.settings.poll).await;
@@ -151,10 +201,39 @@ impl Broker {
         }
     }
 
+    /// Gives a claim back under which nothing was sent, once the store answers again: its answer
+    /// was lost, and after a restart nobody could tell that it was never used. Shutdown waits.
+    fn settle_later(self: &Arc<Self>, entry: &Arc<Entry>, attempt: u64) {
+        let (broker, entry) = (Arc::clone(self), Arc::clone(entry));
+        self.tasks.spawn(async move {
+            let mut failures = 0;
+            while let Err(failure) = broker.settle_claim(&entry, attempt).await {
+                if failures == 0 {
+                    warn!(grant.id = %entry.id, error = %chain(&failure), "a claim is to be given back once the store answers");
+                }
+                let settings = &broker.settings;
+                let wait = backoff(settings.publish_backoff, failures, settings.publish_backoff_max);
+                sleep(wait).await;
+                failures += 1;
+            }
+        });
+    }
+
+    async fn settle_claim(&self, entry: &Entry, attempt: u64) -> Result<(), StoreError> {
+        let grant = self.store.load(&entry.id).await?;
+        let intent = grant.and_then(|grant| grant.intent);
+        match intent.filter(|held| self.ours(&held.owner) && held.owner.attempt == attempt) {
+            Some(intent) if !entry.unsettled(attempt) => {
+                self.store.release(&entry.id, &intent).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Acts on what came back. The refresh token is made durable before anything else.
     async fn settle(
-        &self,
-        entry: &Entry,
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
         grant: Grant,
         intent: &Intent,
         sent_at: SystemTime,
@@ -169,7 +248,6 @@ impl Broker {
             (Err(failure), true) => Err((failure, grant.pair.token.clone())),
             (Err(failure), false) => return self.failed(entry, &grant, intent, failure).await,
         };
-        entry.settled();
         let (token, failure) = match issued {
             Ok(token) => (Some(token), None),
             Err((failure, old_token)) => (old_token, Some(failure)),
@@ -182,8 +260,10 @@ impl Broker {
             token,
             published_at: self.clock.now(),
         };
-        let view =
-            self.publish(entry, grant, intent, pair, failure.is_none().then_some(tower)).await?;
+        let tower = failure.is_none().then_some(tower);
+        let view = self.publish(entry, grant, intent, pair, tower).await;
+        entry.settled(intent);
+        let view = view?;
         match failure {
             None => Ok(view),
             // The refresh token that came is unspent: the next try need not wait in doubt.
@@ -196,8 +276,8 @@ impl Broker {
 
     /// Acts on a failure that brought no refresh token.
     async fn failed(
-        &self,
-        entry: &Entry,
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
         grant: &Grant,
         intent: &Intent,
         failure: Failure,
@@ -209,7 +289,7 @@ impl Broker {
         };
         match disposition {
             Disposition::NotSent | Disposition::NotProcessed => {
-                entry.settled();
+                entry.settled(intent);
                 self.release(entry, intent).await;
             }
             Disposition::Refused => return self.refuse(entry, grant, intent, &failure).await,
@@ -222,12 +302,14 @@ impl Broker {
         Err(self.upstream(grant, failure))
     }
 
-    /// A second refusal of a kind that we do not know counts as final.
+    /// A second refusal of a kind that we do not know counts as final, after the pause.
     fn confirmed(entry: &Entry, failure: &Failure) -> bool {
         let known =
             |error: &Error| error.degraded_reason() == Some(Reason::ProviderUnrecognizedError);
         failure.reason == Reason::ProviderUnrecognizedError
-            && entry.trouble().is_some_and(|trouble| known(&trouble.error))
+            && entry
+                .trouble()
+                .is_some_and(|trouble| known(&trouble.error) && trouble.until <= Instant::now())
     }
 
     /// Records the provider's final no, unless the store has moved on meanwhile.
@@ -246,7 +328,7 @@ impl Broker {
         };
         let step = || self.store.refuse(&entry.id, intent, &verdict);
         let ours = self.persist(grant, "the provider's refusal", step, || {}).await;
-        entry.settled();
+        entry.settled(intent);
         if ours {
             let position = Position { generation: intent.generation, fence: intent.fence };
             let standing = Standing::Refused(verdict.clone());
@@ -340,10 +422,10 @@ impl Broker {
         }
     }
 
-    /// Gives a claim back. If that fails it stays ours and is given back at the next claim.
-    async fn release(&self, entry: &Entry, intent: &Intent) {
-        if let Err(failure) = self.store.release(&entry.id, intent).await {
-            warn!(error = %chain(&failure), "the claim could not be given back yet");
+    /// Gives a claim back, at once or once the store answers again.
+    async fn release(self: &Arc<Self>, entry: &Arc<Entry>, intent: &Intent) {
+        if self.store.release(&entry.id, intent).await.is_err() {
+            self.settle_later(entry, intent.owner.attempt);
         }
     }
 

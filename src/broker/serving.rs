@@ -159,11 +159,7 @@ impl Broker {
         {
             return Err(Error::ForceRefreshCooldown { grant: id.clone(), retry_after });
         }
-        let (landed, outcome) =
-            match self.board(&entry, view.grant.generation(), Trigger::Forced)? {
-                Boarding::Replaced(view) => (view, Outcome::AlreadyReplaced),
-                Boarding::Flight(flight) => (flight.wait(id, deadline).await?, Outcome::Rotated),
-            };
+        let (landed, outcome) = self.refresh(&entry, &view, Trigger::Forced, deadline).await?;
         self.note_use(&entry, &landed);
         if landed.grant.valid_token(self.clock.now()).is_none() {
             return Err(Error::RefreshInProgress(id.clone()));
@@ -221,17 +217,26 @@ impl Broker {
         Decision::Wait { fallback: false }
     }
 
-    /// Refreshes the grant that `view` shows, or joins who does.
+    /// Refreshes the grant that `view` shows, or joins who does, and says which it was.
     pub(super) async fn refresh(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         view: &View,
         trigger: Trigger,
         deadline: Instant,
-    ) -> Landing {
-        match self.board(entry, view.grant.generation(), trigger)? {
-            Boarding::Replaced(view) => Ok(view),
-            Boarding::Flight(flight) => flight.wait(&entry.id, deadline).await,
+    ) -> Result<(Arc<View>, Outcome), Error> {
+        loop {
+            match self.board(entry, view.grant.generation(), trigger)? {
+                Boarding::Replaced(view) => return Ok((view, Outcome::AlreadyReplaced)),
+                Boarding::Flight(flight) => {
+                    return Ok((flight.wait(&entry.id, deadline).await?, Outcome::Rotated));
+                }
+                // How it ends is the business of those who boarded it.
+                Boarding::Other(flight) => match flight.wait(&entry.id, deadline).await {
+                    Err(late @ Error::RefreshInProgress(_)) => return Err(late),
+                    _ => tokio::task::yield_now().await,
+                },
+            }
         }
     }
 

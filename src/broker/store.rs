@@ -22,7 +22,7 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a grant; tombstones included.
     async fn load(&self, id: &GrantId) -> Result<Option<Grant>, StoreError>;
 
-    /// Reads up to `limit` grants after the cursor; tombstones left out.
+    /// Reads up to `limit` grants after the cursor; tombstones and what cannot be opened left out.
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Page, StoreError>;
 
     /// Starts a new chain if the grant still stands at `expected` (`None`: does not exist).
@@ -72,7 +72,7 @@ pub trait Store: Send + Sync + 'static {
         due_at: SystemTime,
     ) -> Result<(), StoreError>;
 
-    /// Takes up to `limit` grants that are due and hides them from other takers for `visibility`.
+    /// Takes about `limit` grants that are due and hides them from other takers for `visibility`.
     async fn take_due(
         &self,
         limit: usize,
@@ -174,5 +174,7 @@ pub enum StoreError {
         grant: GrantId,
         /// What to look at.
         why: &'static str,
+        /// Where it stands, if that can be read: enough to replace or delete it.
+        position: Option<Position>,
     },
 }

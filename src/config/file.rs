@@ -1,4 +1,6 @@
 //! What can be written in the file. The comments are the manual that `config-schema` prints.
+//!
+//! What may hold a secret has no `Debug`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,7 +12,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The whole file.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct File {
     /// Where to listen.
@@ -45,7 +47,7 @@ pub(super) struct Listen {
 }
 
 /// Where grants are kept.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Store {
     /// `redb:PATH` (one process), `memory:` (lost at exit), `redis://HOST:PORT/DB` or `rediss://`.
@@ -71,7 +73,7 @@ pub(super) struct Keys {
 }
 
 /// A provider and our client registration there.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Provider {
     /// Whose habits it has: they set the defaults of everything below.

@@ -42,6 +42,7 @@ pub(super) fn settle(file: File, environment: &Environment) -> Result<Config, Ve
     for (name, section) in &file.providers {
         providers.extend(provider(name, section, &mut problems));
     }
+    nonzero(&file, &mut problems);
     let settings = settings(&file.timing, environment, &providers);
     let log = Log {
         format: match file.log.format {
@@ -68,6 +69,28 @@ pub(super) fn settle(file: File, environment: &Environment) -> Result<Config, Ve
         }),
         _ => Err(problems),
     }
+}
+
+/// Waits that stop everything, or spin, when they are zero.
+fn nonzero(file: &File, problems: &mut Vec<Problem>) {
+    let timing = &file.timing;
+    let spans = [
+        ("store.timeout", file.store.timeout),
+        ("timing.caller_wait_max", timing.caller_wait_max),
+        ("timing.send_gate", timing.send_gate),
+        ("timing.attempt_backoff", timing.attempt_backoff),
+        ("timing.retry_backoff", timing.retry_backoff),
+        ("timing.retry_backoff_max", timing.retry_backoff_max),
+        ("timing.client_probe", timing.client_probe),
+        ("timing.client_probe_max", timing.client_probe_max),
+        ("timing.publish_backoff", timing.publish_backoff),
+        ("timing.publish_backoff_max", timing.publish_backoff_max),
+        ("timing.poll", timing.poll),
+        ("timing.due_tick", timing.due_tick),
+        ("timing.due_visibility", timing.due_visibility),
+    ];
+    let zero = spans.into_iter().filter(|(_, span)| span.0.is_zero());
+    problems.extend(zero.map(|(path, _)| Problem::new(path, "must be above zero")));
 }
 
 fn listen(section: &file::Listen, problems: &mut Vec<Problem>) -> Option<Listen> {
@@ -179,6 +202,32 @@ fn provider(name: &str, section: &file::Provider, problems: &mut Vec<Problem>) -
             path("connect_timeout"),
             "must be below `request_timeout`, or a stalled connect looks like a lost answer",
         ));
+    }
+    for (key, span) in [
+        ("default_lifetime", section.default_lifetime),
+        ("connect_timeout", section.connect_timeout),
+        ("request_timeout", section.request_timeout),
+    ] {
+        if span.is_some_and(|span| span.0.is_zero()) {
+            problems.push(Problem::new(path(key), "must be above zero"));
+        }
+    }
+    for name in section.attributes.iter().filter(|name| name.contains("token")) {
+        problems.push(Problem::new(
+            path("attributes"),
+            format!("`{name}` sounds like a token; callers get access tokens and nothing else"),
+        ));
+    }
+    for (index, rule) in section.error_map.iter().enumerate() {
+        let empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+        let vague = empty(&rule.code) && empty(&rule.text);
+        if vague && (rule.status.is_none() || matches!(rule.means, file::Meaning::Reauth)) {
+            problems.push(Problem::new(
+                path(&format!("error_map.{index}")),
+                "matches too much: name a `code` or a `text` (a `status` alone is enough only where \
+                 no grant dies of it)",
+            ));
+        }
     }
     let mut error_map: Vec<Rule> = section.error_map.iter().map(rule).collect();
     error_map.extend(defaults.error_map);

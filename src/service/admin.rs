@@ -170,7 +170,7 @@ impl GrantAdminService for Admin {
         const METHOD: &str = "tokenbroker.v1.GrantAdminService/DeleteGrant";
         let run = |request: DeleteGrantRequest, _| async move {
             let id = convert::grant_id(&request.grant_id)?;
-            let etag = Some(request.etag.as_str()).filter(|etag| !etag.is_empty());
+            let etag = Some(request.etag).filter(|etag| !etag.is_empty());
             match self.broker.delete_grant(&id, etag).await {
                 Err(Error::GrantNotFound(_)) if request.allow_missing => Ok(DeleteGrantResponse {}),
                 result => result.map(|()| DeleteGrantResponse {}),

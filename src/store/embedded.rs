@@ -2,14 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use redb::backends::InMemoryBackend;
 use redb::{
-    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition,
-    WriteTransaction,
+    Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
+    TableDefinition, WriteTransaction,
 };
+
+use parking_lot::RwLock;
+use tracing::{info, warn};
 
 use crate::broker::grant::{
     Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
@@ -32,10 +36,14 @@ pub struct Embedded {
 }
 
 struct Inner {
-    database: Database,
+    /// `None` only while it is being reopened.
+    database: RwLock<Option<Database>>,
+    /// The file; `None` in memory.
+    path: Option<PathBuf>,
+    /// A step failed: redb refuses all further ones until the file is opened anew.
+    spoiled: AtomicBool,
     codec: Codec,
     clock: Clock,
-    kind: &'static str,
 }
 
 type Outcome<T> = Result<T, StoreError>;
@@ -47,9 +55,8 @@ impl Embedded {
         ring: Arc<crate::store::Keyring>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
-        let shown: PathBuf = path.to_owned();
-        let database = Database::create(path).map_err(|error| refusal(&shown, &error))?;
-        Self::with(database, ring, clock, "redb")
+        let database = Database::create(path).map_err(|error| refusal(path, &error))?;
+        Self::with(database, Some(path.to_owned()), ring, clock)
     }
 
     /// Keeps everything in memory; nothing survives the process.
@@ -57,21 +64,23 @@ impl Embedded {
         let database = Database::builder()
             .create_with_backend(InMemoryBackend::new())
             .map_err(|error| refusal(Path::new("memory"), &error))?;
-        Self::with(database, ring, clock, "memory")
+        Self::with(database, None, ring, clock)
     }
 
     fn with(
         database: Database,
+        path: Option<PathBuf>,
         ring: Arc<crate::store::Keyring>,
         clock: Clock,
-        kind: &'static str,
     ) -> Result<Self, OpenError> {
         let identity = identity(&database, &ring).map_err(|error| {
             OpenError::Refused(format!("the embedded store cannot be read: {error}"))
         })?;
         identity.check(&ring)?;
         let codec = Codec { ring, deployment: identity.deployment };
-        Ok(Self { inner: Arc::new(Inner { database, codec, clock, kind }) })
+        let database = RwLock::new(Some(database));
+        let spoiled = AtomicBool::new(false);
+        Ok(Self { inner: Arc::new(Inner { database, path, spoiled, codec, clock }) })
     }
 
     /// Runs a step of blocking I/O. In memory there is none, so it runs in place.
@@ -79,17 +88,52 @@ impl Embedded {
         &self,
         step: impl FnOnce(&Inner) -> Outcome<T> + Send + 'static,
     ) -> Outcome<T> {
-        if self.inner.kind == "memory" {
+        if self.inner.path.is_none() {
             return step(&self.inner);
         }
         let inner = Arc::clone(&self.inner);
-        tokio::task::spawn_blocking(move || step(&inner)).await.map_err(unavailable)?
+        let run = move || {
+            inner.mend()?;
+            let outcome = step(&inner);
+            if matches!(outcome, Err(StoreError::Unavailable(_))) {
+                inner.spoiled.store(true, Ordering::SeqCst);
+            }
+            outcome
+        };
+        tokio::task::spawn_blocking(run).await.map_err(unavailable)?
     }
 }
 
 impl Inner {
+    /// Opens the file anew after a failure, once that is possible again.
+    fn mend(&self) -> Outcome<()> {
+        let Some(path) = self.path.as_ref().filter(|_| self.spoiled.load(Ordering::SeqCst)) else {
+            return Ok(());
+        };
+        let mut database = self.database.write();
+        if !self.spoiled.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        // The file is locked by the one that failed until that is dropped.
+        drop(database.take());
+        *database = Some(Database::create(path).map_err(unavailable)?);
+        self.spoiled.store(false, Ordering::SeqCst);
+        info!(file = %path.display(), "opened the store anew after a failure");
+        Ok(())
+    }
+
+    fn begin_read(&self) -> Outcome<ReadTransaction> {
+        let database = self.database.read();
+        database.as_ref().ok_or_else(closed)?.begin_read().map_err(unavailable)
+    }
+
+    fn begin_write(&self) -> Outcome<WriteTransaction> {
+        let database = self.database.read();
+        database.as_ref().ok_or_else(closed)?.begin_write().map_err(unavailable)
+    }
+
     fn read(&self, id: &GrantId) -> Outcome<Option<Record>> {
-        let transaction = self.database.begin_read().map_err(unavailable)?;
+        let transaction = self.begin_read()?;
         let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
         let found = grants.get(id.as_str()).map_err(unavailable)?;
         found.map(|bytes| decode(id, bytes.value())).transpose()
@@ -101,7 +145,7 @@ impl Inner {
         id: &GrantId,
         change: impl FnOnce(&mut Option<Record>) -> (T, bool),
     ) -> Outcome<T> {
-        let transaction = self.database.begin_write().map_err(unavailable)?;
+        let transaction = self.begin_write()?;
         let mut record = {
             let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
             let found = grants.get(id.as_str()).map_err(unavailable)?;
@@ -117,7 +161,7 @@ impl Inner {
     }
 
     fn page(&self, after: Option<&str>, limit: usize) -> Outcome<Page> {
-        let transaction = self.database.begin_read().map_err(unavailable)?;
+        let transaction = self.begin_read()?;
         let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
         let mut page = Page { grants: Vec::new(), next: None };
         for row in grants.range(after.unwrap_or_default()..).map_err(unavailable)? {
@@ -132,7 +176,10 @@ impl Inner {
             let id = stored_id(key.value())?;
             let record = decode(&id, value.value())?;
             if record.deleted_at.is_none() {
-                page.grants.push(self.codec.open(&id, &record)?);
+                match self.codec.open(&id, &record) {
+                    Ok(grant) => page.grants.push(grant),
+                    Err(error) => warn!(grant.id = %id, %error, "left out of a list"),
+                }
             }
         }
         Ok(page)
@@ -141,7 +188,7 @@ impl Inner {
     fn take(&self, limit: usize, visibility: Duration) -> Outcome<Vec<GrantId>> {
         let now = self.clock.now_ms();
         let due: Vec<(u64, String)> = {
-            let transaction = self.database.begin_read().map_err(unavailable)?;
+            let transaction = self.begin_read()?;
             let index = transaction.open_table(DUE).map_err(unavailable)?;
             let range = index.range(..(now + 1, "")).map_err(unavailable)?;
             range
@@ -154,18 +201,24 @@ impl Inner {
             return Ok(Vec::new());
         }
         let again = now.saturating_add(u64::try_from(visibility.as_millis()).unwrap_or(u64::MAX));
-        due.into_iter()
-            .map(|(_, name)| {
-                let id = stored_id(&name)?;
-                self.change(&id, |record| {
-                    if let Some(record) = record {
-                        record.due_at = Some(again);
-                    }
-                    ((), true)
-                })?;
-                Ok(id)
-            })
-            .collect()
+        let mut taken = Vec::new();
+        for (_, name) in due {
+            let id = stored_id(&name)?;
+            let hidden = self.change(&id, |slot| {
+                let found = slot.as_mut().map(|record| record.due_at = Some(again)).is_some();
+                (found, found)
+            });
+            match hidden {
+                Ok(true) => taken.push(id),
+                Ok(false) => {}
+                // One bad record must not keep the others from being refreshed.
+                Err(error @ StoreError::Unreadable { .. }) => {
+                    warn!(grant.id = %id, %error, "left out of the due index");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(taken)
     }
 }
 
@@ -321,12 +374,10 @@ impl Store for Embedded {
     }
 
     async fn health(&self) -> Health {
-        let available = self
-            .run(|inner| inner.database.begin_read().map(drop).map_err(unavailable))
-            .await
-            .is_ok();
+        let available = self.run(|inner| inner.begin_write().map(drop)).await.is_ok();
         let deployment = self.inner.codec.deployment.clone();
-        Health { kind: self.inner.kind, available, deployment }
+        let kind = if self.inner.path.is_some() { "redb" } else { "memory" };
+        Health { kind, available, deployment }
     }
 }
 
@@ -395,12 +446,17 @@ fn decode(id: &GrantId, bytes: &[u8]) -> Outcome<Record> {
     serde_json::from_slice(bytes).map_err(|_| StoreError::Unreadable {
         grant: id.clone(),
         why: "its stored form is of another version",
+        position: None,
     })
 }
 
 fn stored_id(name: &str) -> Outcome<GrantId> {
     GrantId::parse(name)
         .map_err(|_| StoreError::Refused("a stored grant has a malformed name".to_owned()))
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store could not be opened anew yet".into())
 }
 
 fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {

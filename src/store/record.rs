@@ -153,7 +153,8 @@ impl Codec {
 
     /// Opens a record; the grant stands where its newest change stands.
     pub(crate) fn open(&self, id: &GrantId, record: &Record) -> Result<Grant, StoreError> {
-        let unreadable = |why| StoreError::Unreadable { grant: id.clone(), why };
+        let position = Some(record.position());
+        let unreadable = |why| StoreError::Unreadable { grant: id.clone(), why, position };
         let pair = if record.deleted_at.is_some() {
             Pair {
                 refresh_token: None,
@@ -170,7 +171,7 @@ impl Codec {
                         "it is sealed with a key that the key ring lacks; add that key to `keys.file`"
                     }
                     OpenError::Tampered => {
-                        "it was changed, or copied from another record; import the grant again"
+                        "it was changed, or copied from another record; import the grant again with `--replace`"
                     }
                 })
             })?;

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
 use redis::RedisError;
+use tracing::warn;
 
 use crate::broker::grant::{
     Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
@@ -138,10 +139,13 @@ impl Store for Redis {
             }
             let rows: Vec<Fields> = self.session.pipeline(&pipeline).await.map_err(unavailable)?;
             for (id, fields) in ids.iter().zip(&rows) {
-                if let Some(record) =
-                    record(id, fields)?.filter(|record| record.deleted_at.is_none())
-                {
-                    grants.push(self.codec.open(id, &record)?);
+                let opened = record(id, fields).and_then(|record| {
+                    let live = record.filter(|record| record.deleted_at.is_none());
+                    live.map(|record| self.codec.open(id, &record)).transpose()
+                });
+                match opened {
+                    Ok(grant) => grants.extend(grant),
+                    Err(error) => warn!(grant.id = %id, %error, "left out of a list"),
                 }
             }
         }
@@ -315,6 +319,8 @@ impl Store for Redis {
     }
 
     async fn take_due(&self, limit: usize, visibility: Duration) -> Outcome<Vec<GrantId>> {
+        // Every shard gets its turn, so that none starves behind a crowded one.
+        let limit = limit.div_ceil(SHARDS);
         let mut pipeline = redis::pipe();
         let function = self.session.function("take_due");
         for shard in 0..SHARDS {
@@ -358,8 +364,11 @@ fn record(id: &GrantId, fields: &Fields) -> Outcome<Option<Record>> {
     if fields.is_empty() {
         return Ok(None);
     }
-    let unreadable =
-        || StoreError::Unreadable { grant: id.clone(), why: "its stored form is malformed" };
+    let unreadable = || StoreError::Unreadable {
+        grant: id.clone(),
+        why: "its stored form is malformed",
+        position: None,
+    };
     let as_text = |name: &str| fields.get(name).and_then(|bytes| std::str::from_utf8(bytes).ok());
     let as_number = |name: &str| as_text(name).and_then(|text| text.parse().ok());
     let required = |name: &str| as_number(name).ok_or_else(unreadable);

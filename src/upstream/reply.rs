@@ -23,6 +23,10 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 /// Most characters of a provider's error code that are shown.
 const ERROR_LEN_MAX: usize = 64;
 
+/// What providers call the lifetime of the refresh token.
+const REFRESH_LIFETIMES: [&str; 3] =
+    ["refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"];
+
 /// What came over the wire.
 pub(crate) struct Raw<'a> {
     pub(crate) status: u16,
@@ -38,22 +42,19 @@ pub(crate) fn judge(provider: &Provider, raw: &Raw<'_>) -> Reply {
     }
     let Some(fields) = fields else {
         let refresh_token = salvage(raw.body);
-        return Reply {
-            refresh_token,
-            refresh_token_lifetime: None,
-            issued: Err(unreadable(raw, None)),
-        };
+        let issued = Err(unreadable(raw, None));
+        return Reply { refresh_token, refresh_token_lifetime: None, issued };
     };
+    let issued = issued(provider, raw, &fields);
+    let refresh_token = text(&fields, "refresh_token").map(RefreshToken::new);
     Reply {
-        refresh_token: text(&fields, "refresh_token").map(RefreshToken::new),
-        refresh_token_lifetime: [
-            "refresh_token_expires_in",
-            "x_refresh_token_expires_in",
-            "refresh_expires_in",
-        ]
-        .iter()
-        .find_map(|name| seconds(fields.get(*name)?)),
-        issued: issued(provider, raw, &fields),
+        // Where the reply is not as expected, the token may lie deeper in it.
+        refresh_token: refresh_token
+            .or_else(|| issued.is_err().then(|| salvage(raw.body)).flatten()),
+        refresh_token_lifetime: REFRESH_LIFETIMES
+            .iter()
+            .find_map(|name| seconds(fields.get(*name)?)),
+        issued,
     }
 }
 
@@ -62,7 +63,12 @@ fn issued(
     raw: &Raw<'_>,
     fields: &Map<String, Value>,
 ) -> Result<Issued, Failure> {
-    if fields.get("error").is_some_and(|error| !error.is_null()) {
+    // Some providers always send the member, empty or false where all went well.
+    let failed = fields.get("error").is_some_and(|error| match error {
+        Value::String(text) => !text.is_empty(),
+        other => other.is_object(),
+    });
+    if failed {
         return Err(refused(provider, raw, Some(fields)));
     }
     let access_token = text(fields, "access_token").ok_or_else(|| unreadable(raw, Some(fields)))?;
@@ -321,6 +327,8 @@ pub(crate) mod tests {
             (201, r#"{"access_token":"a","refresh_token":"r"}"#),
             (200, "\u{feff} {\"access_token\":\"a\",\"refresh_token\":\"r\",\"scope\":[\"x\"]}"),
             (200, "access_token=a&refresh_token=r&scope=x"),
+            (200, r#"{"access_token":"a","refresh_token":"r","error":""}"#),
+            (200, r#"{"access_token":"a","refresh_token":"r","error":false}"#),
         ] {
             let reply = reply(status, body);
             assert!(reply.issued.is_ok(), "{body}");
@@ -346,6 +354,7 @@ pub(crate) mod tests {
             r#"{"refresh_token" : "r","access_token":"a"#,
             r#"{"access_token":"a","refresh_token":"r","expi"#,
             r#"{"error":"server_error","refresh_token":"r"}"#,
+            r#"{"data":{"access_token":"a","refresh_token":"r"}}"#,
         ] {
             let reply = reply(200, body);
             assert_eq!(reply.refresh_token, Some(RefreshToken::new("r")), "{body}");

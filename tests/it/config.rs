@@ -124,6 +124,27 @@ fn what_the_schema_cannot_say_is_checked_too() {
 }
 
 #[test]
+fn what_would_spin_starve_or_leak_is_refused() {
+    let text = "timing: {poll: 0s, send_gate: 0ms}\n\
+        providers: {kroger: {token_url: 'https://example.com/token', client_id: me, \
+        attributes: [refresh_token], default_lifetime: 0s, \
+        error_map: [{means: client}, {status: 500, means: reauth}, {status: 503, means: unavailable}]}}";
+    let secret = ("TOKEN_BROKER__PROVIDERS__KROGER__CLIENT_SECRET", "s");
+    let problems = file(text, &[secret]).unwrap_err();
+    assert_eq!(
+        paths(&problems),
+        [
+            "providers.kroger.attributes",
+            "providers.kroger.default_lifetime",
+            "providers.kroger.error_map.0",
+            "providers.kroger.error_map.1",
+            "timing.poll",
+            "timing.send_gate",
+        ]
+    );
+}
+
+#[test]
 fn the_door_is_opened_to_anyone_only_by_a_setting_that_says_so() {
     let open = "listen: {api: '0.0.0.0:50051', anyone_may_take_tokens: true}";
     assert!(file(open, &[]).is_ok());

@@ -124,6 +124,55 @@ async fn a_late_pair_never_beats_a_new_chain() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_import_is_verified_by_its_own_refresh() {
+    let world = World::new();
+    world.alice().await;
+    world.authority.delay(Duration::from_secs(3));
+    world.authority.next(Fault::LostAnswer);
+    let mut waiting = world.calls.clone();
+    let mut calls = world.calls.clone();
+    let token = world.authority.consent("bob");
+    let (_, imported) = tokio::join!(waiting.get(ALICE), async {
+        pass(1).await;
+        let request = token_broker::proto::ImportGrantRequest {
+            grant_id: ALICE.to_owned(),
+            provider_id: "kroger".to_owned(),
+            refresh_token: token.clone(),
+            replace: true,
+            verify: true,
+            ..Default::default()
+        };
+        calls.admin.import_grant(request).await
+    });
+    let imported = imported.unwrap().into_inner().grant.unwrap();
+    assert_ne!(world.authority.head("bob").unwrap(), token, "the imported token was used");
+    assert_eq!(imported.state(), GrantState::Active, "the old chain's trouble is not its own");
+    world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_answer_was_lost_is_given_back() {
+    let (world, off) = switchable();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    calls.get(ALICE).await.unwrap();
+    pass(60).await;
+    world.authority.next(Fault::Answer(429, ""));
+    world.authority.delay(Duration::from_secs(2));
+    let mut forcing = world.calls.clone();
+    let (forced, ()) = tokio::join!(forcing.refresh(ALICE, None), async {
+        pass(1).await;
+        off.store(true, Ordering::SeqCst);
+    });
+    assert!(forced.is_err());
+    off.store(false, Ordering::SeqCst);
+    world.broker.drain().await;
+    let id = token_broker::broker::grant::GrantId::parse(ALICE).unwrap();
+    let shown = world.broker.show_grant(&id).await.unwrap();
+    assert!(shown.view.grant.intent.is_none(), "shutdown waits until no intent is left");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_is_never_resent_by_guess() {
     let world = World::new();
     world.alice().await;
@@ -221,9 +270,15 @@ async fn an_unknown_refusal_is_confirmed_once() {
     pass(61).await;
     assert!(calls.get(ALICE).await.is_ok(), "it was a passing one");
     pass(3_600).await;
-    world.authority.next(Fault::Answer(418, ""));
-    world.authority.next(Fault::Answer(418, ""));
+    (0..3).for_each(|_| world.authority.next(Fault::Answer(418, "")));
     assert!(calls.get(ALICE).await.is_err());
+    let rotate = token_broker::proto::RotateGrantRequest {
+        grant_id: ALICE.to_owned(),
+        expected_generation: calls.show(ALICE).await.unwrap().generation,
+    };
+    assert!(calls.admin.rotate_grant(rotate).await.is_err());
+    let state = calls.show(ALICE).await.unwrap().state();
+    assert_eq!(state, GrantState::Degraded, "an impatient operator kills no grant");
     pass(61).await;
     let error = calls.get(ALICE).await.unwrap_err();
     assert_eq!(
@@ -232,7 +287,7 @@ async fn an_unknown_refusal_is_confirmed_once() {
     );
     pass(3_600).await;
     assert!(calls.get(ALICE).await.is_err());
-    assert_eq!(world.authority.posts(), 4);
+    assert_eq!(world.authority.posts(), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -291,6 +346,12 @@ async fn a_pair_that_the_store_does_not_take_is_served_and_offered_again() {
     let forced = forced.unwrap().token.unwrap();
     pass(30).await;
     assert_eq!(calls.get(ALICE).await.unwrap().access_token, forced.access_token);
+    let again = calls.reject(ALICE, forced.generation).await.unwrap_err();
+    assert_eq!(again.reason, ErrorReason::StoreUnavailable, "never the token that was rejected");
+    pass(3_540).await;
+    let valid = calls.get(ALICE).await.unwrap();
+    assert_eq!(valid.access_token, forced.access_token, "served while valid");
+    assert_eq!(valid.degraded_reason(), ErrorReason::StoreUnavailable);
     let metrics = telemetry::expose(&world.registry);
     assert!(metrics.contains("unpublished_pairs 1"), "{metrics}");
     assert!(metrics.contains("refresh_persist_failures_total"), "{metrics}");

@@ -193,6 +193,34 @@ async fn a_redis_that_goes_away_is_survived() {
     authority.audit();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_went_back_in_time_is_healed_before_anything_is_spent() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
+    let server = RedisServer::start(&[]);
+    let url = server.url();
+    let mut environment = settings(&base, &url);
+    environment.push(("TOKEN_BROKER__KEYS__FILE", "keys.json"));
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    let key = server.cli(&["KEYS", "tb:*:g:kroger/alice"]);
+    server.cli(&["COPY", &key, "before"]);
+    let refresh = |times: usize| {
+        for _ in 0..times {
+            std::thread::sleep(Duration::from_millis(250));
+            let (ok, _, errors) = program.cli(&["refresh", "kroger/alice"]);
+            assert!(ok, "{errors}");
+        }
+    };
+    tokio::task::block_in_place(|| refresh(2));
+    assert_eq!(server.cli(&["COPY", "before", &key, "REPLACE"]), "1");
+    tokio::task::block_in_place(|| refresh(2));
+    assert_eq!(authority.posts(), 4);
+    authority.audit();
+}
+
 #[test]
 fn the_operators_port_tells_the_truth() {
     let dir = tempfile::tempdir().unwrap();

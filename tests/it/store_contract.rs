@@ -343,7 +343,10 @@ async fn a_record_copied_to_another_grant_does_not_open() {
     server.cli(&["COPY", one, two, "REPLACE"]);
     let name = two.rsplit_once(":g:").unwrap().1;
     let error = store.load(&id(name)).await.unwrap_err();
-    assert!(matches!(error, StoreError::Unreadable { .. }), "{error}");
+    let StoreError::Unreadable { position, .. } = error else { panic!("{error}") };
+    assert_eq!(store.list(None, 10).await.unwrap().grants.len(), 1, "the others are listed");
+    let anew = store.start_chain(&id(name), position, seed("1")).await.unwrap();
+    assert!(anew.is_some(), "it can be replaced");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! A connection to Redis that is replaced when it fails, with our functions loaded.
 
+use std::fmt;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -17,8 +18,8 @@ const LIBRARY: &str = include_str!("rotation.lua");
 /// Bytes of the hash of the library that make its version.
 const VERSION_BYTES: usize = 4;
 
-/// How to reach Redis.
-#[derive(Debug, Clone)]
+/// How to reach Redis. The URL may hold a password, so it is not shown.
+#[derive(Clone)]
 pub struct Address {
     /// `redis://` or `rediss://`.
     pub url: String,
@@ -26,6 +27,12 @@ pub struct Address {
     pub password: Option<crate::secret::ClientSecret>,
     /// Longest wait for one answer.
     pub timeout: Duration,
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Address").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
 }
 
 /// Opens connections and keeps the live one.
