@@ -158,6 +158,52 @@ async fn sigterm_waits_for_the_pair() {
     authority.audit();
 }
 
+/// The disk takes no further byte while a refresh is on the wire, and later does again.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_written_is_opened_anew() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let environment = settings(&base, "redb:store.redb");
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    let (_, before, _) = program.cli(&["get", "kroger/alice"]);
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    authority.delay(Duration::from_millis(800));
+    let address = format!("http://{}", program.api);
+    let refreshed = tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            let arguments = ["refresh", "kroger/alice", "--address", &address];
+            let refreshing = scope.spawn(move || run(std::path::Path::new("/"), &arguments, &[]));
+            while authority.posts() < 2 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            program.limit_files("1");
+            refreshing.join().unwrap()
+        })
+    });
+    let (token, errors) = (text(&refreshed.stdout), text(&refreshed.stderr));
+    assert!(refreshed.status.success() && token != before, "served from memory: {errors}");
+    assert!(program.page("/metrics").contains("tokenbroker_unpublished_pairs 1"));
+    program.limit_files("unlimited");
+    let mut stored = false;
+    for _ in 0..100 {
+        stored = program.page("/metrics").contains("tokenbroker_unpublished_pairs 0");
+        if stored {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(stored, "the pair is stored once the file can be written");
+    let (code, log) = program.stop();
+    assert!(code == Some(0) && log.contains("opened the store anew"), "{log}");
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    assert_eq!(program.cli(&["get", "kroger/alice"]).1, token);
+    assert_eq!(authority.posts(), 2);
+    authority.audit();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_goes_away_is_survived() {
     let authority = Authority::new().lifetime(Duration::from_secs(3));
