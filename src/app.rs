@@ -75,8 +75,19 @@ pub enum AppError {
     #[error("signals: {0}")]
     Signals(std::io::Error),
     /// The drain took too long.
-    #[error("refreshes were still under way after {0:?}; their intents stay in the store")]
-    DrainTimeout(Duration),
+    #[error(
+        "after {waited:?} {unpublished} new token pairs were still not taken by the store and are \
+         lost with this process (the log names their grants), and {flights} refreshes were under \
+         way; their claims stay in the store"
+    )]
+    DrainTimeout {
+        /// How long they were waited for.
+        waited: Duration,
+        /// Pairs that providers had issued.
+        unpublished: i64,
+        /// Refreshes, those pairs among them.
+        flights: i64,
+    },
 }
 
 /// Where the program listens; the real ports, also where the configuration says 0.
@@ -184,7 +195,11 @@ where
             info!("stopped; nothing is left to store");
             Ok(())
         }
-        Err(_elapsed) => Err(AppError::DrainTimeout(config.shutdown.drain_max)),
+        Err(_elapsed) => Err(AppError::DrainTimeout {
+            waited: config.shutdown.drain_max,
+            unpublished: broker.metrics().unpublished_pairs.get(),
+            flights: broker.metrics().flights.get(),
+        }),
     }
 }
 
@@ -229,18 +244,26 @@ async fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, App
 }
 
 /// The key ring that is named; the embedded store makes one beside itself at its first start.
-fn key_ring(config: &Config) -> Result<Keyring, keyring::KeyringError> {
+fn key_ring(config: &Config) -> Result<Keyring, AppError> {
     let beside = match (&config.keys_file, &config.store) {
-        (Some(named), _) => return Keyring::load(named),
+        (Some(named), _) => return Ok(Keyring::load(named)?),
         (None, StoreConfig::Memory | StoreConfig::Redis { .. }) => return Ok(Keyring::generate()),
         (None, StoreConfig::Redb(path)) => {
             (PathBuf::from(format!("{}.keys", path.display())), path)
         }
     };
     let (ring_path, store_path) = beside;
+    if let Some(folder) = store_path.parent().filter(|folder| !folder.as_os_str().is_empty())
+        && !folder.is_dir()
+    {
+        let folder = folder.display();
+        return Err(
+            OpenError::Refused(format!("the folder {folder} does not exist; make it")).into()
+        );
+    }
     // A store without its ring is not a first start: a new ring could not open it.
     if ring_path.exists() || store_path.exists() {
-        return Keyring::load(&ring_path);
+        return Ok(Keyring::load(&ring_path)?);
     }
     let ring = Keyring::generate();
     ring.create(&ring_path)?;

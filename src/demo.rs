@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +106,9 @@ impl Inner {
     /// Written to a second file and renamed, so that a crash leaves the one or the other.
     fn save(&self, state: &Ledger) -> io::Result<()> {
         let beside = self.file.with_extension("new");
-        fs::write(&beside, serde_json::to_vec(state)?)?;
+        // Left over where a crash came between the two steps.
+        let _ = fs::remove_file(&beside);
+        keyring::private_file(&beside)?.write_all(&serde_json::to_vec(state)?)?;
         fs::rename(&beside, &self.file)
     }
 
@@ -188,7 +190,7 @@ fn refusal(status: StatusCode, error: &str) -> Response {
 }
 
 fn axum_json(status: StatusCode, body: &serde_json::Value) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+    (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 
 fn random() -> String {

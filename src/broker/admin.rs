@@ -42,7 +42,7 @@ pub struct Overview {
     /// Where it stands.
     pub state: State,
     /// The failure that has not been overcome.
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<Arc<Trouble>>,
 }
 
 /// A grant to be.
@@ -247,7 +247,9 @@ impl Broker {
                 }
                 Standing::Usable | Standing::Deleted => self.outcome_unknown(&view.grant),
             };
-            trouble.get_or_insert(Trouble { error, failures: 1, until: Instant::now() });
+            trouble.get_or_insert_with(|| {
+                Arc::new(Trouble { error, failures: 1, until: Instant::now() })
+            });
         }
         Overview { view, state, trouble }
     }

@@ -143,7 +143,9 @@ impl Reason {
                  spent, import it again with `--replace`, otherwise have the person consent again"
             }
             Self::RefreshReplyUnreadable => {
-                "the provider answered with success but without a token that can be read"
+                "the provider answered with success but without a token that can be read, so the \
+                 refresh token may be spent and is not sent again by guess; have the person consent \
+                 again, or import a new refresh token with `--replace`"
             }
             Self::StoreUnavailable => "the token store did not take the new pair yet",
         }
@@ -172,7 +174,7 @@ pub enum Error {
     #[error("grant {0} exists already; say `replace` to start a new chain in its place")]
     GrantAlreadyExists(GrantId),
     /// The provider refused the grant.
-    #[error("grant {grant}: {}", .verdict.reason.advice())]
+    #[error("grant {grant}: {}{}", .verdict.reason.advice(), answered(.verdict.provider_status, .verdict.provider_error.as_deref()))]
     GrantRefused {
         /// The grant.
         grant: GrantId,
@@ -184,7 +186,8 @@ pub enum Error {
     EtagMismatch(GrantId),
     /// The provider's tokens are too short-lived.
     #[error(
-        "min_ttl is {} but the tokens of grant {grant} live {}; ask for less",
+        "min_ttl is {} but of a token of grant {grant} {} can be promised: its lifetime less the \
+         time in which callers wait for its successor; ask for less",
         humantime::format_duration(*.min_ttl), humantime::format_duration(*.lifetime)
     )]
     MinTtlUnsatisfiable {
@@ -192,7 +195,7 @@ pub enum Error {
         grant: GrantId,
         /// What was asked for.
         min_ttl: Duration,
-        /// What the provider gives.
+        /// What can be promised of a new token.
         lifetime: Duration,
     },
     /// The caller knows more than we do.
@@ -226,7 +229,7 @@ pub enum Error {
     #[error("no provider {0} is configured; add it under `providers` in the configuration")]
     ProviderNotConfigured(ProviderId),
     /// The provider's side failed.
-    #[error("grant {grant}, provider {provider}: {}", .failure.reason.advice())]
+    #[error("grant {grant}, provider {provider}: {}{}", .failure.reason.advice(), answered(.failure.status, .failure.provider_error.as_deref()))]
     Upstream {
         /// The grant.
         grant: GrantId,
@@ -282,6 +285,15 @@ impl Error {
     }
 }
 
+/// What the provider said, if it said anything.
+fn answered(status: Option<u16>, code: Option<&str>) -> String {
+    match (status, code) {
+        (Some(status), Some(code)) => format!(" (it answered {status} {code})"),
+        (Some(status), None) => format!(" (it answered {status})"),
+        (None, _) => String::new(),
+    }
+}
+
 fn list(violations: &[Violation]) -> String {
     let each: Vec<_> =
         violations.iter().map(|one| format!("{} {}", one.field, one.description)).collect();
@@ -293,8 +305,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let cause_text = cause.to_string();
+        // Many errors repeat their cause in their own text.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
         source = cause.source();
     }
     text

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -71,7 +71,7 @@ pub struct Entry {
     view: ArcSwap<View>,
     /// The refresh under way. Held for moments only, never across an await.
     pub(super) flight: Mutex<Option<Flight>>,
-    pub(super) trouble: Mutex<Option<Trouble>>,
+    pub(super) trouble: ArcSwapOption<Trouble>,
     /// The claim under which a request left without a definite answer.
     unsettled: Mutex<Option<Sent>>,
     /// Generation that was noted as used in the store.
@@ -84,7 +84,7 @@ impl Entry {
             id: grant.id.clone(),
             view: ArcSwap::from_pointee(View::new(grant)),
             flight: Mutex::new(None),
-            trouble: Mutex::new(None),
+            trouble: ArcSwapOption::empty(),
             unsettled: Mutex::new(None),
             noted: AtomicU64::new(NONE),
         }
@@ -149,8 +149,8 @@ impl Entry {
     }
 
     /// The failure that has not been overcome.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.trouble.lock().clone()
+    pub fn trouble(&self) -> Option<Arc<Trouble>> {
+        self.trouble.load_full()
     }
 
     /// The grant is gone.

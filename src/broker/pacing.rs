@@ -1,5 +1,6 @@
 //! Pacing: after a failure, who waits how long before the provider is asked again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -53,7 +54,7 @@ impl Broker {
         }
         let now = Instant::now();
         if let Some(trouble) = entry.trouble().filter(|trouble| now < trouble.until) {
-            return Err(waiting(trouble.error, trouble.until - now));
+            return Err(waiting(trouble.error.clone(), trouble.until - now));
         }
         let provider = &view.grant.descriptor.provider;
         match self.held(provider).filter(|hold| now < hold.until) {
@@ -78,7 +79,7 @@ impl Broker {
         let view = entry.view();
         match landing {
             Ok(_) => {
-                *entry.trouble.lock() = None;
+                entry.trouble.store(None);
                 // A hold that began while this refresh was under way stays.
                 self.holds.remove_if(provider, |_, hold| Instant::now() >= hold.until);
             }
@@ -111,8 +112,7 @@ impl Broker {
     }
 
     fn remember(&self, entry: &Entry, grant: &Grant, error: &Error) {
-        let mut slot = entry.trouble.lock();
-        let failures = slot.as_ref().map_or(0, |trouble| trouble.failures);
+        let failures = entry.trouble().map_or(0, |trouble| trouble.failures);
         let wait = match error {
             Error::Upstream { failure, .. } => pause(&self.settings, failure, failures),
             // It is not the provider that has to be spared.
@@ -123,11 +123,8 @@ impl Broker {
             matches!(error, Error::Upstream { failure, .. } if failure.retry_after.is_some());
         let wait =
             if asked { wait } else { wait.mul_f64(JITTER_FLOOR + (1.0 - JITTER_FLOOR) * spread) };
-        *slot = Some(Trouble {
-            error: error.clone(),
-            failures: failures + 1,
-            until: Instant::now() + wait,
-        });
+        let (error, until) = (error.clone(), Instant::now() + wait);
+        entry.trouble.store(Some(Arc::new(Trouble { error, failures: failures + 1, until })));
     }
 
     /// Providers that are held, for operators.
@@ -136,7 +133,7 @@ impl Broker {
     }
 
     pub(super) fn forget_trouble(entry: &Entry) {
-        *entry.trouble.lock() = None;
+        entry.trouble.store(None);
     }
 }
 

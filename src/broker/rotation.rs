@@ -36,7 +36,10 @@ impl Broker {
         let provider_id = entry.view().grant.descriptor.provider.clone();
         let span = info_span!("refresh", grant.id = %entry.id, provider = %provider_id, trigger = trigger.name());
         let start = Instant::now();
-        let landing = self.rotate(entry, generation, tower).instrument(span).await;
+        let landing = self.rotate(entry, generation, tower).instrument(span.clone()).await;
+        if let Err(error) = &landing {
+            span.in_scope(|| warn!(%generation, error = chain(error), "not refreshed"));
+        }
         let result = match &landing {
             Ok(_) => "success",
             Err(error) => error.degraded_reason().map_or("error", Reason::name),
@@ -282,22 +285,25 @@ impl Broker {
         intent: &Intent,
         failure: Failure,
     ) -> Landing {
-        let disposition = match failure.disposition {
-            Disposition::Unknown if !grant.descriptor.kind.spends() => Disposition::NotProcessed,
-            Disposition::NotProcessed if Self::confirmed(entry, &failure) => Disposition::Refused,
-            other => other,
+        let (disposition, reason) = (failure.disposition, failure.reason);
+        let (disposition, reason) = match disposition {
+            Disposition::Unknown if !grant.descriptor.kind.spends() => {
+                (Disposition::NotProcessed, reason)
+            }
+            Disposition::NotProcessed if Self::confirmed(entry, &failure) => {
+                (Disposition::Refused, Reason::GrantReauthRequired)
+            }
+            other => (other, reason),
         };
+        let failure = Failure { reason, ..failure };
         match disposition {
             Disposition::NotSent | Disposition::NotProcessed => {
                 entry.settled(intent);
                 self.release(entry, intent).await;
             }
             Disposition::Refused => return self.refuse(entry, grant, intent, &failure).await,
-            Disposition::Unknown => warn!(
-                generation = %intent.generation,
-                provider.status = failure.status,
-                "the outcome of the refresh is unknown; the refresh token is not sent again"
-            ),
+            // The claim stays: the refresh token may be spent and is not sent again.
+            Disposition::Unknown => {}
         }
         Err(self.upstream(grant, failure))
     }
@@ -334,8 +340,6 @@ impl Broker {
             let standing = Standing::Refused(verdict.clone());
             let refused = Grant { position, standing, intent: None, ..grant.clone() };
             entry.adopt(refused);
-            warn!(generation = %intent.generation, reason = verdict.reason.name(),
-                provider.error = verdict.provider_error, "the provider refused the refresh token");
             return Err(Error::GrantRefused { grant: grant.id.clone(), verdict });
         }
         self.reload(entry).await

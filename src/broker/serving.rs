@@ -88,7 +88,7 @@ impl Broker {
             let now = self.clock.now();
             let (result, served) = match self.decide(&view, want, now) {
                 Decision::Serve => {
-                    let degraded = refusal(&view);
+                    let degraded = refusal(&view).or_else(|| failing(&entry));
                     let result = if degraded.is_some() { "degraded" } else { "hit" };
                     (if round == 0 { result } else { "refreshed" }, Ok(Served { view, degraded }))
                 }
@@ -281,6 +281,11 @@ impl Broker {
         self.metrics.token_requests.get_or_create(&labels).inc();
         served
     }
+}
+
+/// Why the last refresh failed, if that has not been overcome.
+fn failing(entry: &Entry) -> Option<Reason> {
+    entry.trouble()?.error.degraded_reason()
 }
 
 /// Why the grant gives no further tokens, if that is so.

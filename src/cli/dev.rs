@@ -151,7 +151,8 @@ Get a token, from the broker's memory:
   grpcurl -plaintext -d '{{"grant_id":"demo/alice"}}' {get}
   {program} get demo/alice{address}
 
-Say that an API rejected it; one refresh, however many callers say so:
+Say that an API rejected it; one refresh, however many callers say so (a token younger than 2 s
+is not replaced: FORCE_REFRESH_COOLDOWN):
   grpcurl -plaintext -d '{{"grant_id":"demo/alice"}}' {force}
   {program} refresh demo/alice{address}
 

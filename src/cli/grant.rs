@@ -220,6 +220,7 @@ async fn list(provider: Option<String>, target: &Target) -> Result<(), Failure> 
         }
         request.page_token = response.next_page_token;
     }
+    grants.sort_by(|one, other| one.grant_id.cmp(&other.grant_id));
     println!("{}", if target.json { view::grants_json(&grants) } else { view::grants(&grants) });
     Ok(())
 }

@@ -73,7 +73,9 @@ impl Refresh {
 }
 
 pub(super) async fn connect(target: &Target) -> Result<Client, Failure> {
-    Client::connect(&target.address).await.map_err(|error| {
+    let given = target.address.contains("://");
+    let address = if given { target.address.clone() } else { format!("http://{}", target.address) };
+    Client::connect(&address).await.map_err(|error| {
         let cause = crate::broker::error::chain(&error);
         format!("no broker answers at {}: {cause}\nstart one with `token-broker dev`, or name one with --address", target.address)
     })

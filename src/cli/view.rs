@@ -81,7 +81,7 @@ pub(super) fn grant(grant: &Grant) -> String {
         rows.push(("failing since", time(failure.time.as_ref())));
         rows.push(("because", failure.reason().wire_name().to_owned()));
         rows.push(("", failure.message.clone()));
-        rows.push(("tried again", time(failure.retry_time.as_ref())));
+        rows.push(("next try after", time(failure.retry_time.as_ref())));
     }
     let rows = rows.iter().filter(|(_, value)| !value.is_empty() && value != "-");
     rows.map(|(name, value)| format!("{name:<14} {value}")).collect::<Vec<_>>().join("\n")

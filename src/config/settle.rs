@@ -38,6 +38,16 @@ pub(super) fn settle(file: File, environment: &Environment) -> Result<Config, Ve
              generate --file PATH` and name it here",
         ));
     }
+    if let Some(ring) = file.keys.file.as_ref().filter(|ring| !ring.exists()) {
+        problems.push(Problem::new(
+            "keys.file",
+            format!(
+                "{} does not exist; make a key ring with `token-broker keys generate --file PATH`, \
+                 or restore the one that the store was sealed with",
+                ring.display()
+            ),
+        ));
+    }
     let mut providers = Vec::new();
     for (name, section) in &file.providers {
         providers.extend(provider(name, section, &mut problems));
@@ -150,6 +160,10 @@ fn store(
             "must be redb:PATH, memory:, redis://HOST:PORT or rediss://HOST:PORT (Sentinel and \
              Cluster are not built yet)",
         );
+    }
+    let database = Url::parse(url).map(|url| url.path().trim_start_matches('/').to_owned());
+    if !database.is_ok_and(|name| name.is_empty() || name.parse::<u32>().is_ok()) {
+        return problem("store.url", "must be redis://HOST:PORT, or with /NUMBER for a database");
     }
     let password = match &section.password_file {
         None => None,
@@ -311,7 +325,10 @@ fn client_secret(
             }
         },
         (None, None) => {
-            problems.push(Problem::new(path("client_secret_file"), "is required"));
+            problems.push(Problem::new(
+                path("client_secret_file"),
+                "is required (for `default` the variable CLIENT_SECRET will do)",
+            ));
             None
         }
     }

@@ -17,6 +17,8 @@ use crate::service::status::{classify, contract_reason};
 
 /// Longest refresh token that is accepted; providers stay below 4 KiB.
 const REFRESH_TOKEN_LEN_MAX: usize = 16 * 1024;
+/// Characters of a fingerprint: base64url of 12 bytes.
+const FINGERPRINT_LEN: usize = 16;
 /// Most labels of a grant.
 const LABELS_MAX: usize = 32;
 /// Longest name or value of a label.
@@ -108,11 +110,15 @@ pub(super) fn force_refresh(
     let id = checks.grant_id(&request.grant_id);
     let rejected = match request.rejected {
         None => Some(Rejected::Current),
+        Some(Wire::RejectedGeneration(0)) => {
+            checks.fail("rejected_generation", "must be the `generation` of the rejected token");
+            None
+        }
         Some(Wire::RejectedGeneration(number)) => {
             checks.generation("rejected_generation", number).map(Rejected::Generation)
         }
-        Some(Wire::RejectedFingerprint(text)) if text.is_empty() => {
-            checks.fail("rejected_fingerprint", "must not be empty");
+        Some(Wire::RejectedFingerprint(text)) if text.len() != FINGERPRINT_LEN => {
+            checks.fail("rejected_fingerprint", "must be the `fingerprint` of the rejected token");
             None
         }
         Some(Wire::RejectedFingerprint(text)) => Some(Rejected::Fingerprint(text)),
@@ -125,11 +131,15 @@ pub(super) fn import(request: proto::ImportGrantRequest) -> Result<(NewGrant, bo
     let id = checks.grant_id(&request.grant_id);
     let labels = request.labels.into_iter().collect();
     checks.common(&request.provider_id, &request.scopes, &labels);
-    let token = request.refresh_token.trim();
+    // Editors on Windows begin a file with a byte order mark.
+    let token = request.refresh_token.trim_start_matches('\u{feff}').trim();
     if token.is_empty() || token.len() > REFRESH_TOKEN_LEN_MAX {
         checks.fail("refresh_token", "must hold the refresh token, at most 16 KiB of it");
-    } else if token.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        checks.fail("refresh_token", "must be one word; is there more than the token in it?");
+    } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        checks.fail(
+            "refresh_token",
+            "must be one word of visible ASCII; is there more than the token in it?",
+        );
     }
     let verify = request.verify;
     let new = id.map(|id| NewGrant {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::broker::endpoint::Failure;
+use crate::broker::endpoint::{Disposition, Failure};
 use crate::broker::error::{Error, Reason, Violation};
 use crate::broker::grant::Verdict;
 use crate::broker::store::StoreError;
@@ -48,7 +48,9 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         }
         Error::Upstream { failure, retry_after, .. } => {
             let code = upstream_code(failure.reason);
-            let waits = matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::Aborted);
+            // An unknown outcome does not pass by waiting.
+            let waits = matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::Aborted)
+                && failure.disposition != Disposition::Unknown;
             let wait = retry_after.or(failure.retry_after).or(soon);
             (code, contract_reason(failure.reason), wait.filter(|_| waits))
         }

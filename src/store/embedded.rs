@@ -20,6 +20,7 @@ use crate::broker::grant::{
 };
 use crate::broker::store::{Claim, Health, Merged, Page, Publication, Seed, Store, StoreError};
 use crate::clock::{Clock, unix_ms};
+use crate::store::keyring::private_file;
 use crate::store::record::{Codec, Record};
 use crate::store::{Identity, OpenError, TOMBSTONE_LIFE, transition};
 
@@ -55,6 +56,8 @@ impl Embedded {
         ring: Arc<crate::store::Keyring>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
+        // A file that is there already, or cannot be made, is the business of the next line.
+        drop(private_file(path));
         let database = Database::create(path).map_err(|error| refusal(path, &error))?;
         Self::with(database, Some(path.to_owned()), ring, clock)
     }

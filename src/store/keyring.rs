@@ -54,7 +54,7 @@ impl std::fmt::Debug for Keyring {
 pub enum KeyringError {
     /// The file is not there.
     #[error(
-        "the key ring {0} does not exist; make one with `token-broker keys generate --file {0}`, or restore the one that the store was sealed with"
+        "the key ring {0} does not exist; restore the one that the store was sealed with, or, for a new store, make one with `token-broker keys generate --file {0}`"
     )]
     Missing(String),
     /// The file is there already.
@@ -270,14 +270,15 @@ pub(crate) fn fill(bytes: &mut [u8]) {
     rand::fill(bytes).expect("the random number generator of the system works");
 }
 
+/// A new file that only its owner can read.
 #[cfg(unix)]
-fn private_file(path: &Path) -> std::io::Result<fs::File> {
+pub(crate) fn private_file(path: &Path) -> std::io::Result<fs::File> {
     use std::os::unix::fs::OpenOptionsExt as _;
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 #[cfg(not(unix))]
-fn private_file(path: &Path) -> std::io::Result<fs::File> {
+pub(crate) fn private_file(path: &Path) -> std::io::Result<fs::File> {
     OpenOptions::new().write(true).create_new(true).open(path)
 }
 

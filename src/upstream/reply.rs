@@ -71,7 +71,10 @@ fn issued(
     if failed {
         return Err(refused(provider, raw, Some(fields)));
     }
-    let access_token = text(fields, "access_token").ok_or_else(|| unreadable(raw, Some(fields)))?;
+    // RFC 6749 appendix A.12: visible ASCII. Anything else would break the callers' headers.
+    let access_token = text(fields, "access_token")
+        .filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '))
+        .ok_or_else(|| unreadable(raw, Some(fields)))?;
     Ok(Issued {
         access_token: AccessToken::new(access_token),
         token_type: text(fields, "token_type").unwrap_or("Bearer").to_owned(),
@@ -106,7 +109,7 @@ fn refused(provider: &Provider, raw: &Raw<'_>, fields: Option<&Map<String, Value
         .map(|rule| by_rule(rule.verdict));
     let (reason, disposition, concern) = rule
         .or_else(|| code.as_deref().and_then(by_code))
-        .unwrap_or_else(|| by_status(raw.status, raw.retry_after.is_some()));
+        .unwrap_or_else(|| by_status(raw, fields.is_some()));
     Failure {
         reason,
         disposition,
@@ -151,17 +154,20 @@ fn by_code(code: &str) -> Option<Meaning> {
     })
 }
 
-fn by_status(status: u16, says_when: bool) -> Meaning {
+fn by_status(raw: &Raw<'_>, structured: bool) -> Meaning {
     use Concern::{Grant, Provider};
     use Disposition::{NotProcessed, Unknown};
-    match status {
+    match raw.status {
         401 => (Reason::ClientCredentialsRejected, NotProcessed, Provider),
         300..=399 | 404 | 405 | 415 => {
             (Reason::ProviderEndpointMisconfigured, NotProcessed, Provider)
         }
         429 => (Reason::ProviderRateLimited, NotProcessed, Provider),
-        503 if says_when => (Reason::ProviderUnavailable, NotProcessed, Grant),
-        400..=499 if status != 408 => (Reason::ProviderUnrecognizedError, NotProcessed, Grant),
+        503 if raw.retry_after.is_some() => (Reason::ProviderUnavailable, NotProcessed, Grant),
+        408 => (Reason::RefreshOutcomeUnknown, Unknown, Grant),
+        400..=499 if structured => (Reason::ProviderUnrecognizedError, NotProcessed, Grant),
+        // A page for people comes from a firewall or proxy, which knows nothing of the grant.
+        400..=499 => (Reason::ProviderUnavailable, NotProcessed, Grant),
         // The provider may have spent the token before it broke.
         _ => (Reason::RefreshOutcomeUnknown, Unknown, Grant),
     }
@@ -355,6 +361,7 @@ pub(crate) mod tests {
             r#"{"access_token":"a","refresh_token":"r","expi"#,
             r#"{"error":"server_error","refresh_token":"r"}"#,
             r#"{"data":{"access_token":"a","refresh_token":"r"}}"#,
+            r#"{"access_token":"a\n\u001b[31m","refresh_token":"r"}"#,
         ] {
             let reply = reply(200, body);
             assert_eq!(reply.refresh_token, Some(RefreshToken::new("r")), "{body}");
@@ -367,7 +374,7 @@ pub(crate) mod tests {
     }
 
     /// (status, body, reason, disposition)
-    const REFUSALS: [(u16, &str, Reason, Disposition); 20] = [
+    const REFUSALS: [(u16, &str, Reason, Disposition); 21] = [
         (400, r#"{"error":"invalid_grant"}"#, Reason::GrantReauthRequired, Disposition::Refused),
         (403, r#"{"error":"invalid_grant"}"#, Reason::GrantReauthRequired, Disposition::Refused),
         (200, r#"{"error":"invalid_grant"}"#, Reason::GrantReauthRequired, Disposition::Refused),
@@ -406,7 +413,8 @@ pub(crate) mod tests {
         (404, "<html>", Reason::ProviderEndpointMisconfigured, Disposition::NotProcessed),
         (307, "", Reason::ProviderEndpointMisconfigured, Disposition::NotProcessed),
         (429, "", Reason::ProviderRateLimited, Disposition::NotProcessed),
-        (400, "<html>blocked</html>", Reason::ProviderUnrecognizedError, Disposition::NotProcessed),
+        (403, "<html>blocked</html>", Reason::ProviderUnavailable, Disposition::NotProcessed),
+        (400, r#"{"status":"BAD"}"#, Reason::ProviderUnrecognizedError, Disposition::NotProcessed),
         (500, "", Reason::RefreshOutcomeUnknown, Disposition::Unknown),
         (503, "<html>", Reason::RefreshOutcomeUnknown, Disposition::Unknown),
         (504, "", Reason::RefreshOutcomeUnknown, Disposition::Unknown),

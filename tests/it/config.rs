@@ -182,6 +182,7 @@ fn the_example_is_valid() {
     let text =
         text.replace("/etc/token-broker/secrets/kroger-client-secret", &format!("{here}/secret"));
     let text = text.replace("/etc/token-broker/secrets/redis-password", &format!("{here}/secret"));
+    let text = text.replace("/etc/token-broker/secrets/keys.json", &format!("{here}/secret"));
     let config = file(&text, &[]).unwrap();
     assert!(matches!(config.store, StoreConfig::Redis { .. }));
     assert_eq!(config.providers.len(), 2);

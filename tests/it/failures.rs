@@ -283,7 +283,7 @@ async fn an_unknown_refusal_is_confirmed_once() {
     let error = calls.get(ALICE).await.unwrap_err();
     assert_eq!(
         (error.code, error.reason),
-        (Code::FailedPrecondition, ErrorReason::ProviderUnrecognizedError)
+        (Code::FailedPrecondition, ErrorReason::GrantReauthRequired)
     );
     pass(3_600).await;
     assert!(calls.get(ALICE).await.is_err());

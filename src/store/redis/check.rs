@@ -109,7 +109,10 @@ pub(super) fn explain(error: &RedisError) -> OpenError {
                     "Redis asks for a password; set it in `store.password_file` or in `store.url`",
                 ),
                 Some("NOPERM") => refused("the Redis user lacks rights; see the documentation"),
-                _ => OpenError::Unavailable(format!("Redis does not answer: {text}")),
+                _ => OpenError::Unavailable(format!(
+                    "Redis does not answer ({text}); if this lasts, check host, port and TLS \
+                     (redis:// or rediss://) of `store.url`"
+                )),
             }
         }
     }
