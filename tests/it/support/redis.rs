@@ -1,7 +1,9 @@
 //! A real redis-server for one test.
 
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -66,8 +68,23 @@ impl Drop for RedisServer {
     }
 }
 
+/// Below the ports that the system gives to connections and to listeners that ask for any, so that
+/// nobody else takes one between our look and its use.
+const PORTS: std::ops::Range<u16> = 20_000..30_000;
+
+/// A port where nobody listens, and that no other test is given.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    loop {
+        // Two runs at once begin at different places.
+        let step =
+            NEXT.fetch_add(1, Ordering::SeqCst).wrapping_add(std::process::id().wrapping_mul(97));
+        let port = PORTS.start + u16::try_from(step % count).unwrap();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "waits for a real process")]
@@ -77,10 +94,19 @@ fn answers(process: &mut Child, port: u16) -> bool {
         if process.try_wait().unwrap().is_some() {
             return false;
         }
-        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if greets(port).is_some() {
             return true;
         }
         sleep(Duration::from_millis(10));
     }
     false
+}
+
+/// It is a Redis that answers, be it that it wants a password.
+fn greets(port: u16) -> Option<()> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.write_all(b"PING\r\n").ok()?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).ok()?;
+    matches!(&answer, b"+PONG" | b"-NOAU").then_some(())
 }
