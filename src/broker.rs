@@ -1,7 +1,7 @@
 //! The domain: grants, generations, and when and how to refresh. Plain Rust and tokio time.
 //!
 //! Reading order: [`grant`] what is kept, [`freshness`] when to refresh, [`serving`] what a caller
-//! gets, [`flight`] one refresh per grant, [`rotation`] how it is done, [`pacing`] what follows a
+//! gets, [`flight`] one refresh per grant, [`rotation`] how it is done, [`claim`] under what right, [`pacing`] what follows a
 //! failure, [`scheduler`] what happens unasked, [`admin`] what operators do. The process ends at
 //! two traits, [`store::Store`] and [`endpoint::TokenEndpoint`].
 
@@ -23,6 +23,7 @@ use crate::broker::store::Store;
 use crate::clock::Clock;
 
 pub mod admin;
+pub mod claim;
 pub mod endpoint;
 pub mod error;
 pub mod flight;

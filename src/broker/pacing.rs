@@ -10,8 +10,9 @@ use crate::broker::endpoint::{Concern, Disposition, Failure};
 use crate::broker::error::{Error, Reason};
 use crate::broker::flight::{Landing, Trigger};
 use crate::broker::freshness::spread;
-use crate::broker::grant::{Generation, Grant, ProviderId, Standing};
+use crate::broker::grant::{Generation, Grant, ProviderId};
 use crate::broker::known::{Entry, Trouble, View};
+use crate::broker::rotation::usable;
 use crate::broker::settings::{Settings, backoff};
 
 /// Waits are drawn from this share of the backoff up to all of it, so that grants which failed
@@ -40,14 +41,7 @@ impl Broker {
         if self.draining() {
             return Err(Error::Draining);
         }
-        match &view.grant.standing {
-            Standing::Usable => {}
-            Standing::Deleted => return Err(Error::GrantNotFound(entry.id.clone())),
-            Standing::Refused(verdict) => {
-                let verdict = verdict.clone();
-                return Err(Error::GrantRefused { grant: entry.id.clone(), verdict });
-            }
-        }
+        usable(&view.grant)?;
         // An operator who has mended something does not wait.
         if trigger == Trigger::Admin {
             return Ok(());

@@ -1,0 +1,104 @@
+//! Claims: the right to spend a generation, how it is won, and how it is given back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use crate::broker::Broker;
+use crate::broker::error::{Error, chain};
+use crate::broker::grant::{Grant, Intent, Owner};
+use crate::broker::known::Entry;
+use crate::broker::settings::backoff;
+use crate::broker::store::{Claim, StoreError};
+use crate::clock::between;
+
+impl Broker {
+    /// Claims the grant's generation; `None` if it moved. Waits for another live holder.
+    pub(super) async fn claim(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        grant: &Grant,
+    ) -> Result<Option<(Intent, Instant)>, Error> {
+        let lease = self.settings.suspect_after;
+        let takeover = (!grant.descriptor.kind.spends()).then_some(lease);
+        let patience = Instant::now() + lease;
+        loop {
+            let claimed_at = Instant::now();
+            let owner = self.next_owner();
+            let attempt = owner.attempt;
+            let claim = self.store.claim(&entry.id, grant.generation(), owner, takeover).await;
+            let claim = claim.inspect_err(|_| self.settle_later(entry, attempt))?;
+            match claim {
+                Claim::Granted(intent) => return Ok(Some((intent, claimed_at))),
+                Claim::Moved => return Ok(None),
+                Claim::Busy(intent) if self.ours(&intent.owner) => {
+                    if entry.unsettled(intent.owner.attempt) {
+                        return Err(self.outcome_unknown(grant));
+                    }
+                    // The answer to our claim was lost and nothing was sent under it.
+                    self.store.release(&entry.id, &intent).await?;
+                }
+                Claim::Busy(_) if self.draining() => return Err(Error::Draining),
+                Claim::Busy(intent) => {
+                    // The holder's age by the store's clock, or our own patience, whichever ends
+                    // first: clocks may disagree.
+                    let age = between(intent.since, self.clock.now());
+                    if age >= lease || Instant::now() >= patience {
+                        return Err(self.outcome_unknown(grant));
+                    }
+                    sleep(self.settings.poll).await;
+                }
+            }
+        }
+    }
+
+    /// Gives a claim back under which nothing was sent, once the store answers again: its answer
+    /// was lost, and after a restart nobody could tell that it was never used. Shutdown waits.
+    fn settle_later(self: &Arc<Self>, entry: &Arc<Entry>, attempt: u64) {
+        let (broker, entry) = (Arc::clone(self), Arc::clone(entry));
+        self.tasks.spawn(async move {
+            let mut failures = 0;
+            while let Err(failure) = broker.settle_claim(&entry, attempt).await {
+                if failures == 0 {
+                    warn!(grant.id = %entry.id, error = %chain(&failure), "a claim is to be given back once the store answers");
+                }
+                let settings = &broker.settings;
+                let wait = backoff(settings.publish_backoff, failures, settings.publish_backoff_max);
+                sleep(wait).await;
+                failures += 1;
+            }
+        });
+    }
+
+    async fn settle_claim(&self, entry: &Entry, attempt: u64) -> Result<(), StoreError> {
+        let grant = self.store.load(&entry.id).await?;
+        let intent = grant.and_then(|grant| grant.intent);
+        match intent.filter(|held| self.ours(&held.owner) && held.owner.attempt == attempt) {
+            Some(intent) if !entry.unsettled(attempt) => {
+                self.store.release(&entry.id, &intent).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a claim back, at once or once the store answers again.
+    pub(super) async fn release(self: &Arc<Self>, entry: &Arc<Entry>, intent: &Intent) {
+        if self.store.release(&entry.id, intent).await.is_err() {
+            self.settle_later(entry, intent.owner.attempt);
+        }
+    }
+
+    fn next_owner(&self) -> Owner {
+        Owner {
+            replica: self.settings.replica.clone(),
+            boot: self.boot,
+            attempt: self.attempts.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn ours(&self, owner: &Owner) -> bool {
+        owner.boot == self.boot && owner.replica == self.settings.replica
+    }
+}
