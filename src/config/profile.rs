@@ -37,19 +37,108 @@ impl Defaults {
         };
         match profile {
             Profile::Generic => generic,
-            // Kroger, developer documentation: a refresh token is invalid once used, and a later
-            // use gives 400 "Missing/Invalid Refresh Token".
             Profile::Kroger => Self {
                 name: "kroger",
                 base_url: Some("https://api.kroger.com/v1/connect/oauth2"),
-                error_map: vec![Rule {
-                    status: Some(400),
-                    code: None,
-                    text: Some("refresh token".to_owned()),
-                    verdict: Verdict::Reauth,
-                }],
+                error_map: kroger_errors(),
                 ..generic
             },
+        }
+    }
+}
+
+/// Kroger, `OpenAPI` document of the authorization API 1.0.13 (examples, not captures), and the
+/// developer tutorial. One `invalid_request` has four meanings there: only the description tells a
+/// dead refresh token from a bad code, a wrong `redirect_uri` and a person's no.
+fn kroger_errors() -> Vec<Rule> {
+    let rule = |code: Option<&str>, text: Option<&str>, verdict| Rule {
+        status: Some(400),
+        code: code.map(str::to_owned),
+        text: text.map(str::to_owned),
+        verdict,
+    };
+    vec![
+        rule(Some("invalid_request"), Some("invalid refresh_token"), Verdict::Reauth),
+        // The tutorial: "Missing/Invalid Refresh Token".
+        rule(None, Some("invalid refresh token"), Verdict::Reauth),
+        // A wrong client id or secret: "invalid credentials".
+        rule(Some("unauthorized"), None, Verdict::Client),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::endpoint::Disposition::{self, NotProcessed, Refused, Unknown};
+    use crate::broker::error::Reason;
+    use crate::upstream::reply::{Raw, judge, tests::provider};
+
+    /// (status, body, reason, disposition), case by case of the document.
+    const KROGER: [(u16, &str, Reason, Disposition); 9] = [
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"invalid refresh_token"}"#,
+            Reason::GrantReauthRequired,
+            Refused,
+        ),
+        (
+            400,
+            r#"{"errors":"Missing/Invalid Refresh Token"}"#,
+            Reason::GrantReauthRequired,
+            Refused,
+        ),
+        (
+            400,
+            r#"{"error":"unauthorized","error_description":"invalid credentials"}"#,
+            Reason::ClientCredentialsRejected,
+            NotProcessed,
+        ),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"invalid code"}"#,
+            Reason::ProviderUnrecognizedError,
+            NotProcessed,
+        ),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"The redirect_uri did not match the registered redirect_uri for this application"}"#,
+            Reason::ProviderUnrecognizedError,
+            NotProcessed,
+        ),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"The resource owner denied the request"}"#,
+            Reason::ProviderUnrecognizedError,
+            NotProcessed,
+        ),
+        (
+            400,
+            r#"{"error":"unsupported_grant_type","error_description":"invalid grant_type"}"#,
+            Reason::ClientNotAuthorized,
+            NotProcessed,
+        ),
+        (
+            400,
+            r#"{"error":"invalid_scope","error_description":"invalid scope"}"#,
+            Reason::ScopeNotGranted,
+            NotProcessed,
+        ),
+        (
+            500,
+            r#"{"errors":{"reason":"Internal server error","code":"Auth-4xxx-xxx","timestamp":1564159296910}}"#,
+            Reason::RefreshOutcomeUnknown,
+            Unknown,
+        ),
+    ];
+
+    #[test]
+    fn krogers_own_failures_mean_what_its_document_says() {
+        let mut provider = provider();
+        provider.error_map = Defaults::of(Profile::Kroger).error_map;
+        for (status, body, reason, disposition) in KROGER {
+            let raw = Raw { status, body: body.as_bytes(), retry_after: None };
+            let failure = judge(&provider, &raw).issued.unwrap_err();
+            assert_eq!((failure.reason, failure.disposition), (reason, disposition), "{body}");
         }
     }
 }

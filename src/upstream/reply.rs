@@ -23,6 +23,9 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 /// Most characters of a provider's error code that are shown.
 const ERROR_LEN_MAX: usize = 64;
 
+/// The status of a client that did not prove who it is.
+const UNAUTHORIZED: u16 = 401;
+
 /// What providers call the lifetime of the refresh token.
 const REFRESH_LIFETIMES: [&str; 3] =
     ["refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"];
@@ -98,7 +101,8 @@ fn unreadable(raw: &Raw<'_>, fields: Option<&Map<String, Value>>) -> Failure {
 }
 
 /// Reads a refusal: first by the provider's own rules, then by the standard's error code, then by
-/// the HTTP status.
+/// the HTTP status. A 401 is about our client whatever its code: RFC 6749 section 5.2 keeps the
+/// status for that, and Keycloak for one sends it with another code than `invalid_client`.
 fn refused(provider: &Provider, raw: &Raw<'_>, fields: Option<&Map<String, Value>>) -> Failure {
     let code = fields.and_then(code);
     let body = String::from_utf8_lossy(raw.body);
@@ -107,9 +111,9 @@ fn refused(provider: &Provider, raw: &Raw<'_>, fields: Option<&Map<String, Value
         .iter()
         .find(|rule| rule.matches(raw.status, code.as_deref(), &body))
         .map(|rule| by_rule(rule.verdict));
-    let (reason, disposition, concern) = rule
-        .or_else(|| code.as_deref().and_then(by_code))
-        .unwrap_or_else(|| by_status(raw, fields.is_some()));
+    let by_code = || code.as_deref().filter(|_| raw.status != UNAUTHORIZED).and_then(by_code);
+    let (reason, disposition, concern) =
+        rule.or_else(by_code).unwrap_or_else(|| by_status(raw, fields.is_some()));
     Failure {
         reason,
         disposition,
@@ -158,7 +162,7 @@ fn by_status(raw: &Raw<'_>, structured: bool) -> Meaning {
     use Concern::{Grant, Provider};
     use Disposition::{NotProcessed, Unknown};
     match raw.status {
-        401 => (Reason::ClientCredentialsRejected, NotProcessed, Provider),
+        UNAUTHORIZED => (Reason::ClientCredentialsRejected, NotProcessed, Provider),
         300..=399 | 404 | 405 | 415 => {
             (Reason::ProviderEndpointMisconfigured, NotProcessed, Provider)
         }
@@ -374,7 +378,7 @@ pub(crate) mod tests {
     }
 
     /// (status, body, reason, disposition)
-    const REFUSALS: [(u16, &str, Reason, Disposition); 21] = [
+    const REFUSALS: [(u16, &str, Reason, Disposition); 22] = [
         (400, r#"{"error":"invalid_grant"}"#, Reason::GrantReauthRequired, Disposition::Refused),
         (403, r#"{"error":"invalid_grant"}"#, Reason::GrantReauthRequired, Disposition::Refused),
         (200, r#"{"error":"invalid_grant"}"#, Reason::GrantReauthRequired, Disposition::Refused),
@@ -403,6 +407,12 @@ pub(crate) mod tests {
             Disposition::NotProcessed,
         ),
         (401, "", Reason::ClientCredentialsRejected, Disposition::NotProcessed),
+        (
+            401,
+            r#"{"error":"unauthorized_client"}"#,
+            Reason::ClientCredentialsRejected,
+            Disposition::NotProcessed,
+        ),
         (
             400,
             r#"{"error":"unauthorized_client"}"#,
