@@ -1,8 +1,9 @@
 //! The domain: grants, generations, and when and how to refresh. Plain Rust and tokio time.
 //!
 //! Reading order: [`grant`] what is kept, [`freshness`] when to refresh, [`serving`] what a caller
-//! gets, [`flight`] one refresh per grant, [`rotation`] how it is done, [`claim`] under what right, [`pacing`] what follows a
-//! failure, [`scheduler`] what happens unasked, [`admin`] what operators do. The process ends at
+//! gets, [`flight`] one refresh per grant, [`rotation`] how it is done,
+//! [`claim`] under what right, [`outcome`] what replies mean, [`providers`] whose trouble a failure
+//! is, [`publish`] how a pair is kept, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked, [`admin`] what operators do. The process ends at
 //! two traits, [`store::Store`] and [`endpoint::TokenEndpoint`].
 
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::endpoint::TokenEndpoint;
 use crate::broker::error::Error;
-use crate::broker::grant::{Grant, GrantId, ProviderId, Standing};
+use crate::broker::grant::{Grant, GrantId, Standing};
 use crate::broker::known::Entry;
 use crate::broker::metrics::{ByProvider, Metrics};
-use crate::broker::pacing::Hold;
+use crate::broker::providers::Providers;
 use crate::broker::settings::Settings;
 use crate::broker::store::Store;
 use crate::clock::Clock;
@@ -31,7 +32,10 @@ pub mod freshness;
 pub mod grant;
 pub mod known;
 pub mod metrics;
+pub mod outcome;
 pub mod pacing;
+pub mod providers;
+pub mod publish;
 pub mod rotation;
 pub mod scheduler;
 pub mod serving;
@@ -54,7 +58,7 @@ pub struct Broker {
     boot: u64,
     attempts: AtomicU64,
     known: DashMap<GrantId, Arc<Entry>>,
-    holds: DashMap<ProviderId, Hold>,
+    providers: Providers,
     /// Refreshes and notes; shutdown waits for them.
     tasks: TaskTracker,
     drain: CancellationToken,
@@ -84,7 +88,7 @@ impl Broker {
             boot,
             attempts: AtomicU64::new(FIRST_ATTEMPT),
             known: DashMap::new(),
-            holds: DashMap::new(),
+            providers: Providers::default(),
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
         })

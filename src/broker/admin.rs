@@ -248,7 +248,7 @@ impl Broker {
                 Standing::Usable | Standing::Deleted => self.outcome_unknown(&view.grant),
             };
             trouble.get_or_insert_with(|| {
-                Arc::new(Trouble { error, failures: 1, until: Instant::now() })
+                Arc::new(Trouble { error, failures: 1, at: Instant::now(), until: Instant::now() })
             });
         }
         Overview { view, state, trouble }

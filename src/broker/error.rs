@@ -25,6 +25,7 @@ pub enum Reason {
     ProviderUnavailable,
     ProviderConflict,
     ProviderUnrecognizedError,
+    ProviderRefusesMany,
     ProviderEndpointMisconfigured,
     ClientCredentialsRejected,
     ClientNotAuthorized,
@@ -36,7 +37,7 @@ pub enum Reason {
 
 impl Reason {
     /// All values, for tables and tests.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::GrantReauthRequired,
         Self::GrantInteractionRequired,
         Self::GrantRefreshTokenLost,
@@ -49,6 +50,7 @@ impl Reason {
         Self::ProviderUnavailable,
         Self::ProviderConflict,
         Self::ProviderUnrecognizedError,
+        Self::ProviderRefusesMany,
         Self::ProviderEndpointMisconfigured,
         Self::ClientCredentialsRejected,
         Self::ClientNotAuthorized,
@@ -73,6 +75,7 @@ impl Reason {
             Self::ProviderUnavailable => "PROVIDER_UNAVAILABLE",
             Self::ProviderConflict => "PROVIDER_CONFLICT",
             Self::ProviderUnrecognizedError => "PROVIDER_UNRECOGNIZED_ERROR",
+            Self::ProviderRefusesMany => "PROVIDER_REFUSES_MANY",
             Self::ProviderEndpointMisconfigured => "PROVIDER_ENDPOINT_MISCONFIGURED",
             Self::ClientCredentialsRejected => "CLIENT_CREDENTIALS_REJECTED",
             Self::ClientNotAuthorized => "CLIENT_NOT_AUTHORIZED",
@@ -122,8 +125,13 @@ impl Reason {
             }
             Self::ProviderConflict => "the provider saw concurrent requests; it is tried again",
             Self::ProviderUnrecognizedError => {
-                "the provider refused in a way that is not known; it is tried once more, then \
-                 the grant needs re-authorization"
+                "the provider refused in a way that is not known; no grant is ended by that, and \
+                 it is tried again; say what it means in `error_map` of the provider"
+            }
+            Self::ProviderRefusesMany => {
+                "the provider refuses many grants at once, so the trouble is taken for its own; \
+                 one grant at a time is tried until one succeeds, and those refused again after \
+                 that need a new consent"
             }
             Self::ProviderEndpointMisconfigured => {
                 "this is not a token endpoint; check `base_url` or `token_url` of the provider"

@@ -14,6 +14,9 @@ use crate::broker::{Broker, metrics};
 /// How a refresh ended.
 pub type Landing = Result<Arc<View>, Error>;
 
+/// Where a refresh tells its callers how it ended.
+pub(super) type Tower = watch::Sender<Option<Landing>>;
+
 /// Why a refresh was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {

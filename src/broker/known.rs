@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::broker::error::Error;
 use crate::broker::flight::Flight;
 use crate::broker::freshness::Window;
-use crate::broker::grant::{Generation, Grant, GrantId, Intent, Standing, Token};
+use crate::broker::grant::{Generation, Grant, GrantId, Intent, ProviderId, Standing, Token};
 
 /// A grant as last seen, with the moments of its token.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub struct Trouble {
     pub error: Error,
     /// Failures in a row.
     pub failures: u32,
+    /// When it was met.
+    pub at: Instant,
     /// No refresh before this.
     pub until: Instant,
 }
@@ -93,6 +95,11 @@ impl Entry {
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// The provider that the grant belongs to.
+    pub(super) fn provider(&self) -> ProviderId {
+        self.view.load().grant.descriptor.provider.clone()
     }
 
     /// Takes a grant over unless a newer one is known; returns the newest.

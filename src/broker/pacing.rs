@@ -19,17 +19,6 @@ use crate::broker::settings::{Settings, backoff};
 /// together do not come back together.
 const JITTER_FLOOR: f64 = 0.5;
 
-/// A provider that is not asked for a while, because it refused our client or limits our rate.
-#[derive(Debug, Clone)]
-pub struct Hold {
-    /// Why.
-    pub failure: Failure,
-    /// Until when.
-    pub until: Instant,
-    /// Failures in a row.
-    pub failures: u32,
-}
-
 impl Broker {
     /// Says no to a refresh that cannot help now, and why.
     pub(super) fn clear_for_takeoff(
@@ -46,20 +35,16 @@ impl Broker {
         if trigger == Trigger::Admin {
             return Ok(());
         }
-        let now = Instant::now();
-        if let Some(trouble) = entry.trouble().filter(|trouble| now < trouble.until) {
+        let (now, provider) = (Instant::now(), &view.grant.descriptor.provider);
+        // What befell the grant in a trouble of the provider that is over counts no more.
+        let over = |trouble: &Trouble| self.providers.recovered_since(provider, trouble.at);
+        let trouble = entry.trouble().filter(|trouble| now < trouble.until && !over(trouble));
+        if let Some(trouble) = trouble {
             return Err(waiting(trouble.error.clone(), trouble.until - now));
         }
-        let provider = &view.grant.descriptor.provider;
-        match self.held(provider).filter(|hold| now < hold.until) {
-            Some(hold) => Err(waiting(self.upstream(&view.grant, hold.failure), hold.until - now)),
-            None => Ok(()),
-        }
-    }
-
-    /// The hold of a provider, if there is one; it may be over.
-    pub(super) fn held(&self, provider: &ProviderId) -> Option<Hold> {
-        self.holds.get(provider).map(|hold| hold.clone())
+        self.providers
+            .admit(provider, &self.settings)
+            .map_err(|(failure, left)| waiting(self.upstream(&view.grant, failure), left))
     }
 
     /// Remembers how a refresh ended, for the next one.
@@ -74,34 +59,19 @@ impl Broker {
         match landing {
             Ok(_) => {
                 entry.trouble.store(None);
-                // A hold that began while this refresh was under way stays.
-                self.holds.remove_if(provider, |_, hold| Instant::now() >= hold.until);
             }
             Err(error) => {
                 if let Error::Upstream { failure, .. } = error
                     && failure.concern == Concern::Provider
                 {
-                    self.hold(provider, failure);
+                    let pause = |failures| pause(&self.settings, failure, failures);
+                    self.providers.hold(provider, failure, pause);
                 }
                 // What befell an old chain says nothing about the one that replaced it.
                 if view.grant.continues(flown) {
                     self.remember(entry, &view.grant, error);
                 }
             }
-        }
-    }
-
-    fn hold(&self, provider: &ProviderId, failure: &Failure) {
-        let mut hold = self.holds.entry(provider.clone()).or_insert_with(|| Hold {
-            failure: failure.clone(),
-            until: Instant::now(),
-            failures: 0,
-        });
-        // Flights that took off before the hold began fail with it; they are not further tries.
-        if Instant::now() >= hold.until {
-            hold.until = Instant::now() + pause(&self.settings, failure, hold.failures);
-            hold.failures += 1;
-            hold.failure = failure.clone();
         }
     }
 
@@ -117,13 +87,14 @@ impl Broker {
             matches!(error, Error::Upstream { failure, .. } if failure.retry_after.is_some());
         let wait =
             if asked { wait } else { wait.mul_f64(JITTER_FLOOR + (1.0 - JITTER_FLOOR) * spread) };
-        let (error, until) = (error.clone(), Instant::now() + wait);
-        entry.trouble.store(Some(Arc::new(Trouble { error, failures: failures + 1, until })));
+        let (error, at) = (error.clone(), Instant::now());
+        let (failures, until) = (failures + 1, at + wait);
+        entry.trouble.store(Some(Arc::new(Trouble { error, failures, at, until })));
     }
 
-    /// Providers that are held, for operators.
-    pub fn provider_hold(&self, provider: &ProviderId) -> Option<Hold> {
-        self.held(provider).filter(|hold| Instant::now() < hold.until)
+    /// Why nobody asks the provider at present, and until when; for operators.
+    pub fn provider_waits(&self, provider: &ProviderId) -> Option<(Failure, Instant)> {
+        self.providers.waits(provider)
     }
 
     pub(super) fn forget_trouble(entry: &Entry) {
@@ -143,11 +114,11 @@ fn pause(settings: &Settings, failure: &Failure, failures: u32) -> Duration {
         | Reason::ClientMisconfigured
         | Reason::ProviderEndpointMisconfigured
         | Reason::ScopeNotGranted
-        | Reason::ResourceNotAllowed => {
+        | Reason::ResourceNotAllowed
+        | Reason::ProviderUnrecognizedError
+        | Reason::ProviderRefusesMany => {
             backoff(settings.client_probe, failures, settings.client_probe_max)
         }
-        // Jitter halves it at most, so the confirming retry comes after this and before twice it.
-        Reason::ProviderUnrecognizedError => settings.confirm_after * 2,
         _ if failure.disposition == Disposition::Unknown => settings.retry_backoff_max,
         _ => least,
     }

@@ -27,8 +27,10 @@ pub struct Settings {
     pub client_probe: Duration,
     /// Longest wait of a provider that refused our client.
     pub client_probe_max: Duration,
-    /// Wait before the one confirming retry after a refusal that is not known.
-    pub confirm_after: Duration,
+    /// Longest wait between the requests that go out one at a time while a provider is in trouble.
+    pub canary_backoff_max: Duration,
+    /// Final refusals of many grants within this time count as the provider's trouble.
+    pub refusal_window: Duration,
     /// First wait before a pair is offered to the store again; doubles each time.
     pub publish_backoff: Duration,
     /// Longest wait before a pair is offered to the store again.
@@ -58,7 +60,8 @@ impl Default for Settings {
             retry_backoff_max: s(60),
             client_probe: s(60),
             client_probe_max: s(300),
-            confirm_after: s(30),
+            canary_backoff_max: s(15),
+            refusal_window: s(600),
             publish_backoff: Duration::from_millis(100),
             publish_backoff_max: s(5),
             poll: Duration::from_millis(200),

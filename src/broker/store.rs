@@ -61,6 +61,14 @@ pub trait Store: Send + Sync + 'static {
         verdict: &Verdict,
     ) -> Result<bool, StoreError>;
 
+    /// Changes what people decided about the grant, if it still stands at `expected`.
+    async fn amend(
+        &self,
+        id: &GrantId,
+        expected: Position,
+        amendment: Amendment,
+    ) -> Result<Option<Grant>, StoreError>;
+
     /// Replaces the grant by a tombstone if it still stands at `expected`.
     async fn delete(&self, id: &GrantId, expected: Position) -> Result<bool, StoreError>;
 
@@ -100,6 +108,15 @@ pub struct Seed {
     /// Its first secrets.
     pub pair: Pair,
     /// When it is due, if it is kept warm.
+    pub due_at: Option<SystemTime>,
+}
+
+/// A change of what people decided about a grant; what is left out stays.
+#[derive(Debug, Clone, Default)]
+pub struct Amendment {
+    /// The verdict is lifted: the grant is usable again.
+    pub lift: bool,
+    /// When it is due from now on.
     pub due_at: Option<SystemTime>,
 }
 

@@ -192,8 +192,10 @@ pub(super) struct Timing {
     pub(super) client_probe: Span,
     /// Longest wait of a provider that refused our client.
     pub(super) client_probe_max: Span,
-    /// Wait before the one confirming retry after a refusal that is not known.
-    pub(super) confirm_after: Span,
+    /// Longest wait between the requests that go out one at a time while a provider is in trouble.
+    pub(super) canary_backoff_max: Span,
+    /// Final refusals of many grants within this time count as the provider's trouble.
+    pub(super) refusal_window: Span,
     /// First wait before a new pair is offered to the store again; doubles each time.
     pub(super) publish_backoff: Span,
     /// Longest wait before a new pair is offered to the store again.
@@ -321,7 +323,8 @@ impl Default for Timing {
             retry_backoff_max: Span(settings.retry_backoff_max),
             client_probe: Span(settings.client_probe),
             client_probe_max: Span(settings.client_probe_max),
-            confirm_after: Span(settings.confirm_after),
+            canary_backoff_max: Span(settings.canary_backoff_max),
+            refusal_window: Span(settings.refusal_window),
             publish_backoff: Span(settings.publish_backoff),
             publish_backoff_max: Span(settings.publish_backoff_max),
             poll: Span(settings.poll),

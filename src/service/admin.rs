@@ -44,8 +44,8 @@ impl Admin {
         &self,
         provider: &endpoint::Provider,
     ) -> Option<(endpoint::Failure, std::time::Duration)> {
-        let hold = self.broker.provider_hold(&provider.id)?;
-        Some((hold.failure, hold.until.saturating_duration_since(Instant::now())))
+        let (failure, until) = self.broker.provider_waits(&provider.id)?;
+        Some((failure, until.saturating_duration_since(Instant::now())))
     }
 
     async fn status(&self) -> GetBrokerStatusResponse {

@@ -85,6 +85,7 @@ fn upstream_code(reason: Reason) -> Code {
         Reason::ProviderUnreachable
         | Reason::ProviderUnavailable
         | Reason::ProviderUnrecognizedError
+        | Reason::ProviderRefusesMany
         | Reason::RefreshOutcomeUnknown
         | Reason::RefreshReplyUnreadable
         | Reason::StoreUnavailable => Code::Unavailable,

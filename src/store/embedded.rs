@@ -18,7 +18,9 @@ use tracing::{info, warn};
 use crate::broker::grant::{
     Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
 };
-use crate::broker::store::{Claim, Health, Merged, Page, Publication, Seed, Store, StoreError};
+use crate::broker::store::{
+    Amendment, Claim, Health, Merged, Page, Publication, Seed, Store, StoreError,
+};
 use crate::clock::{Clock, unix_ms};
 use crate::store::keyring::private_file;
 use crate::store::record::{Codec, Record};
@@ -329,6 +331,27 @@ impl Store for Embedded {
                     .is_some_and(|record| transition::refuse(record, &intent, &verdict));
                 (ours, ours)
             })
+        })
+        .await
+    }
+
+    async fn amend(
+        &self,
+        id: &GrantId,
+        expected: Position,
+        amendment: Amendment,
+    ) -> Outcome<Option<Grant>> {
+        let id = id.clone();
+        self.run(move |inner| {
+            let now = inner.clock.now_ms();
+            let amended = inner.change(&id, |slot| match slot {
+                Some(record) if record.position() == expected && record.deleted_at.is_none() => {
+                    transition::amend(record, &amendment, now);
+                    (Some(record.clone()), true)
+                }
+                _ => (None, false),
+            })?;
+            amended.map(|record| inner.codec.open(&id, &record)).transpose()
         })
         .await
     }

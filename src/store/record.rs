@@ -22,6 +22,9 @@ pub(crate) struct Record {
     pub(crate) generation: u64,
     /// Fence that published this generation.
     pub(crate) published_fence: u64,
+    /// Fence of the last change that people made; 0 if they made none.
+    #[serde(default)]
+    pub(crate) amended_fence: u64,
     /// Last fence given out.
     pub(crate) last_fence: u64,
     /// Set on a tombstone.
@@ -179,13 +182,9 @@ impl Codec {
                 .map_err(|_| unreadable("its sealed form is of another version"))?;
             Pair::from(secrets)
         };
-        let verdict_fence = record.verdict.as_ref().map_or(0, |verdict| verdict.fence);
         Ok(Grant {
             id: id.clone(),
-            position: Position {
-                generation: Generation(record.generation),
-                fence: Fence(record.published_fence.max(verdict_fence)),
-            },
+            position: record.position(),
             descriptor: Descriptor::from(&record.about),
             pair,
             standing: record.standing(),
@@ -217,6 +216,7 @@ impl Record {
         Self {
             generation: position.generation.0,
             published_fence: position.fence.0,
+            amended_fence: 0,
             last_fence: position.fence.0,
             deleted_at: None,
             about: About::from(descriptor),
@@ -233,7 +233,7 @@ impl Record {
         let verdict = self.verdict.as_ref().map_or(0, |verdict| verdict.fence);
         Position {
             generation: Generation(self.generation),
-            fence: Fence(self.published_fence.max(verdict)),
+            fence: Fence(self.published_fence.max(self.amended_fence).max(verdict)),
         }
     }
 

@@ -17,7 +17,9 @@ use tracing::warn;
 use crate::broker::grant::{
     Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
 };
-use crate::broker::store::{Claim, Health, Merged, Page, Publication, Seed, Store, StoreError};
+use crate::broker::store::{
+    Amendment, Claim, Health, Merged, Page, Publication, Seed, Store, StoreError,
+};
 use crate::clock::{Clock, from_unix_ms, unix_ms};
 use crate::store::record::{About, Blob, Codec, Record, StoredIntent, StoredOwner, StoredVerdict};
 use crate::store::redis::session::Session;
@@ -272,6 +274,40 @@ impl Store for Redis {
         Ok(refused == 1)
     }
 
+    async fn amend(
+        &self,
+        id: &GrantId,
+        expected: Position,
+        amendment: Amendment,
+    ) -> Outcome<Option<Grant>> {
+        let [grant, due, _] = self.keys(id);
+        for _ in 0..CONFLICTS_MAX {
+            let known = self.read(id).await?.filter(|known| known.deleted_at.is_none());
+            let Some(known) = known.filter(|known| known.position() == expected) else {
+                return Ok(None);
+            };
+            let fence = Fence::after(Fence(known.last_fence), self.clock.now_ms());
+            let due_at = optional(amendment.due_at);
+            let arguments: [&[u8]; 6] = [
+                &text(known.generation),
+                &text(known.last_fence),
+                &text(fence.0),
+                if amendment.lift { b"1" } else { b"" },
+                due_at.as_bytes(),
+                id.as_str().as_bytes(),
+            ];
+            let amended: u64 = self
+                .session
+                .call("amend", &[&grant, &due], &arguments)
+                .await
+                .map_err(unavailable)?;
+            if amended == 1 {
+                return self.load(id).await;
+            }
+        }
+        Ok(None)
+    }
+
     async fn delete(&self, id: &GrantId, expected: Position) -> Outcome<bool> {
         let [grant, due, ids] = self.keys(id);
         for _ in 0..CONFLICTS_MAX {
@@ -393,6 +429,7 @@ fn record(id: &GrantId, fields: &Fields) -> Outcome<Option<Record>> {
     Ok(Some(Record {
         generation: required("gen")?,
         published_fence: required("pf")?,
+        amended_fence: as_number("af").unwrap_or(0),
         last_fence: required("f")?,
         deleted_at: as_text("st").and_then(|_| as_number("dt")),
         about: about.ok_or_else(unreadable)?,

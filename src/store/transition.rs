@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::broker::grant::{Fence, Generation, Intent, Owner, Position, Verdict};
-use crate::broker::store::{Claim, Merged};
+use crate::broker::store::{Amendment, Claim, Merged};
+use crate::clock::unix_ms;
 use crate::store::record::{Blob, Record, StoredIntent, StoredVerdict};
 
 /// Claims the generation, if it is current, usable and free.
@@ -96,6 +97,19 @@ pub(crate) fn refuse(record: &mut Record, intent: &Intent, verdict: &Verdict) ->
         record.due_at = None;
     }
     ours || same
+}
+
+/// Changes what people decided; its fence tells everybody that it is newer.
+pub(crate) fn amend(record: &mut Record, amendment: &Amendment, now_ms: u64) {
+    let fence = Fence::after(Fence(record.last_fence), now_ms);
+    record.last_fence = fence.0;
+    record.amended_fence = fence.0;
+    if amendment.lift {
+        record.verdict = None;
+    }
+    if let Some(due_at) = amendment.due_at {
+        record.due_at = Some(unix_ms(due_at));
+    }
 }
 
 /// Turns the record into a tombstone at `position`.

@@ -257,40 +257,6 @@ async fn a_rate_limit_is_honoured_for_the_whole_provider() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_refusal_is_confirmed_once() {
-    let world = World::new();
-    world.alice().await;
-    let mut calls = world.calls.clone();
-    world.authority.next(Fault::Answer(418, ""));
-    let error = calls.get(ALICE).await.unwrap_err();
-    assert_eq!(
-        (error.code, error.reason),
-        (Code::Unavailable, ErrorReason::ProviderUnrecognizedError)
-    );
-    pass(61).await;
-    assert!(calls.get(ALICE).await.is_ok(), "it was a passing one");
-    pass(3_600).await;
-    (0..3).for_each(|_| world.authority.next(Fault::Answer(418, "")));
-    assert!(calls.get(ALICE).await.is_err());
-    let rotate = token_broker::proto::RotateGrantRequest {
-        grant_id: ALICE.to_owned(),
-        expected_generation: calls.show(ALICE).await.unwrap().generation,
-    };
-    assert!(calls.admin.rotate_grant(rotate).await.is_err());
-    let state = calls.show(ALICE).await.unwrap().state();
-    assert_eq!(state, GrantState::Degraded, "an impatient operator kills no grant");
-    pass(61).await;
-    let error = calls.get(ALICE).await.unwrap_err();
-    assert_eq!(
-        (error.code, error.reason),
-        (Code::FailedPrecondition, ErrorReason::GrantReauthRequired)
-    );
-    pass(3_600).await;
-    assert!(calls.get(ALICE).await.is_err());
-    assert_eq!(world.authority.posts(), 5);
-}
-
-#[tokio::test(start_paused = true)]
 async fn the_old_refresh_token_stays_where_no_new_one_comes() {
     let world = World::new();
     world.alice().await;

@@ -12,3 +12,4 @@ mod secrets;
 mod store_contract;
 mod support;
 mod upstream;
+mod whose_trouble;

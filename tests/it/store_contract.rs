@@ -10,7 +10,7 @@ use token_broker::broker::grant::{
     Descriptor, Fence, Generation, Grant, GrantId, GrantKind, Intent, Owner, Pair, Position,
     ProviderId, Standing, Token, Verdict,
 };
-use token_broker::broker::store::{Claim, Merged, Publication, Seed, Store, StoreError};
+use token_broker::broker::store::{Amendment, Claim, Merged, Publication, Seed, Store, StoreError};
 use token_broker::clock::Clock;
 use token_broker::secret::{AccessToken, RefreshToken};
 use token_broker::store::redis::Address;
@@ -249,6 +249,29 @@ async fn a_refusal_counts_only_while_the_claim_is_ours() {
         let alive = store.load(&grant.id).await.unwrap().unwrap();
         assert_eq!(alive.standing, Standing::Usable);
         assert!(!store.refuse(&grant.id, &intent, &verdict()).await.unwrap(), "too late");
+    }
+}
+
+#[tokio::test]
+async fn a_lifted_verdict_is_newer_than_the_verdict() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let grant = start(store, "a/1").await;
+        let intent = claim(store, &grant, 1).await;
+        assert!(store.refuse(&grant.id, &intent, &verdict()).await.unwrap());
+        let refused = store.load(&grant.id).await.unwrap().unwrap();
+        let lift = || Amendment { lift: true, due_at: Some(UNIX_EPOCH) };
+        let stale = store.amend(&grant.id, grant.position, lift()).await.unwrap();
+        assert!(stale.is_none(), "who has not seen the verdict does not lift it");
+        let lifted = store.amend(&grant.id, refused.position, lift()).await.unwrap().unwrap();
+        assert_eq!(lifted.standing, Standing::Usable);
+        assert!(lifted.position > refused.position && lifted.pair == grant.pair);
+        assert_eq!(store.load(&grant.id).await.unwrap().unwrap(), lifted);
+        let due = store.take_due(1_000, Duration::from_secs(60)).await.unwrap();
+        assert_eq!(due, std::slice::from_ref(&grant.id));
+        let late = store.refuse(&grant.id, &intent, &verdict()).await.unwrap();
+        assert!(!late, "a repeated verdict does not undo it");
+        claim(store, &grant, 2).await;
     }
 }
 

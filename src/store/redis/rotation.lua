@@ -14,7 +14,8 @@
 --   v     the provider's no, JSON                vf   fence of the claim that it answered
 --   igen  intent: generation being spent         io   intent: owner, JSON
 --   ifn   intent: fence                          it   intent: server time, ms
---   dt    time of deletion, ms                   s:<fence>  sealed pair of the same generation
+--   af    fence of the last change by people     dt    time of deletion, ms
+--   s:<fence>  sealed pair of the same generation
 --
 -- Names carry a version made of this text, so that two versions of the broker never replace each
 -- other's functions during a rollout. All but claim and start may run when Redis is full: a pair
@@ -159,6 +160,23 @@ local function start(keys, args)
   return 1
 end
 
+-- keys: grant due   args: expected generation and last fence, fence, '1' lifts the verdict, due time
+-- ('' = as it is), grant_id   returns: 1 | 0
+local function amend(keys, args)
+  local grant = keys[1]
+  if not unchanged(grant, args[1], args[2]) then
+    return 0
+  end
+  redis.call('HSET', grant, 'f', args[3], 'af', args[3])
+  if args[4] == '1' then
+    redis.call('HDEL', grant, 'v', 'vf')
+  end
+  if args[5] ~= '' then
+    redis.call('ZADD', keys[2], args[5], args[6])
+  end
+  return 1
+end
+
 -- keys: grant due ids   args: expected generation and last fence, generation, fence, life of the
 -- tombstone in ms, grant_id   returns: 1 | 0
 local function delete(keys, args)
@@ -203,6 +221,7 @@ register('start', start, {})
 register('release', release, { 'allow-oom' })
 register('merge', merge, { 'allow-oom' })
 register('refuse', refuse, { 'allow-oom' })
+register('amend', amend, { 'allow-oom' })
 register('delete', delete, { 'allow-oom' })
 register('schedule', schedule, { 'allow-oom' })
 register('take_due', take_due, { 'allow-oom' })

@@ -51,6 +51,10 @@ struct Books {
     posts: usize,
     revoked: Vec<String>,
     faults: VecDeque<Fault>,
+    /// What goes wrong with every request for as long as it lasts.
+    outage: Option<Fault>,
+    /// What goes wrong with every request for these people.
+    dead: HashMap<String, Fault>,
     serial: usize,
     lifetime_s: u64,
     delay: Duration,
@@ -91,6 +95,16 @@ impl Authority {
         self.books().faults.push_back(fault);
     }
 
+    /// From now on this goes wrong with every request; `None` ends it.
+    pub(crate) fn outage(&self, fault: Option<Fault>) {
+        self.books().outage = fault;
+    }
+
+    /// From now on this goes wrong with every request for this person.
+    pub(crate) fn dead(&self, person: &str, fault: Fault) {
+        self.books().dead.insert(person.to_owned(), fault);
+    }
+
     /// A person consents; the family begins anew.
     pub(crate) fn consent(&self, person: &str) -> String {
         self.books().refresh_token(person)
@@ -109,6 +123,12 @@ impl Authority {
     /// The good refresh token of a person.
     pub(crate) fn head(&self, person: &str) -> Option<String> {
         self.books().current.get(person).cloned()
+    }
+
+    /// No family was revoked.
+    pub(crate) fn audit_families(&self) {
+        let revoked = self.books().revoked.clone();
+        assert!(revoked.is_empty(), "families revoked: {revoked:?}");
     }
 
     /// Each refresh token came once, and no family was revoked.
@@ -134,9 +154,11 @@ impl Authority {
         base
     }
 
-    fn arrive(&self) -> (Option<Fault>, Duration) {
+    fn arrive(&self, refresh_token: Option<&str>) -> (Option<Fault>, Duration) {
         let mut books = self.books();
-        let fault = books.faults.pop_front();
+        let person = refresh_token.and_then(|token| books.owner.get(token));
+        let dead = person.and_then(|person| books.dead.get(person)).cloned();
+        let fault = books.faults.pop_front().or_else(|| books.outage.clone()).or(dead);
         if !matches!(fault, Some(Fault::Unreachable)) {
             books.posts += 1;
         }
@@ -183,7 +205,11 @@ fn failure(reason: Reason, disposition: Disposition, concern: Concern) -> Failur
 #[async_trait]
 impl TokenEndpoint for Authority {
     async fn exchange(&self, _: &ProviderId, request: Request) -> Reply {
-        let (fault, delay) = self.arrive();
+        let refresh_token = match &request {
+            Request::RefreshToken(token) => Some(token.expose()),
+            Request::ClientCredentials { .. } => None,
+        };
+        let (fault, delay) = self.arrive(refresh_token);
         tokio::time::sleep(delay).await;
         let mut books = self.books();
         let (access, refresh) = match (&fault, request) {
@@ -250,11 +276,11 @@ fn answered(status: u16, retry_after: Option<Duration>) -> Failure {
 }
 
 async fn token(State(authority): State<Authority>, headers: HeaderMap, body: String) -> Response {
-    let (fault, delay) = authority.arrive();
-    tokio::time::sleep(delay).await;
     assert!(headers.contains_key("authorization"), "the client did not authenticate");
     let form: HashMap<String, String> =
         form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+    let (fault, delay) = authority.arrive(form.get("refresh_token").map(String::as_str));
+    tokio::time::sleep(delay).await;
     let mut books = authority.books();
     match &fault {
         Some(Fault::Answer(status, body)) => {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use token_broker::broker::grant::{Generation, Grant, GrantId, Intent, Owner, Position, Verdict};
 use token_broker::broker::store::{
-    Claim, Health, Merged, Page, Publication, Seed, Store, StoreError,
+    Amendment, Claim, Health, Merged, Page, Publication, Seed, Store, StoreError,
 };
 
 pub(crate) struct Flaky {
@@ -59,6 +59,14 @@ impl Store for Flaky {
     }
     async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> Outcome<bool> {
         self.reach()?.refuse(id, intent, verdict).await
+    }
+    async fn amend(
+        &self,
+        id: &GrantId,
+        expected: Position,
+        amendment: Amendment,
+    ) -> Outcome<Option<Grant>> {
+        self.reach()?.amend(id, expected, amendment).await
     }
     async fn delete(&self, id: &GrantId, expected: Position) -> Outcome<bool> {
         self.reach()?.delete(id, expected).await

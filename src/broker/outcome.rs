@@ -1,0 +1,262 @@
+//! Outcomes: what a reply, or its absence, means for the grant.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::{info, warn};
+
+use crate::broker::Broker;
+use crate::broker::endpoint::{Concern, Disposition, Failure, Issued, Reply};
+use crate::broker::error::{Error, Reason, chain};
+use crate::broker::flight::{Landing, Tower};
+use crate::broker::grant::{Grant, Intent, Pair, Position, ProviderId, Standing, Token, Verdict};
+use crate::broker::known::Entry;
+use crate::broker::providers::Refusal;
+use crate::broker::store::Amendment;
+
+/// Grants read at once where all are looked at.
+const PAGE: usize = 500;
+
+impl Broker {
+    /// Acts on what came back. The refresh token is made durable before anything else.
+    pub(super) async fn settle(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        grant: Grant,
+        intent: &Intent,
+        sent_at: SystemTime,
+        reply: Reply,
+        tower: &Tower,
+    ) -> Landing {
+        let spends = grant.descriptor.kind.spends();
+        let fresh = reply.refresh_token.filter(|_| spends);
+        let received = fresh.is_some();
+        let issued = match (reply.issued, received) {
+            (Ok(issued), _) => Ok(token(&grant, issued, sent_at)),
+            (Err(failure), true) => Err((failure, grant.pair.token.clone())),
+            (Err(failure), false) => return self.failed(entry, &grant, intent, failure).await,
+        };
+        if issued.is_ok() {
+            self.tell_success(&grant.descriptor.provider);
+        }
+        let (token, failure) = match issued {
+            Ok(token) => (Some(token), None),
+            Err((failure, old_token)) => (old_token, Some(failure)),
+        };
+        let end = reply.refresh_token_lifetime.map(|lifetime| sent_at + lifetime);
+        let kept_end = grant.pair.refresh_token_expires_at.filter(|_| !received);
+        let pair = Pair {
+            refresh_token: fresh.or_else(|| grant.pair.refresh_token.clone()),
+            refresh_token_expires_at: end.or(kept_end),
+            token,
+            published_at: self.clock.now(),
+        };
+        let tower = failure.is_none().then_some(tower);
+        let view = self.publish(entry, grant, intent, pair, tower).await;
+        entry.settled(intent);
+        let view = view?;
+        match failure {
+            None => Ok(view),
+            // The refresh token that came is unspent: the next try need not wait in doubt.
+            Some(failure) => {
+                let disposition = Disposition::NotProcessed;
+                Err(self.upstream(&view.grant, Failure { disposition, ..failure }))
+            }
+        }
+    }
+
+    /// Acts on a failure that brought no refresh token.
+    async fn failed(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        grant: &Grant,
+        intent: &Intent,
+        failure: Failure,
+    ) -> Landing {
+        let failure = self.whose_trouble(grant, failure);
+        match failure.disposition {
+            Disposition::NotSent | Disposition::NotProcessed => {
+                entry.settled(intent);
+                self.release(entry, intent).await;
+            }
+            Disposition::Refused => return self.refuse(entry, grant, intent, &failure).await,
+            // The claim stays: the refresh token may be spent and is not sent again.
+            Disposition::Unknown => {}
+        }
+        Err(self.upstream(grant, failure))
+    }
+
+    /// Reads a failure in the light of what other grants of the provider met.
+    fn whose_trouble(self: &Arc<Self>, grant: &Grant, failure: Failure) -> Failure {
+        let provider = &grant.descriptor.provider;
+        let failure = if grant.descriptor.kind.spends() { failure } else { harmless(failure) };
+        match (failure.disposition, failure.reason) {
+            (Disposition::Unknown, _) => {
+                let begins = self.providers.silent(provider, &grant.id, &failure);
+                self.tell_incident(provider, begins);
+            }
+            // What is not understood never ends a grant, however often it comes.
+            (Disposition::NotProcessed, Reason::ProviderUnrecognizedError) => {
+                let begins = self.providers.puzzled(provider, &grant.id, &failure);
+                self.tell_incident(provider, begins);
+            }
+            (Disposition::Refused, _) => return self.refusal(grant, failure),
+            (Disposition::NotSent | Disposition::NotProcessed, _) => {}
+        }
+        failure
+    }
+
+    /// A grant was refused for good, unless the provider refuses too many at once.
+    fn refusal(self: &Arc<Self>, grant: &Grant, failure: Failure) -> Failure {
+        let provider = &grant.descriptor.provider;
+        let window = self.settings.refusal_window;
+        let of_provider =
+            || self.known.iter().filter(|entry| entry.provider() == *provider).count();
+        let refusal = self.providers.refused(provider, &grant.id, &failure, window, of_provider);
+        if refusal == Refusal::Final {
+            return failure;
+        }
+        if refusal == Refusal::DoubtedFromNow {
+            self.tell_incident(provider, true);
+            self.lift_refusals(provider.clone(), self.clock.now() - window);
+        }
+        let (reason, disposition) = (Reason::ProviderRefusesMany, Disposition::NotProcessed);
+        Failure { reason, disposition, ..failure }
+    }
+
+    /// Says once that a provider is in trouble, instead of once for each grant.
+    fn tell_incident(&self, provider: &ProviderId, begins: bool) {
+        let Some(incident) = self.providers.incident(provider).filter(|_| begins) else { return };
+        warn!(%provider, grants = incident.grants, reason = incident.failure.reason.name(),
+            status = incident.failure.status, provider_error = incident.failure.provider_error,
+            "the provider is in trouble: several grants failed alike and none succeeded; one request at a time goes out until one does");
+    }
+
+    /// A refresh succeeded: the provider is well.
+    fn tell_success(&self, provider: &ProviderId) {
+        if let Some(incident) = self.providers.succeeded(provider) {
+            let lasted = incident.since.elapsed().as_secs();
+            info!(%provider, grants = incident.grants, lasted_s = lasted, "the provider is well again");
+        }
+    }
+
+    /// Lifts the verdicts on grants that were refused shortly before the provider's trouble was
+    /// noticed: nobody is dead yet.
+    fn lift_refusals(self: &Arc<Self>, provider: ProviderId, since: SystemTime) {
+        let broker = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let step = || broker.lift_all(&provider, since);
+            let told = |failure: &Error| {
+                warn!(%provider, error = chain(failure), "verdicts on its grants are to be lifted once the store answers");
+            };
+            let lifted = broker.insist(step, told).await;
+            warn!(%provider, lifted, "verdicts of the last minutes are lifted: the provider refuses too many grants at once");
+        });
+    }
+
+    async fn lift_all(&self, provider: &ProviderId, since: SystemTime) -> Result<usize, Error> {
+        let (mut cursor, mut lifted) = (None, 0);
+        loop {
+            let page = self.store.list(cursor.as_deref(), PAGE).await?;
+            for grant in page.grants.iter().filter(|grant| grant.descriptor.provider == *provider) {
+                match &grant.standing {
+                    Standing::Refused(verdict) if verdict.time >= since => {
+                        lifted += usize::from(self.lift(grant).await?);
+                    }
+                    Standing::Refused(_) | Standing::Usable | Standing::Deleted => {}
+                }
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                return Ok(lifted);
+            }
+        }
+    }
+
+    /// Makes a refused grant usable again; it is due at once.
+    pub(super) async fn lift(&self, grant: &Grant) -> Result<bool, Error> {
+        let due_at = Some(self.clock.now());
+        let amendment = Amendment { lift: true, due_at };
+        let Some(lifted) = self.store.amend(&grant.id, grant.position, amendment).await? else {
+            return Ok(false);
+        };
+        if let Some(entry) = self.known.get(&grant.id) {
+            entry.adopt(lifted);
+        }
+        Ok(true)
+    }
+
+    /// Records the provider's final no, unless the store has moved on meanwhile.
+    async fn refuse(
+        &self,
+        entry: &Entry,
+        grant: &Grant,
+        intent: &Intent,
+        failure: &Failure,
+    ) -> Landing {
+        let verdict = Verdict {
+            reason: failure.reason,
+            provider_error: failure.provider_error.clone(),
+            provider_status: failure.status,
+            time: self.clock.now(),
+        };
+        let step = || self.store.refuse(&entry.id, intent, &verdict);
+        let ours = self.persist(grant, "the provider's refusal", step, || {}).await;
+        entry.settled(intent);
+        if ours {
+            let position = Position { generation: intent.generation, fence: intent.fence };
+            let standing = Standing::Refused(verdict.clone());
+            let refused = Grant { position, standing, intent: None, ..grant.clone() };
+            entry.adopt(refused);
+            return Err(Error::GrantRefused { grant: grant.id.clone(), verdict });
+        }
+        self.reload(entry).await
+    }
+
+    pub(super) fn outcome_unknown(&self, grant: &Grant) -> Error {
+        let failure = Failure {
+            reason: Reason::RefreshOutcomeUnknown,
+            disposition: Disposition::Unknown,
+            concern: Concern::Grant,
+            status: None,
+            provider_error: None,
+            retry_after: None,
+        };
+        self.upstream(grant, failure)
+    }
+
+    pub(super) fn upstream(&self, grant: &Grant, failure: Failure) -> Error {
+        Error::Upstream {
+            grant: grant.id.clone(),
+            provider: grant.descriptor.provider.clone(),
+            failure,
+            time: self.clock.now(),
+            retry_after: None,
+        }
+    }
+}
+
+fn token(grant: &Grant, issued: Issued, sent_at: SystemTime) -> Token {
+    let scopes =
+        if issued.scopes.is_empty() { grant.descriptor.scopes.clone() } else { issued.scopes };
+    Token {
+        access_token: issued.access_token,
+        token_type: issued.token_type,
+        generation: grant.generation().next(),
+        issued_at: sent_at,
+        lifetime: issued.lifetime,
+        refresh_in: issued.refresh_in,
+        scopes,
+        attributes: issued.attributes,
+    }
+}
+
+/// The same failure where nothing is spent: no outcome is in doubt, and no grant dies of a no.
+fn harmless(failure: Failure) -> Failure {
+    let reason = match failure.disposition {
+        Disposition::Unknown => Reason::ProviderUnavailable,
+        Disposition::Refused => Reason::ClientNotAuthorized,
+        Disposition::NotSent | Disposition::NotProcessed => return failure,
+    };
+    Failure { reason, disposition: Disposition::NotProcessed, ..failure }
+}
