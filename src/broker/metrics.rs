@@ -53,8 +53,8 @@ pub struct Refresh {
 
 /// Shortest refresh worth telling apart, in seconds.
 const REFRESH_BUCKET_FIRST: f64 = 0.01;
-/// 10 ms doubled eleven times ends above the longest provider deadline (30 s).
-const REFRESH_BUCKETS: u16 = 13;
+/// 10 ms doubled thirteen times ends above the usual `listen_max` (60 s).
+const REFRESH_BUCKETS: u16 = 14;
 
 impl Metrics {
     /// Registers the counters.

@@ -13,7 +13,7 @@ pub struct Settings {
     pub force_cooldown: Duration,
     /// A claim older than this is not sent under: the world may have moved on.
     pub send_gate: Duration,
-    /// A holder silent for this long is suspected: gate + connect + provider deadline + margin.
+    /// A holder silent for this long is suspected: gate + connect + longest listening + margin.
     pub suspect_after: Duration,
     /// Tries of one refresh while nothing was sent.
     pub attempts_max: u32,
@@ -53,7 +53,7 @@ impl Default for Settings {
             caller_wait_max: s(10),
             force_cooldown: s(10),
             send_gate: s(1),
-            suspect_after: s(19),
+            suspect_after: s(69),
             attempts_max: 3,
             attempt_backoff: Duration::from_millis(200),
             retry_backoff: s(1),

@@ -98,9 +98,10 @@ pub(super) struct Provider {
     pub(super) default_lifetime: Option<Span>,
     /// Longest wait for a connection.
     pub(super) connect_timeout: Option<Span>,
-    /// Longest wait for the whole answer, 30s at most. A longer one leaves callers in doubt for
-    /// longer, a shorter one loses answers.
-    pub(super) request_timeout: Option<Span>,
+    /// For how long an answer is listened for, 5m at most. Callers stop waiting far sooner
+    /// (`timing.caller_wait_max`); who hangs up before a slow provider has answered loses what it
+    /// answers.
+    pub(super) listen_max: Option<Span>,
     /// Fields of the token reply that callers get to see, such as `instance_url`.
     pub(super) attributes: Vec<String>,
     /// What failures of this provider mean, before the rules of the standard.
@@ -217,8 +218,9 @@ pub(super) struct Timing {
 pub(super) struct Shutdown {
     /// Time between saying "not ready" and closing the door; in Kubernetes about 5s.
     pub(super) drain_delay: Span,
-    /// Longest wait for refreshes under way. Keep it below the termination grace period.
-    pub(super) drain_max: Span,
+    /// Longest wait for refreshes under way; left out: the longest `listen_max` and 5s. Keep it below
+    /// the termination grace period.
+    pub(super) drain_max: Option<Span>,
 }
 
 /// How to log.
@@ -337,7 +339,7 @@ impl Default for Timing {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { drain_delay: s(0), drain_max: s(45) }
+        Self { drain_delay: s(0), drain_max: None }
     }
 }
 

@@ -13,15 +13,17 @@ pub(super) struct Defaults {
     pub(super) basic_encoding: BasicEncoding,
     pub(super) default_lifetime: Duration,
     pub(super) connect_timeout: Duration,
-    pub(super) request_timeout: Duration,
+    pub(super) listen_max: Duration,
     pub(super) error_map: Vec<Rule>,
 }
 
 /// Lifetime of a token whose reply names none: short enough to be safe, long enough to be used.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
-/// Well below the request timeout, so that a stalled connect is never taken for a lost answer.
+/// Well below `LISTEN_MAX`, so that a stalled connect is never taken for a lost answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Callers give up far sooner. A provider that has become slow commits what it answers late, and
+/// who has hung up by then has lost a chain.
+const LISTEN_MAX: Duration = Duration::from_secs(60);
 
 impl Defaults {
     pub(super) fn of(profile: Profile) -> Self {
@@ -32,7 +34,7 @@ impl Defaults {
             basic_encoding: BasicEncoding::Rfc6749,
             default_lifetime: DEFAULT_LIFETIME,
             connect_timeout: CONNECT_TIMEOUT,
-            request_timeout: REQUEST_TIMEOUT,
+            listen_max: LISTEN_MAX,
             error_map: Vec::new(),
         };
         match profile {

@@ -21,8 +21,10 @@ const DEFAULT_STORE: &str = "token-broker.redb";
 const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 /// The name of the pod in Kubernetes, of the machine elsewhere.
 const HOSTNAME: &str = "HOSTNAME";
-/// Longest deadline of a provider: callers are in doubt for that long.
-const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// Longest `listen_max`: doubt, suspicion and shutdown last as long.
+const LISTEN_MAX_MAX: Duration = Duration::from_secs(300);
+/// What a stop may take after the last answer was listened for.
+const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 /// Longest client secret.
 const SECRET_LEN_MAX: u64 = 64 * 1024;
 
@@ -65,8 +67,9 @@ pub(super) fn settle(file: File, environment: &Environment) -> Result<Config, Ve
     if log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
         problems.push(Problem::new("log.level", "must be error, warn, info, debug or trace"));
     }
-    let shutdown =
-        Shutdown { drain_delay: file.shutdown.drain_delay.0, drain_max: file.shutdown.drain_max.0 };
+    let longest = providers.iter().map(|provider| provider.listen_max).max().unwrap_or_default();
+    let drain_max = file.shutdown.drain_max.map_or(longest + DRAIN_MARGIN, |span| span.0);
+    let shutdown = Shutdown { drain_delay: file.shutdown.drain_delay.0, drain_max };
     match (listen, store, problems.is_empty()) {
         (Some(listen), Some(store), true) => Ok(Config {
             listen,
@@ -208,20 +211,20 @@ fn provider(name: &str, section: &file::Provider, problems: &mut Vec<Problem>) -
     }
     let client_secret = client_secret(section, &path, problems);
     let connect_timeout = section.connect_timeout.map_or(defaults.connect_timeout, |span| span.0);
-    let request_timeout = section.request_timeout.map_or(defaults.request_timeout, |span| span.0);
-    if request_timeout > REQUEST_TIMEOUT_MAX {
-        problems.push(Problem::new(path("request_timeout"), "must be 30s at most"));
+    let listen_max = section.listen_max.map_or(defaults.listen_max, |span| span.0);
+    if listen_max > LISTEN_MAX_MAX {
+        problems.push(Problem::new(path("listen_max"), "must be 5m at most"));
     }
-    if connect_timeout >= request_timeout {
+    if connect_timeout >= listen_max {
         problems.push(Problem::new(
             path("connect_timeout"),
-            "must be below `request_timeout`, or a stalled connect looks like a lost answer",
+            "must be below `listen_max`, or a stalled connect looks like a lost answer",
         ));
     }
     for (key, span) in [
         ("default_lifetime", section.default_lifetime),
         ("connect_timeout", section.connect_timeout),
-        ("request_timeout", section.request_timeout),
+        ("listen_max", section.listen_max),
     ] {
         if span.is_some_and(|span| span.0.is_zero()) {
             problems.push(Problem::new(path(key), "must be above zero"));
@@ -268,7 +271,7 @@ fn provider(name: &str, section: &file::Provider, problems: &mut Vec<Problem>) -
         basic_encoding,
         default_lifetime: section.default_lifetime.map_or(defaults.default_lifetime, |span| span.0),
         connect_timeout,
-        request_timeout,
+        listen_max,
         attributes: section.attributes.clone(),
         error_map,
     })
@@ -367,13 +370,14 @@ fn rule(rule: &file::Rule) -> Rule {
 }
 
 fn settings(timing: &file::Timing, environment: &Environment, providers: &[Provider]) -> Settings {
-    let longest = providers.iter().map(|provider| provider.request_timeout).max();
+    let longest = providers.iter().map(|provider| provider.connect_timeout + provider.listen_max);
+    let longest = longest.max().unwrap_or_default();
     Settings {
         replica: environment.get(HOSTNAME).cloned().unwrap_or_else(|| "local".to_owned()),
         caller_wait_max: timing.caller_wait_max.0,
         force_cooldown: timing.force_cooldown.0,
         send_gate: timing.send_gate.0,
-        suspect_after: timing.send_gate.0 + longest.unwrap_or_default() + timing.suspect_margin.0,
+        suspect_after: timing.send_gate.0 + longest + timing.suspect_margin.0,
         attempts_max: timing.attempts_max,
         attempt_backoff: timing.attempt_backoff.0,
         retry_backoff: timing.retry_backoff.0,

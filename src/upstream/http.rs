@@ -1,13 +1,16 @@
 //! The one request to a token endpoint: sent at most once, whatever happens.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, redirect, retry};
 use thiserror::Error;
-use tracing::warn;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::debug;
 
 use crate::broker::endpoint::{self, Concern, Disposition, Failure, Reply, Request, TokenEndpoint};
 use crate::broker::error::{Reason, chain};
@@ -17,6 +20,8 @@ use crate::upstream::form::Form;
 use crate::upstream::provider::Provider;
 use crate::upstream::reply::{Raw, judge};
 
+/// How long what had arrived at the deadline may take from the socket to us.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 /// Most bytes of a reply that are read.
 const BODY_MAX: usize = 1 << 20;
 
@@ -67,7 +72,6 @@ fn client(provider: &Provider) -> Result<Client, reqwest::Error> {
         .http1_only()
         .no_proxy()
         .connect_timeout(provider.connect_timeout)
-        .timeout(provider.request_timeout)
         .user_agent(concat!("token-broker/", env!("CARGO_PKG_VERSION")))
         .build()
 }
@@ -91,14 +95,19 @@ impl TokenEndpoint for Http {
             value.set_sensitive(true);
             post = post.header(AUTHORIZATION, value);
         }
-        match post.send().await {
-            Ok(response) => {
+        let deadline = Instant::now() + provider.listen_max;
+        match listen(deadline, post.send()).await {
+            Some(Ok(response)) => {
                 let status = response.status().as_u16();
                 let retry_after = self.retry_after(response.headers());
-                let body = read(response).await;
+                let body = read(response, deadline).await;
                 judge(provider, &Raw { status, body: &body, retry_after })
             }
-            Err(error) => unanswered(&provider.id, error).into(),
+            Some(Err(error)) => unanswered(&provider.id, error).into(),
+            None => {
+                debug!(provider = %provider.id, "the token endpoint gave no answer in time");
+                failure(Reason::RefreshOutcomeUnknown, Disposition::Unknown).into()
+            }
         }
     }
 
@@ -113,11 +122,21 @@ impl TokenEndpoint for Http {
     }
 }
 
+/// Waits until the deadline, and a moment longer: what had arrived by then is still read, also if
+/// the process itself was stopped meanwhile.
+async fn listen<T>(deadline: Instant, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    match timeout_at(deadline, &mut work).await {
+        Ok(done) => Some(done),
+        Err(_elapsed) => timeout(LAST_LOOK, work).await.ok(),
+    }
+}
+
 /// Reads as much as comes, up to the limit: what arrived may hold the refresh token even if the
 /// rest never does.
-async fn read(mut response: Response) -> Vec<u8> {
+async fn read(mut response: Response, deadline: Instant) -> Vec<u8> {
     let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
+    while let Some(Ok(Some(chunk))) = listen(deadline, response.chunk()).await {
         let room = BODY_MAX - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if body.len() == BODY_MAX {
@@ -131,7 +150,7 @@ async fn read(mut response: Response) -> Vec<u8> {
 fn unanswered(id: &ProviderId, error: reqwest::Error) -> Failure {
     let unsent = error.is_connect() || error.is_builder();
     let cause = chain(&error.without_url());
-    warn!(provider = %id, sent = !unsent, error = cause, "the token endpoint gave no answer");
+    debug!(provider = %id, sent = !unsent, error = cause, "the token endpoint gave no answer");
     if !unsent {
         return failure(Reason::RefreshOutcomeUnknown, Disposition::Unknown);
     }

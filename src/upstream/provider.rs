@@ -26,8 +26,8 @@ pub struct Provider {
     pub default_lifetime: Duration,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
-    /// Longest wait for the whole answer.
-    pub request_timeout: Duration,
+    /// For how long an answer is listened for.
+    pub listen_max: Duration,
     /// Fields of the reply that callers get to see.
     pub attributes: Vec<String>,
     /// What this provider's failures mean, before the rules of the standard.

@@ -275,7 +275,7 @@ pub(crate) mod tests {
             basic_encoding: BasicEncoding::Rfc6749,
             default_lifetime: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(3),
-            request_timeout: Duration::from_secs(10),
+            listen_max: Duration::from_secs(10),
             attributes: vec!["instance_url".to_owned()],
             error_map: vec![Rule {
                 status: Some(400),

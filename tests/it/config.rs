@@ -106,7 +106,7 @@ fn what_the_schema_cannot_say_is_checked_too() {
         store: {url: 'redis://localhost'}\n\
         log: {level: 'token_broker=loud'}\n\
         providers:\n  kroger: {client_id: me, client_secret_file: /does/not/exist}\n  \
-        plain: {token_url: 'http://example.com/token', client_id: me, request_timeout: 60s, connect_timeout: 70s}\n";
+        plain: {token_url: 'http://example.com/token', client_id: me, listen_max: 10m, connect_timeout: 11m}\n";
     let problems = file(text, &[]).unwrap_err();
     for path in [
         "keys.file",
@@ -116,7 +116,7 @@ fn what_the_schema_cannot_say_is_checked_too() {
         "providers.kroger.token_url",
         "providers.plain.client_secret_file",
         "providers.plain.connect_timeout",
-        "providers.plain.request_timeout",
+        "providers.plain.listen_max",
         "providers.plain.token_url",
     ] {
         assert!(paths(&problems).contains(&path), "{path} is missing in {problems:#?}");

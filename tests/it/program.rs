@@ -161,6 +161,30 @@ async fn sigterm_waits_for_the_pair() {
 /// The disk takes no further byte while a refresh is on the wire, and later does again.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_provider_is_listened_to_after_callers_gave_up() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut environment = settings(&base, "redb:store.redb");
+    environment.push(("TOKEN_BROKER__TIMING__CALLER_WAIT_MAX", "300ms"));
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    // 12 s of a provider and 10 s of a caller, scaled down.
+    authority.delay(Duration::from_millis(1_500));
+    let (ok, _, errors) = program.cli(&["get", "kroger/alice"]);
+    assert!(!ok && errors.contains("REFRESH_IN_PROGRESS"), "{errors}");
+    let (code, log) = program.stop();
+    assert_eq!(code, Some(0), "SIGTERM waits for the answer: {log}");
+    assert_eq!(authority.posts(), 1);
+
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    let (ok, token, errors) = program.cli(&["get", "kroger/alice"]);
+    assert!(ok && token.starts_with("access-canary-"), "{errors}");
+    assert_eq!(authority.posts(), 1, "what came late was kept");
+    authority.audit();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_written_is_opened_anew() {
     let authority = Authority::new();
     let base = authority.serve().await;

@@ -53,6 +53,24 @@ impl Wire {
     }
 }
 
+#[tokio::test]
+async fn what_arrived_before_the_deadline_is_read_even_if_nobody_looked() {
+    // The head comes at once, the body just before the deadline, and the end never.
+    let wire = Wire::with(|stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n");
+        thread::sleep(Duration::from_millis(400));
+        let _ = stream.write_all(br#"{"refresh_token":"new","access_token":"a""#);
+        thread::sleep(Duration::from_millis(1_500));
+    });
+    let stopped = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        // The process is stopped until well after the deadline of 600 ms.
+        thread::sleep(Duration::from_millis(800));
+    };
+    let (reply, ()) = tokio::join!(exchange(&wire.url), stopped);
+    assert_eq!(reply.refresh_token, Some(RefreshToken::new("new")));
+}
+
 async fn exchange(url: &str) -> Reply {
     let provider = Provider {
         id: ProviderId::new("kroger"),
@@ -64,7 +82,7 @@ async fn exchange(url: &str) -> Reply {
         basic_encoding: BasicEncoding::Rfc6749,
         default_lifetime: Duration::from_secs(600),
         connect_timeout: Duration::from_millis(300),
-        request_timeout: Duration::from_millis(600),
+        listen_max: Duration::from_millis(600),
         attributes: Vec::new(),
         error_map: Vec::new(),
     };
