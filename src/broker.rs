@@ -77,7 +77,9 @@ impl Broker {
         // An alarm needs its counter to be there before the first failure.
         for provider in endpoint.providers() {
             let provider = provider.id.as_str().to_owned();
-            let _ = metrics.persist_failures.get_or_create(&ByProvider { provider });
+            for alarm in [&metrics.persist_failures, &metrics.remade_grants] {
+                let _ = alarm.get_or_create(&ByProvider { provider: provider.clone() });
+            }
         }
         Arc::new(Self {
             store,

@@ -3,8 +3,6 @@
 //! Reading order: [`keyring`] how values are sealed, `record` what is stored, `transition` how it
 //! may change, then the two stores, [`embedded`] and [`redis`].
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -19,9 +17,6 @@ mod transition;
 pub use embedded::Embedded;
 pub use keyring::Keyring;
 pub use redis::Redis;
-
-/// A tombstone keeps late pairs out for longer than any pair can be late.
-const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What the proof of the key ring is sealed to.
 const PROOF_CONTEXT: &[u8] = b"token-broker key ring proof";

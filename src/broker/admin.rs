@@ -226,8 +226,13 @@ impl Broker {
     /// Reads a grant from the store; what is learned, also a deletion, is remembered.
     async fn stored(&self, id: &GrantId) -> Result<Grant, Error> {
         let missing = || Error::GrantNotFound(id.clone());
-        let grant = self.store.load(id).await?.ok_or_else(missing)?;
-        self.known_entry(grant.clone()).adopt(grant.clone());
+        let known = self.known.get(id).map(|entry| Arc::clone(&entry));
+        let grant = if let Some(entry) = known {
+            self.reconcile(&entry).await?.grant.clone()
+        } else {
+            let grant = self.store.load(id).await?.ok_or_else(missing)?;
+            self.known_entry(grant.clone()).adopt(grant).grant.clone()
+        };
         if grant.standing == Standing::Deleted { Err(missing()) } else { Ok(grant) }
     }
 

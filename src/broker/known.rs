@@ -145,6 +145,11 @@ impl Entry {
             && self.noted.swap(generation, Ordering::Relaxed) != generation
     }
 
+    /// Somebody asked for this generation.
+    pub(super) fn in_use(&self, generation: Generation) -> bool {
+        self.noted.load(Ordering::Relaxed) == generation.0
+    }
+
     /// The use could not be noted; the next one tries again.
     pub(super) fn forget_use(&self) {
         self.noted.store(NONE, Ordering::Relaxed);

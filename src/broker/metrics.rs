@@ -18,6 +18,8 @@ pub struct Metrics {
     pub refresh_duration: Family<ByProvider, Histogram>,
     /// Times that the store did not take a received pair.
     pub persist_failures: Family<ByProvider, Counter>,
+    /// Grants that the store had lost and that were made again from memory.
+    pub remade_grants: Family<ByProvider, Counter>,
     /// Refreshes under way.
     pub flights: Gauge,
     /// Received pairs that the store has not taken yet.
@@ -66,6 +68,7 @@ impl Metrics {
                 Histogram::new(exponential_buckets(REFRESH_BUCKET_FIRST, 2.0, REFRESH_BUCKETS))
             }),
             persist_failures: Family::default(),
+            remade_grants: Family::default(),
             flights: Gauge::default(),
             unpublished_pairs: Gauge::default(),
         };
@@ -85,6 +88,11 @@ impl Metrics {
             "refresh_persist_failures",
             "Times that the store did not take a pair that the provider had issued",
             metrics.persist_failures.clone(),
+        );
+        registry.register(
+            "remade_grants",
+            "Grants that the store had lost and that were made again from memory",
+            metrics.remade_grants.clone(),
         );
         registry.register("flights", "Refreshes under way", metrics.flights.clone());
         registry.register(

@@ -13,25 +13,62 @@ use crate::broker::known::{Entry, View};
 use crate::broker::metrics::ByProvider;
 use crate::broker::rotation::usable;
 use crate::broker::settings::backoff;
-use crate::broker::store::{Merged, Publication, StoreError};
+use crate::broker::store::{Merged, Publication, StoreError, TOMBSTONE_LIFE};
+use crate::clock::between;
 
 impl Broker {
-    /// The store went back behind what we know: it gets the newer pair before anything is spent,
-    /// because what it holds is spent already.
-    pub(super) async fn heal(&self, grant: &Grant) -> Result<(), Error> {
-        if grant.standing != Standing::Usable {
-            return Ok(());
+    /// Reads the grant from the store. Where the store is behind what we know, or has lost the
+    /// grant, it gets what we know before anything is spent: what it holds is spent already.
+    pub(super) async fn reconcile(&self, entry: &Entry) -> Landing {
+        let known = entry.view();
+        let stored = self.store.load(&entry.id).await?;
+        let heals = known.grant.standing == Standing::Usable;
+        match stored {
+            Some(stored) if heals && stored.position < known.grant.position => {
+                warn!(grant.id = %entry.id, generation = %known.grant.generation(),
+                    "the store is behind what it had taken; it is healed");
+                self.heal(entry, &known).await?;
+                Ok(known)
+            }
+            Some(stored) => Ok(entry.adopt(stored)),
+            None if heals && self.outlives_tombstones(&known) => {
+                Err(Error::GrantNotFound(entry.id.clone()))
+            }
+            None if heals => {
+                self.heal(entry, &known).await?;
+                Ok(known)
+            }
+            None => Err(Error::GrantNotFound(entry.id.clone())),
         }
-        warn!(generation = %grant.generation(), "the store is behind what it had taken; healing it");
+    }
+
+    /// Gives the store the pair that it has lost.
+    async fn heal(&self, entry: &Entry, known: &View) -> Result<(), Error> {
+        let wanted = known.grant.descriptor.keep_warm || entry.in_use(known.grant.generation());
         let publication = Publication {
-            generation: grant.generation(),
-            fence: grant.position.fence,
-            descriptor: grant.descriptor.clone(),
-            pair: grant.pair.clone(),
-            due_at: None,
+            generation: known.grant.generation(),
+            fence: known.grant.position.fence,
+            descriptor: known.grant.descriptor.clone(),
+            pair: known.grant.pair.clone(),
+            due_at: wanted.then(|| known.due_at()),
         };
-        self.store.merge(&grant.id, publication).await?;
+        if self.store.merge(&entry.id, publication).await? == Merged::Remade {
+            self.tell_remade(&known.grant);
+        }
         Ok(())
+    }
+
+    /// What we know is so old that a deletion by somebody else would have left no mark any more.
+    fn outlives_tombstones(&self, known: &View) -> bool {
+        let age = between(known.grant.pair.published_at, self.clock.now());
+        age >= TOMBSTONE_LIFE
+    }
+
+    fn tell_remade(&self, grant: &Grant) {
+        let provider = grant.descriptor.provider.as_str().to_owned();
+        self.metrics.remade_grants.get_or_create(&ByProvider { provider }).inc();
+        error!(grant.id = %grant.id, generation = %grant.generation(),
+            "the store had lost this grant; it was made again from memory. What else did the store lose?");
     }
 
     /// Makes a pair durable, then current. If the store does not take it, it is served from
@@ -65,17 +102,16 @@ impl Broker {
         };
         let merged = self.persist(&grant, "the new token pair", step, serve_from_memory).await;
         match merged {
-            Merged::Published | Merged::Same => {
+            Merged::Published | Merged::Same | Merged::Remade => {
+                if merged == Merged::Remade {
+                    self.tell_remade(&next);
+                }
                 let fingerprint =
                     next.pair.token.as_ref().map(|token| token.access_token.fingerprint());
                 info!(%generation, token.fingerprint = fingerprint, "refreshed");
                 Ok(entry.adopt(next))
             }
             Merged::Sibling | Merged::Old => self.reload(entry).await,
-            Merged::Missing => {
-                error!(%generation, "the grant is missing in the store; its pair is only in memory");
-                Ok(entry.adopt(next))
-            }
         }
     }
 

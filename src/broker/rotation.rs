@@ -74,14 +74,7 @@ impl Broker {
         generation: Generation,
         tower: &Tower,
     ) -> Landing {
-        let Some(stored) = self.store.load(&entry.id).await? else {
-            return Err(Error::GrantNotFound(entry.id.clone()));
-        };
-        let behind = stored.position < entry.view().grant.position;
-        let view = entry.adopt(stored);
-        if behind {
-            self.heal(&view.grant).await?;
-        }
+        let view = self.reconcile(entry).await?;
         if view.grant.generation() != generation {
             return Ok(view);
         }

@@ -9,6 +9,9 @@ use crate::broker::grant::{
     Descriptor, Fence, Generation, Grant, GrantId, Intent, Owner, Pair, Position, Verdict,
 };
 
+/// A tombstone keeps late pairs out for longer than any pair can be late.
+pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Keeps grants, sealed, and orders the changes to them.
 ///
 /// Contract, for every implementation (`tests/it/store_contract.rs` runs it):
@@ -50,7 +53,9 @@ pub trait Store: Send + Sync + 'static {
     /// Gives a claim back, knowing that the provider processed nothing. `false`: it is not ours.
     async fn release(&self, id: &GrantId, intent: &Intent) -> Result<bool, StoreError>;
 
-    /// Publishes a pair, or heals the store with one.
+    /// Publishes a pair, or heals the store with one. A missing grant is made again, and so is what
+    /// the store needs to be opened later; a tombstone stops it, and a store of another deployment
+    /// is never written to.
     async fn merge(&self, id: &GrantId, publication: Publication) -> Result<Merged, StoreError>;
 
     /// Records the provider's final no, if the claim is still ours. `false`: it is not.
@@ -157,8 +162,8 @@ pub enum Merged {
     Sibling,
     /// Something newer is current.
     Old,
-    /// There is no such grant; a merge never makes one.
-    Missing,
+    /// The store had lost the grant; it was made again from what the publication holds.
+    Remade,
 }
 
 /// How a store is.

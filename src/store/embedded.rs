@@ -19,12 +19,12 @@ use crate::broker::grant::{
     Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
 };
 use crate::broker::store::{
-    Amendment, Claim, Health, Merged, Page, Publication, Seed, Store, StoreError,
+    Amendment, Claim, Health, Merged, Page, Publication, Seed, Store, StoreError, TOMBSTONE_LIFE,
 };
 use crate::clock::{Clock, unix_ms};
 use crate::store::keyring::private_file;
 use crate::store::record::{Codec, Record};
-use crate::store::{Identity, OpenError, TOMBSTONE_LIFE, transition};
+use crate::store::{Identity, OpenError, transition};
 
 const GRANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("grants");
 /// (due time in ms, grant): what the index holds beside the records.
@@ -311,12 +311,16 @@ impl Store for Embedded {
             let Publication { generation, fence, descriptor, pair, due_at } = publication;
             let position = Position { generation, fence };
             let blob = inner.codec.seal(&id, position, &descriptor, &pair);
+            let due_at = due_at.map(unix_ms);
             inner.change(&id, |slot| match slot {
                 Some(record) => {
-                    let merged = transition::merge(record, position, blob, due_at.map(unix_ms));
+                    let merged = transition::merge(record, position, blob, due_at);
                     (merged, matches!(merged, Merged::Published | Merged::Sibling))
                 }
-                None => (Merged::Missing, false),
+                None => {
+                    *slot = Some(transition::remake(position, &descriptor, blob, due_at));
+                    (Merged::Remade, true)
+                }
             })
         })
         .await

@@ -18,12 +18,12 @@ use crate::broker::grant::{
     Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
 };
 use crate::broker::store::{
-    Amendment, Claim, Health, Merged, Page, Publication, Seed, Store, StoreError,
+    Amendment, Claim, Health, Merged, Page, Publication, Seed, Store, StoreError, TOMBSTONE_LIFE,
 };
 use crate::clock::{Clock, from_unix_ms, unix_ms};
 use crate::store::record::{About, Blob, Codec, Record, StoredIntent, StoredOwner, StoredVerdict};
 use crate::store::redis::session::Session;
-use crate::store::{Keyring, OpenError, TOMBSTONE_LIFE};
+use crate::store::{Identity, Keyring, OpenError};
 
 mod check;
 mod session;
@@ -43,6 +43,7 @@ pub struct Redis {
     codec: Codec,
     clock: Clock,
     prefix: String,
+    identity: Identity,
 }
 
 type Outcome<T> = Result<T, StoreError>;
@@ -58,10 +59,10 @@ impl Redis {
         clock: Clock,
     ) -> Result<Self, OpenError> {
         let session = Session::new(address).map_err(|error| check::explain(&error))?;
-        let meta = format!("{prefix}:meta");
+        let meta = check::meta_key(prefix);
         let identity = check::admit(&session, &meta, &ring, allow_eviction).await?;
-        let codec = Codec { ring, deployment: identity.deployment };
-        Ok(Self { session, codec, clock, prefix: prefix.to_owned() })
+        let codec = Codec { ring, deployment: identity.deployment.clone() };
+        Ok(Self { session, codec, clock, prefix: prefix.to_owned(), identity })
     }
 
     fn keys(&self, id: &GrantId) -> [String; 3] {
@@ -86,6 +87,57 @@ impl Redis {
         let fields: Fields =
             self.session.query(redis::cmd("HGETALL").arg(grant)).await.map_err(unavailable)?;
         record(id, &fields)
+    }
+
+    /// `None`: there is no such grant, and it is not to be made.
+    async fn try_merge(
+        &self,
+        id: &GrantId,
+        publication: &Publication,
+        make: bool,
+    ) -> Outcome<Option<Merged>> {
+        let [grant, due, ids] = self.keys(id);
+        let Publication { generation, fence, descriptor, pair, due_at } = publication;
+        let position = Position { generation: *generation, fence: *fence };
+        let blob = self.codec.seal(id, position, descriptor, pair);
+        let due_at = optional(*due_at);
+        let about =
+            if make { serde_json::to_vec(&About::from(descriptor)) } else { Ok(Vec::new()) };
+        let arguments: [&[u8]; 6] = [
+            &text(generation.0),
+            &text(fence.0),
+            &blob.0,
+            due_at.as_bytes(),
+            id.as_str().as_bytes(),
+            &about.unwrap_or_default(),
+        ];
+        let keys = [grant.as_str(), &due, &ids];
+        let merged: String =
+            self.session.call("merge", &keys, &arguments).await.map_err(unavailable)?;
+        Ok(Some(match merged.as_str() {
+            "published" => Merged::Published,
+            "same" => Merged::Same,
+            "sibling" => Merged::Sibling,
+            "old" => Merged::Old,
+            "remade" => Merged::Remade,
+            "missing" => return Ok(None),
+            _ => return Err(malformed()),
+        }))
+    }
+
+    /// Names the store again where that was lost with the rest: what is sealed to a deployment
+    /// cannot be opened under another name.
+    async fn still_ours(&self) -> Outcome<()> {
+        let meta = check::meta_key(&self.prefix);
+        let found = check::claim_identity(&self.session, &meta, &self.identity).await;
+        match found.map_err(unavailable)? {
+            Some(found) if found.deployment == self.identity.deployment => Ok(()),
+            _ => Err(StoreError::Refused(
+                "it belongs to another deployment now, and is not written to; point `store.url` \
+                 or `store.prefix` at the store of this one"
+                    .to_owned(),
+            )),
+        }
     }
 
     /// Position of a new chain or tombstone, and what the record must still be for it to count.
@@ -240,27 +292,11 @@ impl Store for Redis {
     }
 
     async fn merge(&self, id: &GrantId, publication: Publication) -> Outcome<Merged> {
-        let [grant, due, _] = self.keys(id);
-        let Publication { generation, fence, descriptor, pair, due_at } = publication;
-        let blob = self.codec.seal(id, Position { generation, fence }, &descriptor, &pair);
-        let due_at = optional(due_at);
-        let arguments: [&[u8]; 5] = [
-            &text(generation.0),
-            &text(fence.0),
-            &blob.0,
-            due_at.as_bytes(),
-            id.as_str().as_bytes(),
-        ];
-        let merged: String =
-            self.session.call("merge", &[&grant, &due], &arguments).await.map_err(unavailable)?;
-        match merged.as_str() {
-            "published" => Ok(Merged::Published),
-            "same" => Ok(Merged::Same),
-            "sibling" => Ok(Merged::Sibling),
-            "old" => Ok(Merged::Old),
-            "missing" => Ok(Merged::Missing),
-            _ => Err(malformed()),
+        if let Some(merged) = self.try_merge(id, &publication, false).await? {
+            return Ok(merged);
         }
+        self.still_ours().await?;
+        self.try_merge(id, &publication, true).await?.ok_or_else(malformed)
     }
 
     async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> Outcome<bool> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::broker::grant::{Fence, Generation, Intent, Owner, Position, Verdict};
+use crate::broker::grant::{Descriptor, Fence, Generation, Intent, Owner, Position, Verdict};
 use crate::broker::store::{Amendment, Claim, Merged};
 use crate::clock::unix_ms;
 use crate::store::record::{Blob, Record, StoredIntent, StoredVerdict};
@@ -85,6 +85,16 @@ pub(crate) fn merge(
     record.blob = blob;
     record.due_at = due_at;
     Merged::Published
+}
+
+/// What a publication makes of a missing record: the chain goes on where it was lost.
+pub(crate) fn remake(
+    position: Position,
+    descriptor: &Descriptor,
+    blob: Blob,
+    due_at: Option<u64>,
+) -> Record {
+    Record { due_at, ..Record::start(position, descriptor, blob) }
 }
 
 /// Records the provider's no, if the claim is still the caller's.

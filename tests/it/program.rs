@@ -291,6 +291,73 @@ async fn a_redis_that_went_back_in_time_is_healed_before_anything_is_spent() {
     authority.audit();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_whose_record_is_gone_is_kept() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
+    let server = RedisServer::start(&[]);
+    let url = server.url();
+    let mut environment = settings(&base, &url);
+    environment.push(("TOKEN_BROKER__KEYS__FILE", "keys.json"));
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    // Redis is emptied while the provider works.
+    authority.delay(Duration::from_millis(800));
+    let emptied = std::thread::spawn({
+        let authority = authority.clone();
+        move || {
+            while authority.posts() == 0 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            server.cli(&["FLUSHALL"]);
+            server
+        }
+    });
+    let (ok, token, errors) = program.cli(&["get", "kroger/alice"]);
+    assert!(ok, "{errors}");
+    let server = emptied.join().unwrap();
+    let remade = "tokenbroker_remade_grants_total{provider=\"default\"} 1";
+    assert!(program.page("/metrics").contains(remade));
+    // And once more while nothing happens.
+    server.cli(&["FLUSHALL"]);
+    std::thread::sleep(Duration::from_millis(250));
+    authority.delay(Duration::ZERO);
+    let (ok, next, errors) = program.cli(&["refresh", "kroger/alice"]);
+    assert!(ok && next != token, "{errors}");
+    let (code, log) = program.stop();
+    assert_eq!(code, Some(0), "{log}");
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    let (ok, again, errors) = program.cli(&["get", "kroger/alice"]);
+    assert!(ok && again == next, "{errors}");
+    assert_eq!(authority.posts(), 2);
+    authority.audit();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_healed_grant_is_due_as_before() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
+    let server = RedisServer::start(&[]);
+    let url = server.url();
+    let mut environment = settings(&base, &url);
+    environment.push(("TOKEN_BROKER__KEYS__FILE", "keys.json"));
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    assert!(program.cli(&["get", "kroger/alice"]).0);
+    let key = server.cli(&["KEYS", "tb:*:g:kroger/alice"]);
+    let due = key.replace(":g:kroger/alice", ":due");
+    let before = server.cli(&["ZSCORE", &due, "kroger/alice"]);
+    assert!(!before.is_empty());
+    server.cli(&["DEL", &key, &due]);
+    let (ok, shown, errors) = program.cli(&["grant", "show", "kroger/alice"]);
+    assert!(ok && shown.contains("ACTIVE"), "{errors}");
+    assert_eq!(server.cli(&["ZSCORE", &due, "kroger/alice"]), before);
+}
+
 #[test]
 fn the_operators_port_tells_the_truth() {
     let dir = tempfile::tempdir().unwrap();

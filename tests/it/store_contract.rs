@@ -199,10 +199,51 @@ async fn a_pair_is_published_once_and_frees_the_claim() {
         assert_eq!(loaded.pair, pair("1"));
         let late = publication(grant.generation(), Fence(u64::from(u32::MAX)), "late");
         assert_eq!(store.merge(&grant.id, late).await.unwrap(), Merged::Old);
-        let missing = publication(Generation(9), Fence(9), "1");
-        assert_eq!(store.merge(&id("a/none"), missing).await.unwrap(), Merged::Missing);
-        assert!(store.load(&id("a/none")).await.unwrap().is_none());
     }
+}
+
+#[tokio::test]
+async fn a_missing_grant_is_made_again_but_not_a_deleted_one() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let due_at = Some(UNIX_EPOCH);
+        let lost = Publication { due_at, ..publication(Generation(9), Fence(9), "1") };
+        assert_eq!(store.merge(&id("a/lost"), lost.clone()).await.unwrap(), Merged::Remade);
+        assert_eq!(store.merge(&id("a/lost"), lost).await.unwrap(), Merged::Same);
+        let remade = store.load(&id("a/lost")).await.unwrap().unwrap();
+        assert_eq!((remade.generation(), &remade.pair), (Generation(9), &pair("1")));
+        assert_eq!(remade.descriptor, descriptor(GrantKind::RefreshToken));
+        let listed = store.list(None, 10).await.unwrap().grants;
+        assert_eq!(listed, std::slice::from_ref(&remade));
+        let due = store.take_due(1_000, Duration::from_secs(60)).await.unwrap();
+        assert_eq!(due, std::slice::from_ref(&remade.id));
+
+        let grant = start(store, "a/1").await;
+        let intent = claim(store, &grant, 1).await;
+        assert!(store.delete(&grant.id, grant.position).await.unwrap());
+        let late = publication(grant.generation().next(), intent.fence, "late");
+        assert_eq!(store.merge(&grant.id, late).await.unwrap(), Merged::Old);
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_redis_is_named_again_and_a_foreign_one_left_alone() {
+    let server = RedisServer::start(&[]);
+    let ring = Arc::new(Keyring::generate());
+    let store = open_redis(&server, Arc::clone(&ring)).await;
+    let deployment = store.health().await.deployment;
+    server.cli(&["FLUSHALL"]);
+    let lost = publication(Generation(9), Fence(9), "1");
+    assert_eq!(store.merge(&id("a/1"), lost.clone()).await.unwrap(), Merged::Remade);
+    let again = open_redis(&server, Arc::clone(&ring)).await;
+    assert_eq!(again.health().await.deployment, deployment);
+    assert_eq!(again.load(&id("a/1")).await.unwrap().unwrap().pair, pair("1"));
+
+    server.cli(&["FLUSHALL"]);
+    open_redis(&server, Arc::new(Keyring::generate())).await;
+    let error = store.merge(&id("a/1"), lost).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused(_)), "{error}");
+    assert!(server.cli(&["KEYS", "tb:*:g:*"]).is_empty(), "nothing was written");
 }
 
 #[tokio::test]

@@ -53,20 +53,31 @@ pub(super) async fn admit(
 
 /// Reads who the store belongs to; the first broker at a new store names it.
 async fn identity(session: &Session, meta: &str, ring: &Keyring) -> Result<Identity, OpenError> {
-    let proposal = serde_json::to_string(&Identity::new(ring)).unwrap_or_default();
-    let set: Result<u64, _> =
-        session.query(redis::cmd("HSETNX").arg(meta).arg("identity").arg(proposal)).await;
-    set.map_err(|error| explain(&error))?;
-    let text: String = session
-        .query(redis::cmd("HGET").arg(meta).arg("identity"))
-        .await
-        .map_err(|error| explain(&error))?;
-    serde_json::from_str(&text).map_err(|_| {
+    let found = claim_identity(session, meta, &Identity::new(ring)).await;
+    found.map_err(|error| explain(&error))?.ok_or_else(|| {
         OpenError::Refused(format!(
             "the key {meta} was not written by this version of token-broker; choose another \
              `store.prefix`"
         ))
     })
+}
+
+/// Where a store says who it belongs to.
+pub(super) fn meta_key(prefix: &str) -> String {
+    format!("{prefix}:meta")
+}
+
+/// Names the store if it has no name, and reads the name that it has; `None`: it is not of ours.
+pub(super) async fn claim_identity(
+    session: &Session,
+    meta: &str,
+    proposal: &Identity,
+) -> Result<Option<Identity>, RedisError> {
+    let proposal = serde_json::to_string(proposal).unwrap_or_default();
+    let _: u64 =
+        session.query(redis::cmd("HSETNX").arg(meta).arg("identity").arg(proposal)).await?;
+    let text: String = session.query(redis::cmd("HGET").arg(meta).arg("identity")).await?;
+    Ok(serde_json::from_str(&text).ok())
 }
 
 fn version(text: &str) -> Result<(), OpenError> {

@@ -88,14 +88,21 @@ local function release(keys, args)
   return 1
 end
 
--- keys: grant due   args: generation, fence, sealed pair, due time ('' = none), grant_id
--- returns: published | same | sibling | old | missing
+-- keys: grant due ids   args: generation, fence, sealed pair, due time ('' = none), grant_id, what
+-- operators say ('' = a missing grant is not made again)
+-- returns: published | same | sibling | old | remade | missing
 local function merge(keys, args)
   local grant, due = keys[1], keys[2]
   local generation, fence, blob, due_at, id = args[1], args[2], args[3], args[4], args[5]
   local gen, pf, st, vf, f = unpack(redis.call('HMGET', grant, 'gen', 'pf', 'st', 'vf', 'f'))
   if not gen then
-    return 'missing'
+    if args[6] == '' then
+      return 'missing'
+    end
+    redis.call('HSET', grant, 'gen', generation, 'pf', fence, 'f', fence, 'm', args[6], 'b', blob)
+    set_due(due, id, due_at)
+    redis.call('ZADD', keys[3], 0, id)
+    return 'remade'
   end
   if number(gen) > number(generation) or (number(gen) == number(generation) and st) then
     return 'old'
@@ -117,6 +124,7 @@ local function merge(keys, args)
     clear_intent(grant)
     redis.call('HDEL', grant, 'v', 'vf', 'st', 'dt')
     redis.call('PERSIST', grant)
+    redis.call('ZADD', keys[3], 0, id)
   end
   local last = decimal(math.max(number(f), number(fence)))
   redis.call('HSET', grant, 'gen', generation, 'pf', fence, 'f', last, 'b', blob)
