@@ -197,6 +197,8 @@ pub struct Verdict {
     pub provider_status: Option<u16>,
     /// When.
     pub time: SystemTime,
+    /// An API had rejected the access token, too: it is no good until its end.
+    pub token_rejected: bool,
 }
 
 /// Whether a grant can be used.

@@ -78,6 +78,8 @@ pub struct Entry {
     unsettled: Mutex<Option<Sent>>,
     /// Generation that was noted as used in the store.
     noted: AtomicU64,
+    /// Generation of the token that a caller reported as rejected by an API.
+    rejected: AtomicU64,
 }
 
 impl Entry {
@@ -89,6 +91,7 @@ impl Entry {
             trouble: ArcSwapOption::empty(),
             unsettled: Mutex::new(None),
             noted: AtomicU64::new(NONE),
+            rejected: AtomicU64::new(NONE),
         }
     }
 
@@ -143,6 +146,17 @@ impl Entry {
     pub(super) fn first_use(&self, generation: u64) -> bool {
         self.noted.load(Ordering::Relaxed) != generation
             && self.noted.swap(generation, Ordering::Relaxed) != generation
+    }
+
+    /// A caller reports that an API rejected the token of this generation.
+    pub(super) fn report_rejected(&self, generation: Generation) {
+        self.rejected.store(generation.0, Ordering::Relaxed);
+    }
+
+    /// A caller reported that an API rejected the grant's access token.
+    pub(super) fn token_rejected(&self, grant: &Grant) -> bool {
+        let generation = grant.pair.token.as_ref().map(|token| token.generation.0);
+        generation == Some(self.rejected.load(Ordering::Relaxed))
     }
 
     /// Somebody asked for this generation.

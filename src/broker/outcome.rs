@@ -199,6 +199,7 @@ impl Broker {
             provider_error: failure.provider_error.clone(),
             provider_status: failure.status,
             time: self.clock.now(),
+            token_rejected: entry.token_rejected(grant),
         };
         let step = || self.store.refuse(&entry.id, intent, &verdict);
         let ours = self.persist(grant, "the provider's refusal", step, || {}).await;

@@ -105,6 +105,7 @@ impl Broker {
                 provider_error: None,
                 provider_status: None,
                 time: self.clock.now(),
+                token_rejected: false,
             },
         };
         usable(grant)?;

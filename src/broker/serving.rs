@@ -1,5 +1,6 @@
 //! Serving: what a caller gets, decided from memory, and how long it waits for a refresh.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -86,7 +87,7 @@ impl Broker {
         for round in 0..ROUNDS_MAX {
             let view = entry.view();
             let now = self.clock.now();
-            let (result, served) = match self.decide(&view, want, now) {
+            let (result, served) = match self.decide(&entry, &view, want, now) {
                 Decision::Serve => {
                     let degraded = refusal(&view).or_else(|| failing(&entry));
                     let result = if degraded.is_some() { "degraded" } else { "hit" };
@@ -132,25 +133,16 @@ impl Broker {
         deadline: Instant,
     ) -> Result<(Served, Outcome), Error> {
         let entry = self.entry(id).await?;
-        let view = entry.view();
-        let now = self.clock.now();
-        let current = view.token().map(|(token, _)| token);
-        let newer = match (&rejected, current) {
-            (Rejected::Current, _) | (_, None) => false,
-            (Rejected::Generation(named), Some(token)) if *named > token.generation => {
-                self.catch_up(&entry, *named, deadline).await?;
-                true
-            }
-            (Rejected::Generation(named), Some(token)) => *named < token.generation,
-            (Rejected::Fingerprint(named), Some(token)) => {
-                *named != token.access_token.fingerprint()
-            }
-        };
-        if newer {
+        let Some(view) = self.still_current(&entry, &rejected, deadline).await? else {
             // Also when that token has expired meanwhile: it is replaced like any other.
             let served = self.get_token(id, Want::default(), deadline).await?;
             return Ok((served, Outcome::AlreadyReplaced));
+        };
+        let current = view.token().map(|(token, _)| token);
+        if let Some(token) = current {
+            entry.report_rejected(token.generation);
         }
+        let now = self.clock.now();
         let age = between(view.grant.pair.published_at, now);
         let cooldown = self.settings.force_cooldown.checked_sub(age).filter(|left| !left.is_zero());
         if let Some(retry_after) = cooldown
@@ -161,13 +153,37 @@ impl Broker {
         }
         let (landed, outcome) = self.refresh(&entry, &view, Trigger::Forced, deadline).await?;
         self.note_use(&entry, &landed);
-        if landed.grant.valid_token(self.clock.now()).is_none() {
+        let old = current.map(|token| Rejected::Generation(token.generation));
+        let newer = old.is_none_or(|old| matches!(compare(&old, &landed), Compared::Replaced));
+        if !newer || landed.grant.valid_token(self.clock.now()).is_none() {
             return Err(Error::RefreshInProgress(id.clone()));
         }
         Ok((Served { view: landed, degraded: None }, outcome))
     }
 
-    fn decide(&self, view: &View, want: Want, now: SystemTime) -> Decision {
+    /// What is known of the grant if the rejected token is the newest one; `None` if there is a
+    /// newer one. Who names a token that is not known here may know more than we do: the store is
+    /// asked before anything is answered, and what it says is compared again.
+    async fn still_current(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        rejected: &Rejected,
+        deadline: Instant,
+    ) -> Result<Option<Arc<View>>, Error> {
+        let view = entry.view();
+        match compare(rejected, &view) {
+            Compared::Current => return Ok(Some(view)),
+            Compared::Replaced => return Ok(None),
+            Compared::Ahead(named) => drop(self.catch_up(entry, named, deadline).await?),
+            // Without the store, what is known here is the best there is.
+            Compared::Other => drop(self.reconcile(entry).await),
+        }
+        let view = entry.view();
+        let current = matches!(compare(rejected, &view), Compared::Current);
+        Ok(current.then_some(view))
+    }
+
+    fn decide(&self, entry: &Entry, view: &View, want: Want, now: SystemTime) -> Decision {
         if view.grant.standing == Standing::Deleted {
             return Decision::Fail(Error::GrantNotFound(view.grant.id.clone()));
         }
@@ -177,6 +193,13 @@ impl Broker {
         if want.min_generation.is_some_and(|named| named > token.generation) {
             let named = want.min_generation.unwrap_or(token.generation);
             return Decision::CatchUp(named);
+        }
+        // What an API rejected and the provider will not replace is of no use to anybody.
+        if let Standing::Refused(verdict) = &view.grant.standing
+            && (verdict.token_rejected || entry.token_rejected(&view.grant))
+        {
+            let (grant, verdict) = (view.grant.id.clone(), verdict.clone());
+            return Decision::Fail(Error::GrantRefused { grant, verdict });
         }
         let stage = window.stage(now);
         if want.min_ttl > window.ttl(now) && stage < Stage::Expired {
@@ -280,6 +303,34 @@ impl Broker {
         let labels = TokenRequest { provider: provider.to_owned(), result };
         self.metrics.token_requests.get_or_create(&labels).inc();
         served
+    }
+}
+
+/// How the token that a caller saw rejected compares with the newest one that is known here.
+enum Compared {
+    /// It is that one.
+    Current,
+    /// It is older.
+    Replaced,
+    /// It is newer.
+    Ahead(Generation),
+    /// It is another one, and whether older or newer cannot be seen.
+    Other,
+}
+
+fn compare(rejected: &Rejected, view: &View) -> Compared {
+    let Some((token, _)) = view.token() else { return Compared::Current };
+    match rejected {
+        Rejected::Current => Compared::Current,
+        Rejected::Generation(named) => match named.cmp(&token.generation) {
+            Ordering::Less => Compared::Replaced,
+            Ordering::Equal => Compared::Current,
+            Ordering::Greater => Compared::Ahead(*named),
+        },
+        Rejected::Fingerprint(named) if *named == token.access_token.fingerprint() => {
+            Compared::Current
+        }
+        Rejected::Fingerprint(_) => Compared::Other,
     }
 }
 

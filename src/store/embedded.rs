@@ -312,15 +312,13 @@ impl Store for Embedded {
             let position = Position { generation, fence };
             let blob = inner.codec.seal(&id, position, &descriptor, &pair);
             let due_at = due_at.map(unix_ms);
-            inner.change(&id, |slot| match slot {
-                Some(record) => {
+            inner.change(&id, |slot| {
+                if let Some(record) = slot {
                     let merged = transition::merge(record, position, blob, due_at);
-                    (merged, matches!(merged, Merged::Published | Merged::Sibling))
+                    return (merged, matches!(merged, Merged::Published | Merged::Sibling));
                 }
-                None => {
-                    *slot = Some(transition::remake(position, &descriptor, blob, due_at));
-                    (Merged::Remade, true)
-                }
+                *slot = Some(transition::remake(position, &descriptor, blob, due_at));
+                (Merged::Remade, true)
             })
         })
         .await

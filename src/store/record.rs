@@ -91,6 +91,8 @@ pub(crate) struct StoredVerdict {
     provider_error: Option<String>,
     provider_status: Option<u16>,
     time: u64,
+    #[serde(default)]
+    token_rejected: bool,
 }
 
 /// A claim.
@@ -248,6 +250,7 @@ impl Record {
                 provider_error: verdict.provider_error.clone(),
                 provider_status: verdict.provider_status,
                 time: from_unix_ms(verdict.time),
+                token_rejected: verdict.token_rejected,
             }),
             None => Standing::Usable,
         }
@@ -262,6 +265,7 @@ impl StoredVerdict {
             provider_error: verdict.provider_error.clone(),
             provider_status: verdict.provider_status,
             time: unix_ms(verdict.time),
+            token_rejected: verdict.token_rejected,
         }
     }
 }

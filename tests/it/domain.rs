@@ -161,6 +161,33 @@ async fn a_fresh_token_is_not_forced_again_before_the_cooldown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_answer_to_a_rejection_is_never_the_rejected_token() {
+    for by_fingerprint in [false, true] {
+        let world = World::new();
+        world.alice().await;
+        let behind = world.again();
+        let (mut calls, mut late) = (world.calls.clone(), behind.calls.clone());
+        calls.get("kroger/alice").await.unwrap();
+        late.get("kroger/alice").await.unwrap();
+        pass(60).await;
+        let newer = calls.refresh("kroger/alice", None).await.unwrap().token.unwrap();
+        pass(60).await;
+        // One broker does not know yet what a caller got from the other one.
+        let rejected = if by_fingerprint {
+            Rejected::RejectedFingerprint(newer.fingerprint.clone())
+        } else {
+            Rejected::RejectedGeneration(newer.generation)
+        };
+        let answer = late.refresh("kroger/alice", Some(rejected)).await.unwrap();
+        let token = answer.token.clone().unwrap();
+        assert_ne!(token.access_token, newer.access_token);
+        assert_eq!(token.generation, newer.generation + 1);
+        assert_eq!(answer.outcome(), Outcome::Rotated);
+        world.authority.audit();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_generation_from_the_future_is_not_an_order_to_rotate() {
     let world = World::new();
     world.alice().await;

@@ -82,6 +82,22 @@ async fn a_refused_grant_is_latched_and_its_token_served_to_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_that_an_api_rejected_is_not_served_beside_a_refused_refresh() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let token = calls.get(ALICE).await.unwrap();
+    world.authority.next(Fault::Answer(400, ""));
+    pass(60).await;
+    let error = calls.reject(ALICE, token.generation).await.unwrap_err();
+    assert_eq!(error.reason, ErrorReason::GrantReauthRequired);
+    for mut calls in [calls, world.again().calls] {
+        let error = calls.get(ALICE).await.unwrap_err();
+        assert_eq!(error.reason, ErrorReason::GrantReauthRequired);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_late_refusal_never_beats_a_new_chain() {
     let world = World::new();
     world.alice().await;

@@ -87,6 +87,7 @@ fn verdict() -> Verdict {
         provider_error: Some("invalid_grant".to_owned()),
         provider_status: Some(400),
         time: UNIX_EPOCH + Duration::from_secs(1_800_000_001),
+        token_rejected: true,
     }
 }
 

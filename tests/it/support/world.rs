@@ -23,11 +23,16 @@ use super::calls::Calls;
 /// A day in 2027, so that generations look like those of the product.
 const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 
+/// Number of the first process.
+const FIRST_BOOT: u64 = 7;
+
 pub(crate) struct World {
     pub(crate) authority: Authority,
     pub(crate) broker: Arc<Broker>,
     pub(crate) calls: Calls<TokenServiceServer<Tokens>, GrantAdminServiceServer<Admin>>,
     pub(crate) registry: Arc<Registry>,
+    store: Arc<dyn Store>,
+    clock: Clock,
 }
 
 impl World {
@@ -42,19 +47,29 @@ impl World {
     ) -> Self {
         let clock = Clock::simulated(UNIX_EPOCH + EPOCH);
         let store = Embedded::in_memory(Arc::new(Keyring::generate()), clock).unwrap();
+        Self::on(wrap(Arc::new(store)), authority, clock, FIRST_BOOT)
+    }
+
+    /// Another broker on the same store, as a restarted one is.
+    pub(crate) fn again(&self) -> Self {
+        let (store, authority) = (Arc::clone(&self.store), self.authority.clone());
+        Self::on(store, authority, self.clock, FIRST_BOOT + 1)
+    }
+
+    fn on(store: Arc<dyn Store>, authority: Authority, clock: Clock, boot: u64) -> Self {
         let mut registry = Registry::default();
         let settings = Settings::default();
         let observe = Observe::new(&mut registry, settings.caller_wait_max);
         let metrics = Metrics::new(&mut registry);
         let endpoint = Arc::new(authority.clone());
-        let broker = Broker::new(wrap(Arc::new(store)), endpoint, clock, settings, metrics, 7);
+        let broker = Broker::new(Arc::clone(&store), endpoint, clock, settings, metrics, boot);
         let tokens = Tokens::new(Arc::clone(&broker), Arc::clone(&observe));
         let admin = Admin::new(Arc::clone(&broker), observe, clock.now());
         let calls = Calls {
             tokens: TokenServiceClient::new(TokenServiceServer::new(tokens)),
             admin: GrantAdminServiceClient::new(GrantAdminServiceServer::new(admin)),
         };
-        Self { authority, broker, calls, registry: Arc::new(registry) }
+        Self { authority, broker, calls, registry: Arc::new(registry), store, clock }
     }
 
     /// The work that goes on unasked.
