@@ -2,29 +2,32 @@
 //!
 //! Reading order: [`grant`] what is kept, [`freshness`] when to refresh, [`serving`] what a caller
 //! gets, [`flight`] one refresh per grant, [`rotation`] how it is done,
-//! [`claim`] under what right, [`outcome`] what replies mean, [`providers`] whose trouble a failure
+//! [`claim`] under what right, [`resend`] (with `doubt`) what follows a lost answer, [`outcome`] what replies mean, [`providers`] whose trouble a failure
 //! is, [`publish`] how a pair is kept, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked, [`admin`] what operators do. The process ends at
 //! two traits, [`store::Store`] and [`endpoint::TokenEndpoint`].
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
 
 use dashmap::DashMap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::endpoint::TokenEndpoint;
+use crate::broker::endpoint::{Habits, TokenEndpoint};
 use crate::broker::error::Error;
-use crate::broker::grant::{Grant, GrantId, Standing};
+use crate::broker::grant::{Grant, GrantId, ProviderId, Standing};
 use crate::broker::known::Entry;
 use crate::broker::metrics::{ByProvider, Metrics};
 use crate::broker::providers::Providers;
 use crate::broker::settings::Settings;
-use crate::broker::store::Store;
+use crate::broker::store::{Store, StoreError};
 use crate::clock::Clock;
 
 pub mod admin;
 pub mod claim;
+mod doubt;
 pub mod endpoint;
 pub mod error;
 pub mod flight;
@@ -36,6 +39,7 @@ pub mod outcome;
 pub mod pacing;
 pub mod providers;
 pub mod publish;
+pub mod resend;
 pub mod rotation;
 pub mod scheduler;
 pub mod serving;
@@ -56,6 +60,9 @@ pub struct Broker {
     metrics: Metrics,
     /// Random number of this process, in every intent.
     boot: u64,
+    /// When this process began: whoever held a claim before it and is gone has sent by then.
+    start: SystemTime,
+    habits: HashMap<ProviderId, Habits>,
     attempts: AtomicU64,
     known: DashMap<GrantId, Arc<Entry>>,
     providers: Providers,
@@ -74,6 +81,8 @@ impl Broker {
         metrics: Metrics,
         boot: u64,
     ) -> Arc<Self> {
+        let each = endpoint.providers().into_iter();
+        let habits = each.map(|provider| (provider.id, provider.habits)).collect();
         // An alarm needs its counter to be there before the first failure.
         for provider in endpoint.providers() {
             let provider = provider.id.as_str().to_owned();
@@ -88,6 +97,8 @@ impl Broker {
             settings,
             metrics,
             boot,
+            start: clock.now(),
+            habits,
             attempts: AtomicU64::new(FIRST_ATTEMPT),
             known: DashMap::new(),
             providers: Providers::default(),
@@ -123,6 +134,11 @@ impl Broker {
         self.tasks.wait().await;
     }
 
+    /// Reads a grant from the store.
+    async fn load(&self, id: &GrantId) -> Result<Option<Grant>, StoreError> {
+        Ok(self.store.load(id).await?.map(|grant| self.interpret(grant)))
+    }
+
     /// The grant as this process knows it, read from the store at first sight.
     async fn entry(&self, id: &GrantId) -> Result<Arc<Entry>, Error> {
         if let Some(entry) = self.known.get(id) {
@@ -131,7 +147,7 @@ impl Broker {
             }
             return Ok(Arc::clone(&entry));
         }
-        match self.store.load(id).await? {
+        match self.load(id).await? {
             Some(grant) if grant.standing != Standing::Deleted => {
                 // Another task may have learned of a deletion in the meantime.
                 let entry = self.known_entry(grant);

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::broker::doubt::Next;
 use crate::broker::error::Error;
 use crate::broker::flight::Trigger;
 use crate::broker::grant::{
-    Descriptor, Generation, Grant, GrantId, GrantKind, Pair, ProviderId, Standing,
+    Descriptor, Doubt, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId, Standing,
 };
 use crate::broker::known::{Entry, Trouble, View};
 use crate::broker::store::{Seed, StoreError};
@@ -43,6 +45,9 @@ pub struct Overview {
     pub state: State,
     /// The failure that has not been overcome.
     pub trouble: Option<Arc<Trouble>>,
+    /// The refresh token got no definite answer; and when it is presented again, unless that waits
+    /// for an operator.
+    pub doubt: Option<(Doubt, Option<SystemTime>)>,
 }
 
 /// A grant to be.
@@ -78,7 +83,7 @@ impl Broker {
 
     async fn start_chain(&self, new: NewGrant) -> Result<Overview, Error> {
         for _ in 0..CONFLICTS_MAX {
-            let expected = match self.store.load(&new.id).await {
+            let expected = match self.load(&new.id).await {
                 Ok(Some(grant)) if grant.standing == Standing::Usable && !new.replace => {
                     return Err(Error::GrantAlreadyExists(new.id));
                 }
@@ -147,7 +152,8 @@ impl Broker {
         limit: usize,
     ) -> Result<(Vec<Overview>, Option<String>), Error> {
         let page = self.store.list(after, limit).await?;
-        let overviews = page.grants.into_iter().map(|grant| match self.known.get(&grant.id) {
+        let grants = page.grants.into_iter().map(|grant| self.interpret(grant));
+        let overviews = grants.map(|grant| match self.known.get(&grant.id) {
             Some(entry) => {
                 entry.adopt(grant);
                 self.overview(&entry)
@@ -230,7 +236,7 @@ impl Broker {
         let grant = if let Some(entry) = known {
             self.reconcile(&entry).await?.grant.clone()
         } else {
-            let grant = self.store.load(id).await?.ok_or_else(missing)?;
+            let grant = self.load(id).await?.ok_or_else(missing)?;
             self.known_entry(grant.clone()).adopt(grant).grant.clone()
         };
         if grant.standing == Standing::Deleted { Err(missing()) } else { Ok(grant) }
@@ -238,33 +244,41 @@ impl Broker {
 
     fn overview(&self, entry: &Entry) -> Overview {
         let view = entry.view();
-        let mut trouble = entry.trouble();
-        let state = match (&view.grant.standing, &view.grant.intent) {
-            (Standing::Refused(_), _) => State::ReauthRequired,
-            (_, Some(intent)) if self.silent(entry, intent) => State::OutcomeUnknown,
-            _ if trouble.is_some() => State::Degraded,
-            _ => State::Active,
+        let grant = &view.grant;
+        let trouble = entry.trouble();
+        let met = |error| Arc::new(Trouble::now(error));
+        let doubt = self.doubt_of(entry, grant);
+        let doubt = doubt.filter(|_| grant.standing == Standing::Usable);
+        let silent = grant.intent.as_ref().is_some_and(|held| self.silent(held));
+        let (state, trouble) = match (&grant.standing, &doubt) {
+            (Standing::Refused(verdict), _) => {
+                let (grant, verdict) = (grant.id.clone(), verdict.clone());
+                (State::ReauthRequired, Some(met(Error::GrantRefused { grant, verdict })))
+            }
+            (_, Some(doubt)) => {
+                let next = self.next_try(entry, &view, doubt, Trigger::OnDemand);
+                let failures = doubt.attempts;
+                let error = self.in_doubt(grant, doubt, next);
+                (State::OutcomeUnknown, Some(Arc::new(Trouble { failures, ..Trouble::now(error) })))
+            }
+            (_, None) if silent => (State::OutcomeUnknown, Some(met(self.outcome_unknown(grant)))),
+            (_, None) if trouble.is_some() => (State::Degraded, trouble),
+            (_, None) => (State::Active, None),
         };
-        if state == State::ReauthRequired || state == State::OutcomeUnknown {
-            let error = match &view.grant.standing {
-                Standing::Refused(verdict) => {
-                    Error::GrantRefused { grant: view.grant.id.clone(), verdict: verdict.clone() }
-                }
-                Standing::Usable | Standing::Deleted => self.outcome_unknown(&view.grant),
+        let doubt = doubt.map(|doubt| {
+            let next = match self.next_try(entry, &view, &doubt, Trigger::OnDemand) {
+                Next::In(wait) => Some(self.clock.now() + wait),
+                Next::WhenTold => None,
             };
-            trouble.get_or_insert_with(|| {
-                Arc::new(Trouble { error, failures: 1, at: Instant::now(), until: Instant::now() })
-            });
-        }
-        Overview { view, state, trouble }
+            (doubt, next)
+        });
+        Overview { view, state, trouble, doubt }
     }
 
-    /// The holder of this intent gives no sign: ours without a flight, or another's for too long.
-    fn silent(&self, entry: &Entry, intent: &crate::broker::grant::Intent) -> bool {
-        if self.ours(&intent.owner) {
-            return !entry.in_flight() && entry.unsettled(intent.owner.attempt);
-        }
-        between(intent.since, self.clock.now()) >= self.settings.suspect_after
+    /// The holder of this claim, another process that may be alive, gives no sign for too long.
+    fn silent(&self, held: &Intent) -> bool {
+        let age = between(held.since, self.clock.now());
+        !self.ours(&held.owner) && age >= self.settings.suspect_after
     }
 
     /// The store, for status.

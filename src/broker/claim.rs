@@ -2,49 +2,66 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::broker::Broker;
 use crate::broker::error::{Error, chain};
-use crate::broker::grant::{Grant, Intent, Owner};
-use crate::broker::known::Entry;
+use crate::broker::flight::Trigger;
+use crate::broker::grant::{Intent, Owner};
+use crate::broker::known::{Entry, View};
 use crate::broker::settings::backoff;
 use crate::broker::store::{Claim, StoreError};
 use crate::clock::between;
 
 impl Broker {
-    /// Claims the grant's generation; `None` if it moved. Waits for another live holder.
+    /// Claims the grant's generation; `None` if it moved. Waits for another live holder, and says
+    /// when a refresh token in doubt is presented again.
     pub(super) async fn claim(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
-        grant: &Grant,
+        view: &View,
+        trigger: Trigger,
     ) -> Result<Option<(Intent, Instant)>, Error> {
+        let grant = &view.grant;
+        if let Some(doubt) = self.doubt_of(entry, grant) {
+            let intent = self.claim_in_doubt(entry, view, doubt, trigger).await?;
+            return Ok(intent.map(|intent| (intent, Instant::now())));
+        }
         let lease = self.settings.suspect_after;
-        let takeover = (!grant.descriptor.kind.spends()).then_some(lease);
+        let mut takeover = (!self.spends(grant)).then_some(lease);
         let patience = Instant::now() + lease;
         loop {
             let claimed_at = Instant::now();
             let owner = self.next_owner();
             let attempt = owner.attempt;
-            let claim = self.store.claim(&entry.id, grant.generation(), owner, takeover).await;
+            let claim =
+                self.store.claim(&entry.id, grant.generation(), owner, takeover, lease).await;
             let claim = claim.inspect_err(|_| self.settle_later(entry, attempt))?;
             match claim {
                 Claim::Granted(intent) => return Ok(Some((intent, claimed_at))),
                 Claim::Moved => return Ok(None),
-                Claim::Busy(intent) if self.ours(&intent.owner) => {
-                    if entry.unsettled(intent.owner.attempt) {
-                        return Err(self.outcome_unknown(grant));
+                Claim::Busy(held) if self.ours(&held.owner) => {
+                    if entry.unsettled(held.owner.attempt) {
+                        return Ok(None);
                     }
                     // The answer to our claim was lost and nothing was sent under it.
-                    self.store.release(&entry.id, &intent).await?;
+                    self.store.release(&entry.id, &held).await?;
+                }
+                // Its holder is no more, or says itself that it waits: read it again.
+                Claim::Busy(held) if self.gone(&held) || held.in_doubt().is_some() => {
+                    if takeover.is_none() {
+                        return Ok(None);
+                    }
+                    takeover = Some(Duration::ZERO);
                 }
                 Claim::Busy(_) if self.draining() => return Err(Error::Draining),
-                Claim::Busy(intent) => {
+                Claim::Busy(held) => {
                     // The holder's age by the store's clock, or our own patience, whichever ends
                     // first: clocks may disagree.
-                    let age = between(intent.since, self.clock.now());
+                    let age = between(held.since, self.clock.now());
                     if age >= lease || Instant::now() >= patience {
                         return Err(self.outcome_unknown(grant));
                     }
@@ -56,7 +73,7 @@ impl Broker {
 
     /// Gives a claim back under which nothing was sent, once the store answers again: its answer
     /// was lost, and after a restart nobody could tell that it was never used. Shutdown waits.
-    fn settle_later(self: &Arc<Self>, entry: &Arc<Entry>, attempt: u64) {
+    pub(super) fn settle_later(self: &Arc<Self>, entry: &Arc<Entry>, attempt: u64) {
         let (broker, entry) = (Arc::clone(self), Arc::clone(entry));
         self.tasks.spawn(async move {
             let mut failures = 0;
@@ -90,7 +107,7 @@ impl Broker {
         }
     }
 
-    fn next_owner(&self) -> Owner {
+    pub(super) fn next_owner(&self) -> Owner {
         Owner {
             replica: self.settings.replica.clone(),
             boot: self.boot,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::broker::error::Reason;
-use crate::broker::grant::ProviderId;
+use crate::broker::grant::{DoubtKind, ProviderId};
 use crate::secret::{AccessToken, RefreshToken};
 
 /// Exchanges what a grant holds for an access token.
@@ -34,6 +34,46 @@ pub struct Provider {
     pub token_endpoint: String,
     /// Our client id.
     pub client_id: String,
+    /// How it treats refresh tokens.
+    pub habits: Habits,
+}
+
+/// How a provider treats requests and refresh tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Habits {
+    /// For how long an answer is listened for; a request is over by then.
+    pub listen_max: Duration,
+    /// A use may spend a refresh token.
+    pub single_use: bool,
+    /// For how long a spent one still works, as the provider documents it.
+    pub reuse_grace: Duration,
+    /// Statuses that the server itself sends which processes the request, so that nothing of it
+    /// is under way any more. Gateways answer before the server behind them has finished.
+    pub settled_statuses: Vec<u16>,
+    /// Refresh tokens in doubt are presented again unasked.
+    pub resends: bool,
+    /// Most of them in a second, once the provider is well again.
+    pub resend_rate: u32,
+}
+
+/// Callers give up far sooner. A provider that has become slow commits what it answers late, and
+/// who has hung up by then has lost a chain.
+pub const LISTEN_MAX: Duration = Duration::from_secs(60);
+
+/// Resends in a second where nothing else is said: far below any limit that was ever documented.
+pub const RESEND_RATE: u32 = 20;
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self {
+            listen_max: LISTEN_MAX,
+            single_use: true,
+            reuse_grace: Duration::ZERO,
+            settled_statuses: Vec::new(),
+            resends: true,
+            resend_rate: RESEND_RATE,
+        }
+    }
 }
 
 /// What to exchange.
@@ -93,7 +133,7 @@ pub enum Disposition {
     /// The provider refused the token for good.
     Refused,
     /// The request left and its effect is not known: the token may be spent.
-    Unknown,
+    Unknown(DoubtKind),
 }
 
 /// Whom a failure concerns, which is who must wait.

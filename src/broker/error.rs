@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
-use crate::broker::endpoint::Failure;
+use crate::broker::endpoint::{Disposition, Failure};
 use crate::broker::grant::{Generation, GrantId, ProviderId, Verdict};
 use crate::broker::store::StoreError;
 
@@ -102,8 +102,8 @@ impl Reason {
                 "the provider wants the person to sign in again; enrol or import the grant anew"
             }
             Self::GrantRefreshTokenLost => {
-                "the refresh token was lost after its predecessor was spent; have the person \
-                 consent again, or import a new refresh token"
+                "the provider had spent the refresh token, and its answer with the new one never \
+                 arrived; have the person consent again, or import a new refresh token"
             }
             Self::GrantRefreshTokenExpired => {
                 "the refresh token is past its end; have the person consent again, or import a \
@@ -146,14 +146,14 @@ impl Reason {
             }
             Self::ClientMisconfigured => "the provider refused our client's proof; check the clock",
             Self::RefreshOutcomeUnknown => {
-                "the refresh was sent and no usable answer came, so the refresh token may be \
-                 spent and is not sent again by guess; if the provider shows that it was not \
-                 spent, import it again with `--replace`, otherwise have the person consent again"
+                "a refresh was sent and got no definite answer, so the refresh token may be spent; \
+                 it is presented again when nothing can be lost by that, as `token-broker grant \
+                 show` says, or when you say so with `token-broker grant resolve`"
             }
             Self::RefreshReplyUnreadable => {
                 "the provider answered with success but without a token that can be read, so the \
-                 refresh token may be spent and is not sent again by guess; have the person consent \
-                 again, or import a new refresh token with `--replace`"
+                 refresh token may be spent; it is presented again when nothing can be lost by \
+                 that, as `token-broker grant show` says"
             }
             Self::StoreUnavailable => "the token store did not take the new pair yet",
         }
@@ -271,6 +271,21 @@ impl From<StoreError> for Error {
 }
 
 impl Error {
+    /// A refresh token was sent and nobody knows whether it was spent.
+    pub(super) fn in_doubt(&self) -> bool {
+        matches!(self, Self::Upstream { failure, .. }
+            if matches!(failure.disposition, Disposition::Unknown(_)))
+    }
+
+    /// When it is tried again, as far as this error knows.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Upstream { failure, retry_after, .. } => retry_after.or(failure.retry_after),
+            Self::ForceRefreshCooldown { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
+
     /// The reason to show beside a token that is still valid, if this error came of refreshing it.
     pub fn degraded_reason(&self) -> Option<Reason> {
         match self {

@@ -28,6 +28,8 @@ pub enum Trigger {
     Forced,
     /// An operator said so.
     Admin,
+    /// An operator said so although the refresh token is in doubt.
+    Resolve,
 }
 
 impl Trigger {
@@ -38,6 +40,7 @@ impl Trigger {
             Self::OnDemand => "on_demand",
             Self::Forced => "forced",
             Self::Admin => "admin",
+            Self::Resolve => "resolve",
         }
     }
 }

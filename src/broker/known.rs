@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
@@ -13,7 +13,10 @@ use tokio::time::Instant;
 use crate::broker::error::Error;
 use crate::broker::flight::Flight;
 use crate::broker::freshness::Window;
-use crate::broker::grant::{Generation, Grant, GrantId, Intent, ProviderId, Standing, Token};
+use crate::broker::grant::{
+    Doubt, Generation, Grant, GrantId, Intent, ProviderId, Standing, Token,
+};
+use crate::clock::between;
 
 /// A grant as last seen, with the moments of its token.
 #[derive(Debug)]
@@ -55,11 +58,30 @@ pub struct Trouble {
     pub until: Instant,
 }
 
-/// A request that left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sent {
+impl Trouble {
+    /// A failure met just now, and for the first time.
+    pub(super) fn now(error: Error) -> Self {
+        let now = Instant::now();
+        Self { error, failures: 1, at: now, until: now }
+    }
+}
+
+/// A request that left without a definite answer so far.
+#[derive(Debug, Clone)]
+struct Unsettled {
     attempt: u64,
     generation: Generation,
+    /// Absent while the request is under way.
+    doubt: Option<Doubt>,
+}
+
+/// When a doubt was first seen here: the wall clock may be turned while it lasts.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    sent_at: SystemTime,
+    attempts: u32,
+    silent_for: Duration,
+    at: Instant,
 }
 
 /// Number that stands for no generation.
@@ -75,11 +97,14 @@ pub struct Entry {
     pub(super) flight: Mutex<Option<Flight>>,
     pub(super) trouble: ArcSwapOption<Trouble>,
     /// The claim under which a request left without a definite answer.
-    unsettled: Mutex<Option<Sent>>,
+    unsettled: Mutex<Option<Unsettled>>,
+    seen: Mutex<Option<Seen>>,
     /// Generation that was noted as used in the store.
     noted: AtomicU64,
     /// Generation of the token that a caller reported as rejected by an API.
     rejected: AtomicU64,
+    /// Generation for which such a report has brought a resend forward.
+    advanced: AtomicU64,
 }
 
 impl Entry {
@@ -90,8 +115,10 @@ impl Entry {
             flight: Mutex::new(None),
             trouble: ArcSwapOption::empty(),
             unsettled: Mutex::new(None),
+            seen: Mutex::new(None),
             noted: AtomicU64::new(NONE),
             rejected: AtomicU64::new(NONE),
+            advanced: AtomicU64::new(NONE),
         }
     }
 
@@ -121,25 +148,57 @@ impl Entry {
     /// A request is about to leave under this claim.
     pub(super) fn sent(&self, intent: &Intent) {
         let (attempt, generation) = (intent.owner.attempt, intent.generation);
-        *self.unsettled.lock() = Some(Sent { attempt, generation });
+        *self.unsettled.lock() = Some(Unsettled { attempt, generation, doubt: None });
     }
 
-    /// The request under this claim had a definite end.
+    /// The request under this claim had a definite end, or is in doubt as others were before.
     pub(super) fn settled(&self, intent: &Intent) {
         let mut slot = self.unsettled.lock();
-        if slot.is_some_and(|sent| sent.attempt == intent.owner.attempt) {
+        if slot.as_ref().is_some_and(|sent| sent.attempt == intent.owner.attempt) {
             *slot = None;
         }
     }
 
-    /// A request under this attempt may have been processed without our knowing how it ended.
-    pub(super) fn unsettled(&self, attempt: u64) -> bool {
-        self.unsettled.lock().is_some_and(|sent| sent.attempt == attempt)
+    /// The request under this claim got no definite answer.
+    pub(super) fn doubted(&self, intent: &Intent, doubt: Doubt) {
+        let (attempt, generation) = (intent.owner.attempt, intent.generation);
+        *self.unsettled.lock() = Some(Unsettled { attempt, generation, doubt: Some(doubt) });
     }
 
-    /// The refresh token of this generation may be spent, whatever the store remembers of it.
-    pub(super) fn in_doubt(&self, generation: Generation) -> bool {
-        self.unsettled.lock().is_some_and(|sent| sent.generation == generation)
+    /// A request under this attempt may have been processed without our knowing how it ended.
+    pub(super) fn unsettled(&self, attempt: u64) -> bool {
+        self.unsettled.lock().as_ref().is_some_and(|sent| sent.attempt == attempt)
+    }
+
+    /// The doubt about this generation that this process remembers.
+    pub(super) fn doubt(&self, generation: Generation) -> Option<Doubt> {
+        let slot = self.unsettled.lock();
+        slot.as_ref().filter(|sent| sent.generation == generation)?.doubt.clone()
+    }
+
+    /// Time since the newest request of a doubt. Once it was seen here, the wall clock has no say
+    /// in it any more.
+    pub(super) fn silent_for(&self, doubt: &Doubt, now: SystemTime) -> Duration {
+        let (sent_at, attempts) = (doubt.sent_at, doubt.attempts);
+        let mut seen = self.seen.lock();
+        let fresh =
+            || Seen { sent_at, attempts, silent_for: between(sent_at, now), at: Instant::now() };
+        let known = seen.filter(|seen| (seen.sent_at, seen.attempts) == (sent_at, attempts));
+        let known = known.unwrap_or_else(fresh);
+        *seen = Some(known);
+        known.silent_for + known.at.elapsed()
+    }
+
+    /// A caller reported that an API rejects the token, and no resend has come of that yet.
+    pub(super) fn report_pending(&self, grant: &Grant) -> bool {
+        self.token_rejected(grant) && self.advanced.load(Ordering::Relaxed) != grant.generation().0
+    }
+
+    /// A resend goes out: the report has had its effect.
+    pub(super) fn use_report(&self, grant: &Grant) {
+        if self.token_rejected(grant) {
+            self.advanced.store(grant.generation().0, Ordering::Relaxed);
+        }
     }
 
     /// True once per generation: the caller then notes the use in the store.

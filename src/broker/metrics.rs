@@ -18,6 +18,8 @@ pub struct Metrics {
     pub refresh_duration: Family<ByProvider, Histogram>,
     /// Times that the store did not take a received pair.
     pub persist_failures: Family<ByProvider, Counter>,
+    /// Refresh tokens in doubt that were presented again.
+    pub resends: Family<Resend, Counter>,
     /// Grants that the store had lost and that were made again from memory.
     pub remade_grants: Family<ByProvider, Counter>,
     /// Refreshes under way.
@@ -53,6 +55,17 @@ pub struct Refresh {
     pub result: &'static str,
 }
 
+/// Labels of a resend.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Resend {
+    /// The provider.
+    pub provider: String,
+    /// How the request before it had ended.
+    pub kind: &'static str,
+    /// `pair`, `refused`, `unknown`, `not_processed` or `not_sent`.
+    pub result: &'static str,
+}
+
 /// Shortest refresh worth telling apart, in seconds.
 const REFRESH_BUCKET_FIRST: f64 = 0.01;
 /// 10 ms doubled thirteen times ends above the usual `listen_max` (60 s).
@@ -68,6 +81,7 @@ impl Metrics {
                 Histogram::new(exponential_buckets(REFRESH_BUCKET_FIRST, 2.0, REFRESH_BUCKETS))
             }),
             persist_failures: Family::default(),
+            resends: Family::default(),
             remade_grants: Family::default(),
             flights: Gauge::default(),
             unpublished_pairs: Gauge::default(),
@@ -88,6 +102,11 @@ impl Metrics {
             "refresh_persist_failures",
             "Times that the store did not take a pair that the provider had issued",
             metrics.persist_failures.clone(),
+        );
+        registry.register(
+            "resends",
+            "Refresh tokens in doubt that were presented again",
+            metrics.resends.clone(),
         );
         registry.register(
             "remade_grants",

@@ -9,7 +9,9 @@ use crate::broker::Broker;
 use crate::broker::endpoint::{Concern, Disposition, Failure, Issued, Reply};
 use crate::broker::error::{Error, Reason, chain};
 use crate::broker::flight::{Landing, Tower};
-use crate::broker::grant::{Grant, Intent, Pair, Position, ProviderId, Standing, Token, Verdict};
+use crate::broker::grant::{
+    Doubt, DoubtKind, Grant, Intent, Pair, Position, ProviderId, Standing, Token, Verdict,
+};
 use crate::broker::known::Entry;
 use crate::broker::providers::Refusal;
 use crate::broker::store::Amendment;
@@ -34,10 +36,15 @@ impl Broker {
         let issued = match (reply.issued, received) {
             (Ok(issued), _) => Ok(token(&grant, issued, sent_at)),
             (Err(failure), true) => Err((failure, grant.pair.token.clone())),
-            (Err(failure), false) => return self.failed(entry, &grant, intent, failure).await,
+            (Err(failure), false) => {
+                return self.failed(entry, &grant, intent, sent_at, failure).await;
+            }
         };
         if issued.is_ok() {
             self.tell_success(&grant.descriptor.provider);
+        }
+        if let Some(doubt) = &intent.doubt {
+            self.count_resend(&grant, doubt, "pair");
         }
         let (token, failure) = match issued {
             Ok(token) => (Some(token), None),
@@ -71,27 +78,52 @@ impl Broker {
         entry: &Arc<Entry>,
         grant: &Grant,
         intent: &Intent,
+        sent_at: SystemTime,
         failure: Failure,
     ) -> Landing {
         let failure = self.whose_trouble(grant, failure);
+        if let Some(doubt) = &intent.doubt {
+            let result = match failure.disposition {
+                Disposition::NotSent => "not_sent",
+                Disposition::NotProcessed => "not_processed",
+                Disposition::Refused => "refused",
+                Disposition::Unknown(_) => "unknown",
+            };
+            self.count_resend(grant, doubt, result);
+        }
         match failure.disposition {
             Disposition::NotSent | Disposition::NotProcessed => {
-                entry.settled(intent);
-                self.release(entry, intent).await;
+                self.give_back(entry, grant, intent).await;
+                Err(self.upstream(grant, failure))
             }
-            Disposition::Refused => return self.refuse(entry, grant, intent, &failure).await,
-            // The claim stays: the refresh token may be spent and is not sent again.
-            Disposition::Unknown => {}
+            Disposition::Refused => self.refuse(entry, grant, intent, &failure).await,
+            // The claim stays: the refresh token may be spent.
+            Disposition::Unknown(kind) => {
+                self.doubted(entry, grant, intent, sent_at, kind, failure).await
+            }
         }
-        Err(self.upstream(grant, failure))
+    }
+
+    /// Nothing was processed under this claim: what was in doubt before still is.
+    async fn give_back(self: &Arc<Self>, entry: &Arc<Entry>, grant: &Grant, intent: &Intent) {
+        match &intent.doubt {
+            None => entry.settled(intent),
+            Some(doubt) => {
+                let doubt = Doubt { fence: intent.fence, ..doubt.clone() };
+                entry.doubted(intent, doubt.clone());
+                let held = Intent { doubt: Some(doubt), ..intent.clone() };
+                entry.adopt(Grant { intent: Some(held), ..grant.clone() });
+            }
+        }
+        self.release(entry, intent).await;
     }
 
     /// Reads a failure in the light of what other grants of the provider met.
     fn whose_trouble(self: &Arc<Self>, grant: &Grant, failure: Failure) -> Failure {
         let provider = &grant.descriptor.provider;
-        let failure = if grant.descriptor.kind.spends() { failure } else { harmless(failure) };
+        let failure = if self.spends(grant) { failure } else { harmless(grant, failure) };
         match (failure.disposition, failure.reason) {
-            (Disposition::Unknown, _) => {
+            (Disposition::Unknown(_), _) => {
                 let begins = self.providers.silent(provider, &grant.id, &failure);
                 self.tell_incident(provider, begins);
             }
@@ -133,8 +165,9 @@ impl Broker {
     }
 
     /// A refresh succeeded: the provider is well.
-    fn tell_success(&self, provider: &ProviderId) {
+    fn tell_success(self: &Arc<Self>, provider: &ProviderId) {
         if let Some(incident) = self.providers.succeeded(provider) {
+            self.wake(provider.clone());
             let lasted = incident.since.elapsed().as_secs();
             info!(%provider, grants = incident.grants, lasted_s = lasted, "the provider is well again");
         }
@@ -194,8 +227,10 @@ impl Broker {
         intent: &Intent,
         failure: &Failure,
     ) -> Landing {
+        // What is refused now was spent by a request before, whose answer was lost.
+        let lost = intent.doubt.as_ref().filter(|_| failure.reason == Reason::GrantReauthRequired);
         let verdict = Verdict {
-            reason: failure.reason,
+            reason: lost.map_or(failure.reason, |_| Reason::GrantRefreshTokenLost),
             provider_error: failure.provider_error.clone(),
             provider_status: failure.status,
             time: self.clock.now(),
@@ -217,7 +252,7 @@ impl Broker {
     pub(super) fn outcome_unknown(&self, grant: &Grant) -> Error {
         let failure = Failure {
             reason: Reason::RefreshOutcomeUnknown,
-            disposition: Disposition::Unknown,
+            disposition: Disposition::Unknown(DoubtKind::Unheard),
             concern: Concern::Grant,
             status: None,
             provider_error: None,
@@ -253,11 +288,11 @@ fn token(grant: &Grant, issued: Issued, sent_at: SystemTime) -> Token {
 }
 
 /// The same failure where nothing is spent: no outcome is in doubt, and no grant dies of a no.
-fn harmless(failure: Failure) -> Failure {
+fn harmless(grant: &Grant, failure: Failure) -> Failure {
     let reason = match failure.disposition {
-        Disposition::Unknown => Reason::ProviderUnavailable,
-        Disposition::Refused => Reason::ClientNotAuthorized,
-        Disposition::NotSent | Disposition::NotProcessed => return failure,
+        Disposition::Unknown(_) => Reason::ProviderUnavailable,
+        Disposition::Refused if !grant.descriptor.kind.spends() => Reason::ClientNotAuthorized,
+        Disposition::Refused | Disposition::NotSent | Disposition::NotProcessed => return failure,
     };
     Failure { reason, disposition: Disposition::NotProcessed, ..failure }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::broker::Broker;
+use crate::broker::doubt::Next;
 use crate::broker::endpoint::{Concern, Disposition, Failure};
 use crate::broker::error::{Error, Reason};
 use crate::broker::flight::{Landing, Trigger};
@@ -31,20 +32,31 @@ impl Broker {
             return Err(Error::Draining);
         }
         usable(&view.grant)?;
+        let doubt = self.doubt_of(entry, &view.grant);
+        if let Some(doubt) = &doubt {
+            let next = self.next_try(entry, view, doubt, trigger);
+            if next != Next::In(Duration::ZERO) {
+                return Err(self.in_doubt(&view.grant, doubt, next));
+            }
+        }
         // An operator who has mended something does not wait.
-        if trigger == Trigger::Admin {
+        if matches!(trigger, Trigger::Admin | Trigger::Resolve) {
             return Ok(());
         }
         let (now, provider) = (Instant::now(), &view.grant.descriptor.provider);
         // What befell the grant in a trouble of the provider that is over counts no more.
         let over = |trouble: &Trouble| self.providers.recovered_since(provider, trouble.at);
-        let trouble = entry.trouble().filter(|trouble| now < trouble.until && !over(trouble));
+        // A doubt has a pace of its own.
+        let own_pace = |trouble: &Trouble| doubt.is_some() && trouble.error.in_doubt();
+        let trouble = entry.trouble().filter(|trouble| now < trouble.until);
+        let trouble = trouble.filter(|trouble| !over(trouble) && !own_pace(trouble));
         if let Some(trouble) = trouble {
             return Err(waiting(trouble.error.clone(), trouble.until - now));
         }
-        self.providers
-            .admit(provider, &self.settings)
-            .map_err(|(failure, left)| waiting(self.upstream(&view.grant, failure), left))
+        self.providers.admit(provider, &self.settings).map_err(|(failure, left)| match &doubt {
+            Some(doubt) => self.in_doubt(&view.grant, doubt, Next::In(left)),
+            None => waiting(self.upstream(&view.grant, failure), left),
+        })
     }
 
     /// Remembers how a refresh ended, for the next one.
@@ -105,8 +117,11 @@ impl Broker {
 /// How long to leave a provider or grant alone after this failure.
 fn pause(settings: &Settings, failure: &Failure, failures: u32) -> Duration {
     let least = backoff(settings.retry_backoff, failures, settings.retry_backoff_max);
-    if let Some(asked) = failure.retry_after {
-        return asked.max(least);
+    match (failure.disposition, failure.retry_after) {
+        // Its own rule has said when.
+        (Disposition::Unknown(_), wait) => return wait.unwrap_or(settings.retry_backoff_max),
+        (_, Some(asked)) => return asked.max(least),
+        (_, None) => {}
     }
     match failure.reason {
         Reason::ClientCredentialsRejected
@@ -119,7 +134,6 @@ fn pause(settings: &Settings, failure: &Failure, failures: u32) -> Duration {
         | Reason::ProviderRefusesMany => {
             backoff(settings.client_probe, failures, settings.client_probe_max)
         }
-        _ if failure.disposition == Disposition::Unknown => settings.retry_backoff_max,
         _ => least,
     }
 }

@@ -91,6 +91,8 @@ struct State {
     /// Refused while the provider was in trouble: asked once more after it, then believed.
     suspects: BTreeMap<GrantId, Instant>,
     recovered_at: Option<Instant>,
+    /// When the next refresh token in doubt may be presented again.
+    next_resend: Option<Instant>,
 }
 
 /// What is known of the providers.
@@ -241,6 +243,22 @@ impl Providers {
     /// The trouble that is the provider's own, if there is one.
     pub(super) fn incident(&self, provider: &ProviderId) -> Option<Incident> {
         self.each.get(provider)?.incident.clone()
+    }
+
+    /// The provider was in trouble within the last `time` and is well again.
+    pub(super) fn recovered_within(&self, provider: &ProviderId, time: Duration) -> bool {
+        let now = Instant::now();
+        let moment = now.checked_sub(time);
+        moment.is_some_and(|moment| self.recovered_since(provider, moment))
+    }
+
+    /// When the next refresh token in doubt may be presented, at most `rate` in a second.
+    pub(super) fn resend_slot(&self, provider: &ProviderId, rate: u32) -> Instant {
+        let mut state = self.each.entry(provider.clone()).or_default();
+        let now = Instant::now();
+        let slot = state.next_resend.map_or(now, |next| next.max(now));
+        state.next_resend = Some(slot + Duration::from_secs(1) / rate.max(1));
+        slot
     }
 
     /// The provider was in trouble after `moment` and is well again.

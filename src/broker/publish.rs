@@ -21,7 +21,7 @@ impl Broker {
     /// grant, it gets what we know before anything is spent: what it holds is spent already.
     pub(super) async fn reconcile(&self, entry: &Entry) -> Landing {
         let known = entry.view();
-        let stored = self.store.load(&entry.id).await?;
+        let stored = self.load(&entry.id).await?;
         let heals = known.grant.standing == Standing::Usable;
         match stored {
             Some(stored) if heals && stored.position < known.grant.position => {
@@ -170,7 +170,7 @@ impl Broker {
     }
 
     pub(super) async fn reload(&self, entry: &Entry) -> Landing {
-        let grant = self.store.load(&entry.id).await?;
+        let grant = self.load(&entry.id).await?;
         let grant = grant.ok_or_else(|| Error::GrantNotFound(entry.id.clone()))?;
         let view = entry.adopt(grant);
         usable(&view.grant)?;

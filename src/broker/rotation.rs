@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, debug, info_span, warn};
 
 use crate::broker::Broker;
 use crate::broker::endpoint::{Disposition, Request};
@@ -27,9 +27,10 @@ impl Broker {
         let provider_id = entry.view().grant.descriptor.provider.clone();
         let span = info_span!("refresh", grant.id = %entry.id, provider = %provider_id, trigger = trigger.name());
         let start = Instant::now();
-        let landing = self.rotate(entry, generation, tower).instrument(span.clone()).await;
+        let rotation = self.rotate(entry, generation, trigger, tower);
+        let landing = rotation.instrument(span.clone()).await;
         if let Err(error) = &landing {
-            span.in_scope(|| warn!(%generation, error = chain(error), "not refreshed"));
+            span.in_scope(|| self.tell_failure(entry, generation, error));
         }
         let result = match &landing {
             Ok(_) => "success",
@@ -46,16 +47,29 @@ impl Broker {
         landing
     }
 
+    /// Says what went wrong: once for each grant, and not for each grant that meets the same
+    /// trouble of a provider.
+    fn tell_failure(&self, entry: &Entry, generation: Generation, error: &Error) {
+        let known =
+            entry.trouble().is_some() || self.providers.incident(&entry.provider()).is_some();
+        if known {
+            debug!(%generation, error = chain(error), "not refreshed");
+        } else {
+            warn!(%generation, error = chain(error), "not refreshed");
+        }
+    }
+
     /// Tries until something was sent, or the tries are used up.
     async fn rotate(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
+        trigger: Trigger,
         tower: &Tower,
     ) -> Landing {
         let mut tries = 0;
         loop {
-            let landing = self.attempt(entry, generation, tower).await;
+            let landing = self.attempt(entry, generation, trigger, tower).await;
             tries += 1;
             let unsent = matches!(&landing, Err(Error::Upstream { failure, .. })
                 if failure.disposition == Disposition::NotSent);
@@ -72,6 +86,7 @@ impl Broker {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
+        trigger: Trigger,
         tower: &Tower,
     ) -> Landing {
         let view = self.reconcile(entry).await?;
@@ -79,14 +94,12 @@ impl Broker {
             return Ok(view);
         }
         let grant = view.grant.clone();
-        if grant.descriptor.kind.spends() && entry.in_doubt(generation) {
-            return Err(self.outcome_unknown(&grant));
-        }
         let request = self.request(&grant)?;
-        let Some((intent, claimed_at)) = self.claim(entry, &grant).await? else {
+        let Some((intent, claimed_at)) = self.claim(entry, &view, trigger).await? else {
             return self.reload(entry).await;
         };
-        if self.draining() || claimed_at.elapsed() >= self.settings.send_gate {
+        let gate = self.settings.send_gate;
+        if self.draining() || gate.is_some_and(|gate| claimed_at.elapsed() >= gate) {
             self.release(entry, &intent).await;
             return Err(if self.draining() { Error::Draining } else { slow_store() });
         }

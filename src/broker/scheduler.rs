@@ -1,14 +1,17 @@
 //! Proactive refresh: grants in use are refreshed before anyone has to wait. Cost is O(due).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::broker::Broker;
+use crate::broker::doubt::Next;
 use crate::broker::error::{Error, chain};
 use crate::broker::flight::Trigger;
-use crate::broker::grant::{GrantId, Standing};
+use crate::broker::grant::{Doubt, GrantId, Standing};
+use crate::broker::known::{Entry, View};
 
 impl Broker {
     /// Works off the due index until the process drains.
@@ -40,11 +43,33 @@ impl Broker {
         if view.grant.standing != Standing::Usable {
             return Ok(());
         }
+        if let Some(doubt) = self.doubt_of(&entry, &view.grant) {
+            return self.resend_due(&entry, &view, &doubt).await;
+        }
         let due_at = view.due_at();
         if due_at > self.clock.now() {
             self.store.schedule(id, view.grant.generation(), due_at).await?;
             return Ok(());
         }
         self.board(&entry, view.grant.generation(), Trigger::Proactive).map(drop)
+    }
+
+    /// Presents a refresh token in doubt again if it is time, or notes when that will be.
+    async fn resend_due(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        view: &View,
+        doubt: &Doubt,
+    ) -> Result<(), Error> {
+        let next = self.next_try(entry, view, doubt, Trigger::Proactive);
+        match (next, &view.grant.intent) {
+            (Next::In(Duration::ZERO), _) | (_, None) => {
+                self.board(entry, view.grant.generation(), Trigger::Proactive).map(drop)
+            }
+            (next, Some(held)) => {
+                self.record_doubt(entry, held, doubt, next).await;
+                Ok(())
+            }
+        }
     }
 }

@@ -50,7 +50,16 @@ pub struct Served {
     /// The grant with the token.
     pub view: Arc<View>,
     /// Why refreshing fails at present, if it does.
-    pub degraded: Option<Reason>,
+    pub degraded: Option<Degraded>,
+}
+
+/// Why refreshing fails although the token is valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Degraded {
+    /// For programs.
+    pub reason: Reason,
+    /// When it is tried again; `None` if a person has to act.
+    pub retry_at: Option<SystemTime>,
 }
 
 /// What to do for a caller.
@@ -89,13 +98,13 @@ impl Broker {
             let now = self.clock.now();
             let (result, served) = match self.decide(&entry, &view, want, now) {
                 Decision::Serve => {
-                    let degraded = refusal(&view).or_else(|| failing(&entry));
+                    let degraded = self.degraded(&entry, &view, now);
                     let result = if degraded.is_some() { "degraded" } else { "hit" };
                     (if round == 0 { result } else { "refreshed" }, Ok(Served { view, degraded }))
                 }
                 Decision::Renew => {
                     let boarding = self.board(&entry, view.grant.generation(), Trigger::OnDemand);
-                    let degraded = boarding.err().and_then(|error| error.degraded_reason());
+                    let degraded = boarding.err().and_then(|error| failing(&error, now));
                     let result = if degraded.is_some() { "degraded" } else { "hit" };
                     (result, Ok(Served { view, degraded }))
                 }
@@ -105,7 +114,7 @@ impl Broker {
                         Err(error)
                             if fallback && view.grant.valid_token(self.clock.now()).is_some() =>
                         {
-                            let degraded = error.degraded_reason();
+                            let degraded = failing(&error, self.clock.now());
                             ("degraded", Ok(Served { view, degraded }))
                         }
                         Err(error) => ("error", Err(error)),
@@ -267,7 +276,7 @@ impl Broker {
     async fn catch_up(&self, entry: &Entry, named: Generation, deadline: Instant) -> Landing {
         let landed = match Self::join(entry) {
             Some(flight) => flight.wait(&entry.id, deadline).await?,
-            None => match self.store.load(&entry.id).await? {
+            None => match self.load(&entry.id).await? {
                 Some(grant) => entry.adopt(grant),
                 None => entry.view(),
             },
@@ -292,6 +301,23 @@ impl Broker {
                 entry.forget_use();
             }
         });
+    }
+
+    /// Why the token cannot be refreshed at present, if that is so.
+    fn degraded(&self, entry: &Entry, view: &View, now: SystemTime) -> Option<Degraded> {
+        if let Some(reason) = refusal(view) {
+            return Some(Degraded { reason, retry_at: None });
+        }
+        if view.grant.intent.is_some()
+            && let Some(doubt) = self.doubt_of(entry, &view.grant)
+        {
+            let next = self.next_try(entry, view, &doubt, Trigger::OnDemand);
+            return failing(&self.in_doubt(&view.grant, &doubt, next), now);
+        }
+        let trouble = entry.trouble()?;
+        let left = trouble.until.saturating_duration_since(Instant::now());
+        let degraded = failing(&trouble.error, now)?;
+        Some(Degraded { retry_at: Some(now + left), ..degraded })
     }
 
     fn count(
@@ -334,9 +360,10 @@ fn compare(rejected: &Rejected, view: &View) -> Compared {
     }
 }
 
-/// Why the last refresh failed, if that has not been overcome.
-fn failing(entry: &Entry) -> Option<Reason> {
-    entry.trouble()?.error.degraded_reason()
+/// What a failed refresh means for those who are served all the same.
+fn failing(error: &Error, now: SystemTime) -> Option<Degraded> {
+    let reason = error.degraded_reason()?;
+    Some(Degraded { reason, retry_at: error.retry_after().map(|wait| now + wait) })
 }
 
 /// Why the grant gives no further tokens, if that is so.

@@ -2,6 +2,17 @@
 
 use std::time::Duration;
 
+/// What is certain of processes that held claims before this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Predecessors {
+    /// The store belongs to one process at a time: all others have ended.
+    AllGone,
+    /// The name of this replica belongs to one process at a time: those of that name have ended.
+    SameReplicaGone,
+    /// Nothing: a holder that is silent may be alive.
+    Unknown,
+}
+
 /// Waits and bounds of the domain.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -11,8 +22,11 @@ pub struct Settings {
     pub caller_wait_max: Duration,
     /// No forced refresh for this long after a new token arrived.
     pub force_cooldown: Duration,
-    /// A claim older than this is not sent under: the world may have moved on.
-    pub send_gate: Duration,
+    /// A claim older than this is not sent under: the world may have moved on. `None` where nobody
+    /// else can move it.
+    pub send_gate: Option<Duration>,
+    /// What is certain of processes that held claims before this one.
+    pub predecessors: Predecessors,
     /// A holder silent for this long is suspected: gate + connect + longest listening + margin.
     pub suspect_after: Duration,
     /// Tries of one refresh while nothing was sent.
@@ -31,6 +45,14 @@ pub struct Settings {
     pub canary_backoff_max: Duration,
     /// Final refusals of many grants within this time count as the provider's trouble.
     pub refusal_window: Duration,
+    /// A request has come to rest this long after it was listened for.
+    pub settle_margin: Duration,
+    /// The same after a status that the processing server itself sent, counted from the request.
+    pub settle_short: Duration,
+    /// A refresh token that is in doubt for longer than this ...
+    pub resend_slow_after: Duration,
+    /// ... is presented again only once in this time.
+    pub resend_slow: Duration,
     /// First wait before a pair is offered to the store again; doubles each time.
     pub publish_backoff: Duration,
     /// Longest wait before a pair is offered to the store again.
@@ -52,7 +74,8 @@ impl Default for Settings {
             replica: "local".to_owned(),
             caller_wait_max: s(10),
             force_cooldown: s(10),
-            send_gate: s(1),
+            send_gate: Some(s(1)),
+            predecessors: Predecessors::Unknown,
             suspect_after: s(69),
             attempts_max: 3,
             attempt_backoff: Duration::from_millis(200),
@@ -62,6 +85,10 @@ impl Default for Settings {
             client_probe_max: s(300),
             canary_backoff_max: s(15),
             refusal_window: s(600),
+            settle_margin: s(5),
+            settle_short: s(5),
+            resend_slow_after: s(24 * 3600),
+            resend_slow: s(3600),
             publish_backoff: Duration::from_millis(100),
             publish_backoff_max: s(5),
             poll: Duration::from_millis(200),

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use crate::broker::grant::{
-    Descriptor, Fence, Generation, Grant, GrantId, Intent, Owner, Pair, Position, Verdict,
+    Descriptor, Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Pair, Position, Verdict,
 };
 
 /// A tombstone keeps late pairs out for longer than any pair can be late.
@@ -38,7 +38,8 @@ pub trait Store: Send + Sync + 'static {
         seed: Seed,
     ) -> Result<Option<Grant>, StoreError>;
 
-    /// Claims the right to spend `generation`.
+    /// Claims the right to spend `generation`. The grant is due again after `watch` at the latest,
+    /// so that somebody looks if the holder is no more.
     ///
     /// `takeover` lets the claim replace an intent that is at least that old: only for kinds that
     /// spend nothing.
@@ -48,9 +49,31 @@ pub trait Store: Send + Sync + 'static {
         generation: Generation,
         owner: Owner,
         takeover: Option<Duration>,
+        watch: Duration,
     ) -> Result<Claim, StoreError>;
 
-    /// Gives a claim back, knowing that the provider processed nothing. `false`: it is not ours.
+    /// Takes a claim over whose refresh token is in doubt, if it is still `held`. The doubt stays
+    /// until there is a definite answer.
+    async fn take_over(
+        &self,
+        id: &GrantId,
+        held: &Intent,
+        owner: Owner,
+        watch: Duration,
+    ) -> Result<Claim, StoreError>;
+
+    /// Records that the request under this claim got no definite answer, and when the grant is to
+    /// be looked at again. `false`: the claim is not ours.
+    async fn doubt(
+        &self,
+        id: &GrantId,
+        intent: &Intent,
+        doubt: &Doubt,
+        due_at: Option<SystemTime>,
+    ) -> Result<bool, StoreError>;
+
+    /// Gives a claim back, knowing that the provider processed nothing under it: the generation is
+    /// free, or in doubt as before. `false`: it is not ours.
     async fn release(&self, id: &GrantId, intent: &Intent) -> Result<bool, StoreError>;
 
     /// Publishes a pair, or heals the store with one. A missing grant is made again, and so is what

@@ -11,7 +11,7 @@ use crate::broker::settings::Settings;
 use crate::cli::Failure;
 use crate::client::CallError;
 use crate::config::{Config, StoreConfig};
-use crate::proto::{ErrorReason, Grant, Provider, Token};
+use crate::proto::{ErrorReason, Grant, GrantDoubt, Provider, Token, grant_doubt};
 
 /// An error of a call: code, reason and what to do.
 pub(super) fn failure(status: Status) -> Failure {
@@ -40,6 +40,7 @@ pub(super) fn token(token: &Token, outcome: Option<&str>) -> Value {
     });
     if token.degraded_reason() != ErrorReason::Unspecified {
         shown["degraded_reason"] = token.degraded_reason().wire_name().into();
+        shown["retry_time"] = token.retry_time.as_ref().map(|at| time(Some(at))).into();
     }
     if let Some(outcome) = outcome {
         shown["outcome"] = outcome.into();
@@ -55,6 +56,9 @@ pub(super) fn about_token(token: &Token, outcome: Option<&str>) -> String {
     }
     if token.degraded_reason() != ErrorReason::Unspecified {
         let _ = write!(text, "; refreshing fails: {}", token.degraded_reason().wire_name());
+        if let Some(at) = &token.retry_time {
+            let _ = write!(text, ", tried again at {}", time(Some(at)));
+        }
     }
     text
 }
@@ -81,10 +85,47 @@ pub(super) fn grant(grant: &Grant) -> String {
         rows.push(("failing since", time(failure.time.as_ref())));
         rows.push(("because", failure.reason().wire_name().to_owned()));
         rows.push(("", failure.message.clone()));
-        rows.push(("next try after", time(failure.retry_time.as_ref())));
+        rows.push(("next try", time(failure.retry_time.as_ref())));
+    }
+    if let Some(doubt) = &grant.doubt {
+        rows.push(("in doubt since", time(doubt.since_time.as_ref())));
+        rows.push(("sent", sent(doubt)));
+        rows.push(("what follows", what_follows(doubt)));
     }
     let rows = rows.iter().filter(|(_, value)| !value.is_empty() && value != "-");
     rows.map(|(name, value)| format!("{name:<14} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+fn sent(doubt: &GrantDoubt) -> String {
+    let times = match doubt.attempts {
+        1 => "once".to_owned(),
+        more => format!("{more} times"),
+    };
+    let end = match doubt.kind() {
+        grant_doubt::Kind::Answered => {
+            format!("the provider answered with status {}", doubt.provider_status)
+        }
+        grant_doubt::Kind::Unreadable => "the answer could not be read".to_owned(),
+        grant_doubt::Kind::Ended => "the connection ended without an answer".to_owned(),
+        grant_doubt::Kind::Unheard => "no answer came".to_owned(),
+        grant_doubt::Kind::Died => "the process that sent it is gone".to_owned(),
+        grant_doubt::Kind::Restored => "perhaps, after the copy of this store was made".to_owned(),
+        grant_doubt::Kind::Unspecified => "unknown".to_owned(),
+    };
+    format!("{times}, last at {}: {end}", time(doubt.last_sent_time.as_ref()))
+}
+
+fn what_follows(doubt: &GrantDoubt) -> String {
+    match &doubt.retry_time {
+        Some(at) => format!(
+            "the refresh token is presented again at {}, or sooner if an API rejects the access \
+             token; until then the old access token is served while it is valid",
+            time(Some(at))
+        ),
+        None => "an operator decides: `token-broker grant resolve`; until then the old access \
+                 token is served while it is valid"
+            .to_owned(),
+    }
 }
 
 pub(super) fn grant_json(grant: &Grant) -> Value {
@@ -103,11 +144,21 @@ pub(super) fn grant_json(grant: &Grant) -> Value {
         "keep_warm": grant.keep_warm,
         "etag": grant.etag,
         "consecutive_failures": grant.consecutive_failures,
+        "doubt": grant.doubt.as_ref().map(|doubt| json!({
+            "kind": doubt.kind().as_str_name().trim_start_matches("KIND_"),
+            "provider_status": doubt.provider_status,
+            "since_time": time(doubt.since_time.as_ref()),
+            "last_sent_time": time(doubt.last_sent_time.as_ref()),
+            "attempts": doubt.attempts,
+            "retry_time": doubt.retry_time.as_ref().map(|at| time(Some(at))),
+        })),
         "last_failure": grant.last_failure.as_ref().map(|failure| json!({
             "reason": failure.reason().wire_name(),
             "message": failure.message,
             "provider_error": failure.provider_error,
             "provider_status": failure.provider_status,
+            "time": failure.time.as_ref().map(|at| time(Some(at))),
+            "retry_time": failure.retry_time.as_ref().map(|at| time(Some(at))),
         })),
     })
 }

@@ -102,6 +102,18 @@ pub(super) struct Provider {
     /// (`timing.caller_wait_max`); who hangs up before a slow provider has answered loses what it
     /// answers.
     pub(super) listen_max: Option<Span>,
+    /// Whether a use spends a refresh token.
+    pub(super) refresh_tokens: Option<RefreshTokens>,
+    /// For how long a spent refresh token still works, as the provider documents it.
+    pub(super) reuse_grace: Option<Span>,
+    /// What happens to a refresh token that was sent and got no definite answer.
+    pub(super) resend: Option<Resend>,
+    /// Most such refresh tokens in a second, once the provider is well again.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(super) resend_rate: Option<u32>,
+    /// Statuses above 499 that the server itself sends which processes the request, and no gateway
+    /// before it: after them nothing is under way any more.
+    pub(super) settled_statuses: Option<Vec<u16>>,
     /// Fields of the token reply that callers get to see, such as `instance_url`.
     pub(super) attributes: Vec<String>,
     /// What failures of this provider mean, before the rules of the standard.
@@ -117,6 +129,26 @@ pub(super) enum Profile {
     Generic,
     /// Kroger: single-use refresh tokens, Basic authentication.
     Kroger,
+}
+
+/// Whether a use spends a refresh token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RefreshTokens {
+    /// It does, or may.
+    SingleUse,
+    /// It does not: refreshing is simply tried again whatever happens.
+    Reusable,
+}
+
+/// What happens to a refresh token that was sent and got no definite answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Resend {
+    /// It is presented again once the old access token is used up.
+    WhenNeeded,
+    /// It is presented again only when an operator says so.
+    Never,
 }
 
 /// Where client id and secret go.
@@ -176,10 +208,20 @@ pub(super) struct Timing {
     pub(super) caller_wait_max: Span,
     /// No forced refresh for this long after a new token arrived.
     pub(super) force_cooldown: Span,
-    /// A claim older than this is not sent under.
+    /// A claim older than this is not sent under. The embedded store, which belongs to one process,
+    /// needs no such bound.
     pub(super) send_gate: Span,
     /// A silent holder of a claim is suspected this long after send gate and provider deadline.
     pub(super) suspect_margin: Span,
+    /// Before a refresh token in doubt is presented again: this long after `listen_max`, counted
+    /// from the newest request.
+    pub(super) settle_margin: Span,
+    /// The same, counted from the request, after one of the provider's `settled_statuses`.
+    pub(super) settle_short: Span,
+    /// A refresh token that is in doubt for longer than this ...
+    pub(super) resend_slow_after: Span,
+    /// ... is presented again only once in this time.
+    pub(super) resend_slow: Span,
     /// Tries of one refresh while nothing was sent.
     #[schemars(range(min = 1, max = 10))]
     pub(super) attempts_max: u32,
@@ -317,8 +359,12 @@ impl Default for Timing {
         Self {
             caller_wait_max: Span(settings.caller_wait_max),
             force_cooldown: Span(settings.force_cooldown),
-            send_gate: Span(settings.send_gate),
+            send_gate: s(1),
             suspect_margin: s(5),
+            settle_margin: Span(settings.settle_margin),
+            settle_short: Span(settings.settle_short),
+            resend_slow_after: Span(settings.resend_slow_after),
+            resend_slow: Span(settings.resend_slow),
             attempts_max: settings.attempts_max,
             attempt_backoff: Span(settings.attempt_backoff),
             retry_backoff: Span(settings.retry_backoff),

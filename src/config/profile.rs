@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::broker::endpoint::Habits;
 use crate::config::file::Profile;
 use crate::upstream::{BasicEncoding, ClientAuth, Rule, Verdict};
 
@@ -13,18 +14,14 @@ pub(super) struct Defaults {
     pub(super) basic_encoding: BasicEncoding,
     pub(super) default_lifetime: Duration,
     pub(super) connect_timeout: Duration,
-    pub(super) listen_max: Duration,
+    pub(super) habits: Habits,
     pub(super) error_map: Vec<Rule>,
 }
 
 /// Lifetime of a token whose reply names none: short enough to be safe, long enough to be used.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
-/// Well below `LISTEN_MAX`, so that a stalled connect is never taken for a lost answer.
+/// Well below `listen_max`, so that a stalled connect is never taken for a lost answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Callers give up far sooner. A provider that has become slow commits what it answers late, and
-/// who has hung up by then has lost a chain.
-const LISTEN_MAX: Duration = Duration::from_secs(60);
-
 impl Defaults {
     pub(super) fn of(profile: Profile) -> Self {
         let generic = Self {
@@ -34,7 +31,7 @@ impl Defaults {
             basic_encoding: BasicEncoding::Rfc6749,
             default_lifetime: DEFAULT_LIFETIME,
             connect_timeout: CONNECT_TIMEOUT,
-            listen_max: LISTEN_MAX,
+            habits: Habits::default(),
             error_map: Vec::new(),
         };
         match profile {
@@ -71,8 +68,9 @@ fn kroger_errors() -> Vec<Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::endpoint::Disposition::{self, NotProcessed, Refused, Unknown};
+    use crate::broker::endpoint::Disposition::{self, NotProcessed, Refused};
     use crate::broker::error::Reason;
+    use crate::broker::grant::DoubtKind;
     use crate::upstream::reply::{Raw, judge, tests::provider};
 
     /// (status, body, reason, disposition), case by case of the document.
@@ -129,7 +127,7 @@ mod tests {
             500,
             r#"{"errors":{"reason":"Internal server error","code":"Auth-4xxx-xxx","timestamp":1564159296910}}"#,
             Reason::RefreshOutcomeUnknown,
-            Unknown,
+            Disposition::Unknown(DoubtKind::Answered),
         ),
     ];
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use url::{Host, Url};
 
+use crate::broker::endpoint::Habits;
 use crate::broker::grant::ProviderId;
-use crate::broker::settings::Settings;
+use crate::broker::settings::{Predecessors, Settings};
 use crate::config::file::{self, File};
 use crate::config::profile::Defaults;
 use crate::config::{Config, Environment, Listen, Log, LogFormat, Problem, Shutdown, StoreConfig};
@@ -55,7 +56,7 @@ pub(super) fn settle(file: File, environment: &Environment) -> Result<Config, Ve
         providers.extend(provider(name, section, &mut problems));
     }
     nonzero(&file, &mut problems);
-    let settings = settings(&file.timing, environment, &providers);
+    let settings = settings(&file.timing, environment, &providers, store.as_ref());
     let log = Log {
         format: match file.log.format {
             file::LogFormat::Auto => LogFormat::Auto,
@@ -67,7 +68,8 @@ pub(super) fn settle(file: File, environment: &Environment) -> Result<Config, Ve
     if log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
         problems.push(Problem::new("log.level", "must be error, warn, info, debug or trace"));
     }
-    let longest = providers.iter().map(|provider| provider.listen_max).max().unwrap_or_default();
+    let longest =
+        providers.iter().map(|provider| provider.habits.listen_max).max().unwrap_or_default();
     let drain_max = file.shutdown.drain_max.map_or(longest + DRAIN_MARGIN, |span| span.0);
     let shutdown = Shutdown { drain_delay: file.shutdown.drain_delay.0, drain_max };
     match (listen, store, problems.is_empty()) {
@@ -211,7 +213,8 @@ fn provider(name: &str, section: &file::Provider, problems: &mut Vec<Problem>) -
     }
     let client_secret = client_secret(section, &path, problems);
     let connect_timeout = section.connect_timeout.map_or(defaults.connect_timeout, |span| span.0);
-    let listen_max = section.listen_max.map_or(defaults.listen_max, |span| span.0);
+    let habits = habits(section, defaults.habits.clone());
+    let listen_max = habits.listen_max;
     if listen_max > LISTEN_MAX_MAX {
         problems.push(Problem::new(path("listen_max"), "must be 5m at most"));
     }
@@ -271,10 +274,28 @@ fn provider(name: &str, section: &file::Provider, problems: &mut Vec<Problem>) -
         basic_encoding,
         default_lifetime: section.default_lifetime.map_or(defaults.default_lifetime, |span| span.0),
         connect_timeout,
-        listen_max,
+        habits,
         attributes: section.attributes.clone(),
         error_map,
     })
+}
+
+fn habits(section: &file::Provider, defaults: Habits) -> Habits {
+    let span = |span: Option<file::Span>, default| span.map_or(default, |span| span.0);
+    Habits {
+        listen_max: span(section.listen_max, defaults.listen_max),
+        single_use: section.refresh_tokens.map_or(defaults.single_use, |kind| match kind {
+            file::RefreshTokens::SingleUse => true,
+            file::RefreshTokens::Reusable => false,
+        }),
+        reuse_grace: span(section.reuse_grace, defaults.reuse_grace),
+        settled_statuses: section.settled_statuses.clone().unwrap_or(defaults.settled_statuses),
+        resends: section.resend.map_or(defaults.resends, |resend| match resend {
+            file::Resend::WhenNeeded => true,
+            file::Resend::Never => false,
+        }),
+        resend_rate: section.resend_rate.unwrap_or(defaults.resend_rate),
+    }
 }
 
 /// Tokens travel only under TLS, or within this machine.
@@ -369,14 +390,26 @@ fn rule(rule: &file::Rule) -> Rule {
     }
 }
 
-fn settings(timing: &file::Timing, environment: &Environment, providers: &[Provider]) -> Settings {
-    let longest = providers.iter().map(|provider| provider.connect_timeout + provider.listen_max);
+fn settings(
+    timing: &file::Timing,
+    environment: &Environment,
+    providers: &[Provider],
+    store: Option<&StoreConfig>,
+) -> Settings {
+    let embedded = matches!(store, Some(StoreConfig::Redb(_) | StoreConfig::Memory));
+    let longest =
+        providers.iter().map(|provider| provider.connect_timeout + provider.habits.listen_max);
     let longest = longest.max().unwrap_or_default();
     Settings {
         replica: environment.get(HOSTNAME).cloned().unwrap_or_else(|| "local".to_owned()),
         caller_wait_max: timing.caller_wait_max.0,
         force_cooldown: timing.force_cooldown.0,
-        send_gate: timing.send_gate.0,
+        send_gate: (!embedded).then_some(timing.send_gate.0),
+        predecessors: if embedded { Predecessors::AllGone } else { Predecessors::Unknown },
+        settle_margin: timing.settle_margin.0,
+        settle_short: timing.settle_short.0,
+        resend_slow_after: timing.resend_slow_after.0,
+        resend_slow: timing.resend_slow.0,
         suspect_after: timing.send_gate.0 + longest + timing.suspect_margin.0,
         attempts_max: timing.attempts_max,
         attempt_backoff: timing.attempt_backoff.0,

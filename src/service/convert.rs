@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::broker::error::{Error, Violation};
-use crate::broker::grant::{Generation, GrantId, GrantKind, ProviderId};
+use crate::broker::grant::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::known::Trouble;
 use crate::broker::serving::{Rejected, Served, Want};
 use crate::broker::{NewGrant, Overview, State, endpoint};
@@ -211,8 +211,9 @@ pub(super) fn token(served: &Served, now: SystemTime) -> proto::Token {
         attributes: token.attributes.clone().into_iter().collect(),
         degraded_reason: served
             .degraded
-            .map_or(proto::ErrorReason::Unspecified, contract_reason)
+            .map_or(proto::ErrorReason::Unspecified, |degraded| contract_reason(degraded.reason))
             .into(),
+        retry_time: served.degraded.and_then(|degraded| degraded.retry_at).map(Into::into),
     }
 }
 
@@ -254,6 +255,27 @@ pub(super) fn grant(overview: &Overview, now: SystemTime) -> proto::Grant {
             .map(|trouble| failure(trouble, overview.state, now)),
         create_time: Some(descriptor.create_time.into()),
         etag: grant.etag(),
+        doubt: overview.doubt.as_ref().map(|(doubt, next)| self::doubt(doubt, *next)),
+    }
+}
+
+fn doubt(doubt: &Doubt, next: Option<SystemTime>) -> proto::GrantDoubt {
+    use proto::grant_doubt::Kind;
+    let kind = match doubt.kind {
+        DoubtKind::Answered => Kind::Answered,
+        DoubtKind::Unreadable => Kind::Unreadable,
+        DoubtKind::Ended => Kind::Ended,
+        DoubtKind::Unheard => Kind::Unheard,
+        DoubtKind::Died => Kind::Died,
+        DoubtKind::Restored => Kind::Restored,
+    };
+    proto::GrantDoubt {
+        kind: kind.into(),
+        provider_status: doubt.status.map_or(0, i32::from),
+        since_time: Some(doubt.since.into()),
+        last_sent_time: Some(doubt.sent_at.into()),
+        attempts: i32::try_from(doubt.attempts).unwrap_or(i32::MAX),
+        retry_time: next.map(Into::into),
     }
 }
 
@@ -268,15 +290,18 @@ fn failure(trouble: &Trouble, state: State, now: SystemTime) -> proto::GrantFail
         }
         _ => (None, None, None),
     };
-    let left = trouble.until.saturating_duration_since(Instant::now());
-    let retries = state == State::Degraded;
+    let left = match (state, trouble.error.retry_after()) {
+        (State::Degraded, _) => Some(trouble.until.saturating_duration_since(Instant::now())),
+        (State::OutcomeUnknown, left) => left,
+        (State::Active | State::ReauthRequired, _) => None,
+    };
     proto::GrantFailure {
         reason: reason.into(),
         message,
         provider_error: provider_error.unwrap_or_default(),
         provider_status: status.map_or(0, i32::from),
         time: time.map(Into::into),
-        retry_time: retries.then(|| (now + left).into()),
+        retry_time: left.map(|left| (now + left).into()),
     }
 }
 

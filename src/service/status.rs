@@ -48,9 +48,12 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         }
         Error::Upstream { failure, retry_after, .. } => {
             let code = upstream_code(failure.reason);
-            // An unknown outcome does not pass by waiting.
-            let waits = matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::Aborted)
-                && failure.disposition != Disposition::Unknown;
+            let waits = matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::Aborted);
+            let soon = match failure.disposition {
+                // Without a time of its own it waits for an operator.
+                Disposition::Unknown(_) => None,
+                Disposition::NotSent | Disposition::NotProcessed | Disposition::Refused => soon,
+            };
             let wait = retry_after.or(failure.retry_after).or(soon);
             (code, contract_reason(failure.reason), wait.filter(|_| waits))
         }

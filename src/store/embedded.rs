@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use tracing::{info, warn};
 
 use crate::broker::grant::{
-    Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
+    Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
 };
 use crate::broker::store::{
     Amendment, Claim, Health, Merged, Page, Publication, Seed, Store, StoreError, TOMBSTONE_LIFE,
@@ -278,17 +278,58 @@ impl Store for Embedded {
         generation: Generation,
         owner: Owner,
         takeover: Option<Duration>,
+        watch: Duration,
     ) -> Outcome<Claim> {
         let id = id.clone();
         self.run(move |inner| {
             let now = inner.clock.now_ms();
             inner.change(&id, |slot| match slot {
                 Some(record) => {
-                    let claim = transition::claim(record, generation, owner, takeover, now);
+                    let claim = transition::claim(record, generation, owner, takeover, watch, now);
                     let granted = matches!(claim, Claim::Granted(_));
                     (claim, granted)
                 }
                 None => (Claim::Moved, false),
+            })
+        })
+        .await
+    }
+
+    async fn take_over(
+        &self,
+        id: &GrantId,
+        held: &Intent,
+        owner: Owner,
+        watch: Duration,
+    ) -> Outcome<Claim> {
+        let (id, held) = (id.clone(), held.clone());
+        self.run(move |inner| {
+            let now = inner.clock.now_ms();
+            inner.change(&id, |slot| {
+                let Some(record) = slot else { return (Claim::Moved, false) };
+                let claim = transition::take_over(record, &held, owner, watch, now);
+                let granted = matches!(claim, Claim::Granted(_));
+                (claim, granted)
+            })
+        })
+        .await
+    }
+
+    async fn doubt(
+        &self,
+        id: &GrantId,
+        intent: &Intent,
+        doubt: &Doubt,
+        due_at: Option<SystemTime>,
+    ) -> Outcome<bool> {
+        let (id, intent, doubt) = (id.clone(), intent.clone(), doubt.clone());
+        self.run(move |inner| {
+            let due_at = due_at.map(unix_ms);
+            inner.change(&id, |slot| {
+                let held = slot
+                    .as_mut()
+                    .is_some_and(|record| transition::doubt(record, &intent, &doubt, due_at));
+                (held, held)
             })
         })
         .await

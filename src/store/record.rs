@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 use crate::broker::error::Reason;
 use crate::broker::grant::{
-    Descriptor, Fence, Generation, Grant, GrantId, GrantKind, Intent, Owner, Pair, Position,
-    ProviderId, Standing, Token, Verdict,
+    Descriptor, Doubt, DoubtKind, Fence, Generation, Grant, GrantId, GrantKind, Intent, Owner,
+    Pair, Position, ProviderId, Standing, Token, Verdict,
 };
 use crate::broker::store::StoreError;
 use crate::clock::{from_unix_ms, unix_ms};
@@ -102,6 +102,21 @@ pub(crate) struct StoredIntent {
     pub(crate) owner: StoredOwner,
     pub(crate) fence: u64,
     pub(crate) since: u64,
+    #[serde(default)]
+    pub(crate) doubt: Option<StoredDoubt>,
+}
+
+/// What is known of requests that got no definite answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredDoubt {
+    kind: String,
+    status: Option<u16>,
+    since: u64,
+    sent_at: u64,
+    attempts: u32,
+    /// Redis keeps it apart, because the functions there change it.
+    #[serde(default)]
+    pub(crate) fence: u64,
 }
 
 /// Who claimed.
@@ -313,6 +328,35 @@ impl From<&StoredIntent> for Intent {
             },
             fence: Fence(intent.fence),
             since: from_unix_ms(intent.since),
+            doubt: intent.doubt.as_ref().map(Doubt::from),
+        }
+    }
+}
+
+impl From<&StoredDoubt> for Doubt {
+    fn from(doubt: &StoredDoubt) -> Self {
+        Self {
+            // A kind of a later version is as good as the one of which least is known.
+            kind: DoubtKind::from_name(&doubt.kind).unwrap_or(DoubtKind::Unheard),
+            status: doubt.status,
+            since: from_unix_ms(doubt.since),
+            sent_at: from_unix_ms(doubt.sent_at),
+            attempts: doubt.attempts,
+            fence: Fence(doubt.fence),
+        }
+    }
+}
+
+impl StoredDoubt {
+    /// The doubt as one of the claim that has this fence.
+    pub(crate) fn new(doubt: &Doubt, fence: Fence) -> Self {
+        Self {
+            kind: doubt.kind.name().to_owned(),
+            status: doubt.status,
+            since: unix_ms(doubt.since),
+            sent_at: unix_ms(doubt.sent_at),
+            attempts: doubt.attempts,
+            fence: fence.0,
         }
     }
 }
@@ -369,6 +413,6 @@ impl From<Secrets> for Pair {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -15,13 +15,15 @@ use redis::RedisError;
 use tracing::warn;
 
 use crate::broker::grant::{
-    Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
+    Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
 };
 use crate::broker::store::{
     Amendment, Claim, Health, Merged, Page, Publication, Seed, Store, StoreError, TOMBSTONE_LIFE,
 };
 use crate::clock::{Clock, from_unix_ms, unix_ms};
-use crate::store::record::{About, Blob, Codec, Record, StoredIntent, StoredOwner, StoredVerdict};
+use crate::store::record::{
+    About, Blob, Codec, Record, StoredDoubt, StoredIntent, StoredOwner, StoredVerdict, millis,
+};
 use crate::store::redis::session::Session;
 use crate::store::{Identity, Keyring, OpenError};
 
@@ -123,6 +125,55 @@ impl Redis {
             "missing" => return Ok(None),
             _ => return Err(malformed()),
         }))
+    }
+
+    /// Claims: where the claim is free or older than `lease` ms, or by taking over the one that has
+    /// this fence.
+    async fn hold(
+        &self,
+        id: &GrantId,
+        generation: Generation,
+        owner: Owner,
+        lease: String,
+        fence: String,
+        watch: Duration,
+    ) -> Outcome<Claim> {
+        let [grant, due, _] = self.keys(id);
+        let stored_owner =
+            serde_json::to_vec(&StoredOwner::from(owner.clone())).unwrap_or_default();
+        let arguments: [&[u8]; 6] = [
+            &text(generation.0),
+            &stored_owner,
+            lease.as_bytes(),
+            fence.as_bytes(),
+            &text(millis(watch)),
+            id.as_str().as_bytes(),
+        ];
+        let answer: Vec<String> =
+            self.session.call("claim", &[&grant, &due], &arguments).await.map_err(unavailable)?;
+        let parts: Vec<&str> = answer.iter().map(String::as_str).collect();
+        match parts.as_slice() {
+            ["granted", fence, since, doubt, doubt_fence] => Ok(Claim::Granted(Intent {
+                generation,
+                owner,
+                fence: Fence(number(fence)?),
+                since: from_unix_ms(number(since)?),
+                doubt: stored_doubt(doubt, doubt_fence)?.as_ref().map(Doubt::from),
+            })),
+            ["busy", generation, owner, fence, since, doubt, doubt_fence] => {
+                let owner = serde_json::from_str(owner).map_err(|_| malformed())?;
+                let intent = StoredIntent {
+                    generation: number(generation)?,
+                    owner,
+                    fence: number(fence)?,
+                    since: number(since)?,
+                    doubt: stored_doubt(doubt, doubt_fence)?,
+                };
+                Ok(Claim::Busy(Intent::from(&intent)))
+            }
+            ["moved"] => Ok(Claim::Moved),
+            _ => Err(malformed()),
+        }
     }
 
     /// Names the store again where that was lost with the rest: what is sealed to a deployment
@@ -252,35 +303,43 @@ impl Store for Redis {
         generation: Generation,
         owner: Owner,
         takeover: Option<Duration>,
+        watch: Duration,
     ) -> Outcome<Claim> {
-        let [grant, ..] = self.keys(id);
-        let stored_owner =
-            serde_json::to_vec(&StoredOwner::from(owner.clone())).unwrap_or_default();
         let lease = takeover.map_or(String::new(), |lease| lease.as_millis().to_string());
-        let arguments: [&[u8]; 3] = [&text(generation.0), &stored_owner, lease.as_bytes()];
-        let answer: Vec<String> =
-            self.session.call("claim", &[&grant], &arguments).await.map_err(unavailable)?;
-        let parts: Vec<&str> = answer.iter().map(String::as_str).collect();
-        match parts.as_slice() {
-            ["granted", fence, since] => Ok(Claim::Granted(Intent {
-                generation,
-                owner,
-                fence: Fence(number(fence)?),
-                since: from_unix_ms(number(since)?),
-            })),
-            ["busy", generation, owner, fence, since] => {
-                let owner = serde_json::from_str(owner).map_err(|_| malformed())?;
-                let intent = StoredIntent {
-                    generation: number(generation)?,
-                    owner,
-                    fence: number(fence)?,
-                    since: number(since)?,
-                };
-                Ok(Claim::Busy(Intent::from(&intent)))
-            }
-            ["moved"] => Ok(Claim::Moved),
-            _ => Err(malformed()),
-        }
+        self.hold(id, generation, owner, lease, String::new(), watch).await
+    }
+
+    async fn take_over(
+        &self,
+        id: &GrantId,
+        held: &Intent,
+        owner: Owner,
+        watch: Duration,
+    ) -> Outcome<Claim> {
+        let fence = held.fence.0.to_string();
+        self.hold(id, held.generation, owner, String::new(), fence, watch).await
+    }
+
+    async fn doubt(
+        &self,
+        id: &GrantId,
+        intent: &Intent,
+        doubt: &Doubt,
+        due_at: Option<SystemTime>,
+    ) -> Outcome<bool> {
+        let [grant, due, _] = self.keys(id);
+        let stored = serde_json::to_vec(&StoredDoubt::new(doubt, intent.fence)).unwrap_or_default();
+        let due_at = optional(due_at);
+        let arguments: [&[u8]; 5] = [
+            &text(intent.generation.0),
+            &text(intent.fence.0),
+            &stored,
+            due_at.as_bytes(),
+            id.as_str().as_bytes(),
+        ];
+        let held: u64 =
+            self.session.call("doubt", &[&grant, &due], &arguments).await.map_err(unavailable)?;
+        Ok(held == 1)
     }
 
     async fn release(&self, id: &GrantId, intent: &Intent) -> Outcome<bool> {
@@ -453,6 +512,11 @@ fn record(id: &GrantId, fields: &Fields) -> Outcome<Option<Record>> {
             owner: serde_json::from_str(owner).map_err(|_| unreadable())?,
             fence: required("ifn")?,
             since: required("it")?,
+            doubt: stored_doubt(
+                as_text("d").unwrap_or_default(),
+                as_text("df").unwrap_or_default(),
+            )
+            .map_err(|_| unreadable())?,
         }),
     };
     let siblings: BTreeMap<u64, Blob> = fields
@@ -475,6 +539,16 @@ fn record(id: &GrantId, fields: &Fields) -> Outcome<Option<Record>> {
         siblings,
         due_at: None,
     }))
+}
+
+/// Its fence is kept beside it.
+fn stored_doubt(text: &str, fence: &str) -> Outcome<Option<StoredDoubt>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let mut doubt: StoredDoubt = serde_json::from_str(text).map_err(|_| malformed())?;
+    doubt.fence = number(fence)?;
+    Ok(Some(doubt))
 }
 
 fn text(number: u64) -> Vec<u8> {

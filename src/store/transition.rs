@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use crate::broker::grant::{Descriptor, Fence, Generation, Intent, Owner, Position, Verdict};
+use crate::broker::grant::{
+    Descriptor, Doubt, Fence, Generation, Intent, Owner, Position, Verdict,
+};
 use crate::broker::store::{Amendment, Claim, Merged};
 use crate::clock::unix_ms;
-use crate::store::record::{Blob, Record, StoredIntent, StoredVerdict};
+use crate::store::record::{Blob, Record, StoredDoubt, StoredIntent, StoredVerdict, millis};
 
 /// Claims the generation, if it is current, usable and free.
 pub(crate) fn claim(
@@ -13,10 +15,10 @@ pub(crate) fn claim(
     generation: Generation,
     owner: Owner,
     takeover: Option<Duration>,
+    watch: Duration,
     now_ms: u64,
 ) -> Claim {
-    let usable = record.deleted_at.is_none() && record.verdict.is_none();
-    if !usable || record.generation != generation.0 {
+    if !usable(record) || record.generation != generation.0 {
         return Claim::Moved;
     }
     if let Some(held) = &record.intent {
@@ -25,23 +27,69 @@ pub(crate) fn claim(
             return Claim::Busy(Intent::from(held));
         }
     }
+    hold(record, owner, None, watch, now_ms)
+}
+
+/// Takes over a claim whose refresh token is in doubt, if it is still this one.
+pub(crate) fn take_over(
+    record: &mut Record,
+    held: &Intent,
+    owner: Owner,
+    watch: Duration,
+    now_ms: u64,
+) -> Claim {
+    if !usable(record) || !holds(record, held) {
+        return Claim::Moved;
+    }
+    let doubt = record.intent.take().and_then(|intent| intent.doubt);
+    hold(record, owner, doubt, watch, now_ms)
+}
+
+fn usable(record: &Record) -> bool {
+    record.deleted_at.is_none() && record.verdict.is_none()
+}
+
+fn hold(
+    record: &mut Record,
+    owner: Owner,
+    doubt: Option<StoredDoubt>,
+    watch: Duration,
+    now_ms: u64,
+) -> Claim {
     let fence = Fence::after(Fence(record.last_fence), now_ms);
-    let intent = StoredIntent {
-        generation: generation.0,
-        owner: owner.into(),
-        fence: fence.0,
-        since: now_ms,
-    };
+    let (generation, owner) = (record.generation, owner.into());
+    let intent = StoredIntent { generation, owner, fence: fence.0, since: now_ms, doubt };
+    let look_at = now_ms.saturating_add(millis(watch));
     record.last_fence = fence.0;
+    record.due_at = Some(record.due_at.map_or(look_at, |due_at| due_at.min(look_at)));
     record.intent = Some(intent.clone());
     Claim::Granted(Intent::from(&intent))
 }
 
-/// Gives the claim back, if it is this one.
+/// Records that the request under this claim got no definite answer.
+pub(crate) fn doubt(
+    record: &mut Record,
+    intent: &Intent,
+    doubt: &Doubt,
+    due_at: Option<u64>,
+) -> bool {
+    if !holds(record, intent) {
+        return false;
+    }
+    if let Some(held) = &mut record.intent {
+        held.doubt = Some(StoredDoubt::new(doubt, intent.fence));
+    }
+    record.due_at = due_at;
+    true
+}
+
+/// Gives the claim back, if it is this one: the generation is free, or in doubt as before.
 pub(crate) fn release(record: &mut Record, intent: &Intent) -> bool {
     let held = holds(record, intent);
-    if held {
-        record.intent = None;
+    match record.intent.as_mut().filter(|_| held).and_then(|held| held.doubt.as_mut()) {
+        Some(doubt) => doubt.fence = intent.fence.0,
+        None if held => record.intent = None,
+        None => {}
     }
     held
 }

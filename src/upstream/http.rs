@@ -14,7 +14,7 @@ use tracing::debug;
 
 use crate::broker::endpoint::{self, Concern, Disposition, Failure, Reply, Request, TokenEndpoint};
 use crate::broker::error::{Reason, chain};
-use crate::broker::grant::ProviderId;
+use crate::broker::grant::{DoubtKind, ProviderId};
 use crate::clock::{Clock, between};
 use crate::upstream::form::Form;
 use crate::upstream::provider::Provider;
@@ -95,7 +95,7 @@ impl TokenEndpoint for Http {
             value.set_sensitive(true);
             post = post.header(AUTHORIZATION, value);
         }
-        let deadline = Instant::now() + provider.listen_max;
+        let deadline = Instant::now() + provider.habits.listen_max;
         match listen(deadline, post.send()).await {
             Some(Ok(response)) => {
                 let status = response.status().as_u16();
@@ -106,7 +106,7 @@ impl TokenEndpoint for Http {
             Some(Err(error)) => unanswered(&provider.id, error).into(),
             None => {
                 debug!(provider = %provider.id, "the token endpoint gave no answer in time");
-                failure(Reason::RefreshOutcomeUnknown, Disposition::Unknown).into()
+                unknown(DoubtKind::Unheard).into()
             }
         }
     }
@@ -117,6 +117,7 @@ impl TokenEndpoint for Http {
             profile: provider.profile.clone(),
             token_endpoint: provider.token_url.clone(),
             client_id: provider.client_id.clone(),
+            habits: provider.habits.clone(),
         });
         each.collect()
     }
@@ -152,13 +153,17 @@ fn unanswered(id: &ProviderId, error: reqwest::Error) -> Failure {
     let cause = chain(&error.without_url());
     debug!(provider = %id, sent = !unsent, error = cause, "the token endpoint gave no answer");
     if !unsent {
-        return failure(Reason::RefreshOutcomeUnknown, Disposition::Unknown);
+        return unknown(DoubtKind::Ended);
     }
     // A certificate that does not fit will not fit the next time.
     if cause.contains("certificate") {
         return failure(Reason::ProviderEndpointMisconfigured, Disposition::NotSent);
     }
     failure(Reason::ProviderUnreachable, Disposition::NotSent)
+}
+
+fn unknown(kind: DoubtKind) -> Failure {
+    failure(Reason::RefreshOutcomeUnknown, Disposition::Unknown(kind))
 }
 
 fn failure(reason: Reason, disposition: Disposition) -> Failure {

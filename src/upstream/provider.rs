@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::broker::endpoint::Habits;
 use crate::broker::grant::ProviderId;
 use crate::secret::ClientSecret;
 
@@ -26,8 +27,8 @@ pub struct Provider {
     pub default_lifetime: Duration,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
-    /// For how long an answer is listened for.
-    pub listen_max: Duration,
+    /// How it treats requests and refresh tokens.
+    pub habits: Habits,
     /// Fields of the reply that callers get to see.
     pub attributes: Vec<String>,
     /// What this provider's failures mean, before the rules of the standard.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::broker::endpoint::{Concern, Disposition, Failure, Issued, Reply};
 use crate::broker::error::Reason;
+use crate::broker::grant::DoubtKind;
 use crate::secret::{AccessToken, RefreshToken};
 use crate::upstream::provider::{Provider, Verdict};
 
@@ -92,7 +93,7 @@ fn issued(
 fn unreadable(raw: &Raw<'_>, fields: Option<&Map<String, Value>>) -> Failure {
     Failure {
         reason: Reason::RefreshReplyUnreadable,
-        disposition: Disposition::Unknown,
+        disposition: Disposition::Unknown(DoubtKind::Unreadable),
         concern: Concern::Grant,
         status: Some(raw.status),
         provider_error: fields.and_then(code).map(|code| sanitised(&code)),
@@ -160,7 +161,8 @@ fn by_code(code: &str) -> Option<Meaning> {
 
 fn by_status(raw: &Raw<'_>, structured: bool) -> Meaning {
     use Concern::{Grant, Provider};
-    use Disposition::{NotProcessed, Unknown};
+    use Disposition::NotProcessed;
+    const UNKNOWN: Disposition = Disposition::Unknown(DoubtKind::Answered);
     match raw.status {
         UNAUTHORIZED => (Reason::ClientCredentialsRejected, NotProcessed, Provider),
         300..=399 | 404 | 405 | 415 => {
@@ -168,12 +170,12 @@ fn by_status(raw: &Raw<'_>, structured: bool) -> Meaning {
         }
         429 => (Reason::ProviderRateLimited, NotProcessed, Provider),
         503 if raw.retry_after.is_some() => (Reason::ProviderUnavailable, NotProcessed, Grant),
-        408 => (Reason::RefreshOutcomeUnknown, Unknown, Grant),
+        408 => (Reason::RefreshOutcomeUnknown, UNKNOWN, Grant),
         400..=499 if structured => (Reason::ProviderUnrecognizedError, NotProcessed, Grant),
         // A page for people comes from a firewall or proxy, which knows nothing of the grant.
         400..=499 => (Reason::ProviderUnavailable, NotProcessed, Grant),
         // The provider may have spent the token before it broke.
-        _ => (Reason::RefreshOutcomeUnknown, Unknown, Grant),
+        _ => (Reason::RefreshOutcomeUnknown, UNKNOWN, Grant),
     }
 }
 
@@ -260,6 +262,7 @@ fn sanitised(code: &str) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::broker::endpoint::Habits;
     use crate::broker::grant::ProviderId;
     use crate::secret::ClientSecret;
     use crate::upstream::provider::{BasicEncoding, ClientAuth, Rule};
@@ -275,7 +278,7 @@ pub(crate) mod tests {
             basic_encoding: BasicEncoding::Rfc6749,
             default_lifetime: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(3),
-            listen_max: Duration::from_secs(10),
+            habits: Habits::default(),
             attributes: vec!["instance_url".to_owned()],
             error_map: vec![Rule {
                 status: Some(400),
@@ -377,6 +380,9 @@ pub(crate) mod tests {
         assert!(echo.refresh_token.is_none(), "an error report is not a token");
     }
 
+    const ANSWERED: Disposition = Disposition::Unknown(DoubtKind::Answered);
+    const UNREADABLE: Disposition = Disposition::Unknown(DoubtKind::Unreadable);
+
     /// (status, body, reason, disposition)
     const REFUSALS: [(u16, &str, Reason, Disposition); 22] = [
         (400, r#"{"error":"invalid_grant"}"#, Reason::GrantReauthRequired, Disposition::Refused),
@@ -425,12 +431,12 @@ pub(crate) mod tests {
         (429, "", Reason::ProviderRateLimited, Disposition::NotProcessed),
         (403, "<html>blocked</html>", Reason::ProviderUnavailable, Disposition::NotProcessed),
         (400, r#"{"status":"BAD"}"#, Reason::ProviderUnrecognizedError, Disposition::NotProcessed),
-        (500, "", Reason::RefreshOutcomeUnknown, Disposition::Unknown),
-        (503, "<html>", Reason::RefreshOutcomeUnknown, Disposition::Unknown),
-        (504, "", Reason::RefreshOutcomeUnknown, Disposition::Unknown),
-        (408, "", Reason::RefreshOutcomeUnknown, Disposition::Unknown),
-        (200, "", Reason::RefreshReplyUnreadable, Disposition::Unknown),
-        (200, "<html>welcome</html>", Reason::RefreshReplyUnreadable, Disposition::Unknown),
+        (500, "", Reason::RefreshOutcomeUnknown, ANSWERED),
+        (503, "<html>", Reason::RefreshOutcomeUnknown, ANSWERED),
+        (504, "", Reason::RefreshOutcomeUnknown, ANSWERED),
+        (408, "", Reason::RefreshOutcomeUnknown, ANSWERED),
+        (200, "", Reason::RefreshReplyUnreadable, UNREADABLE),
+        (200, "<html>welcome</html>", Reason::RefreshReplyUnreadable, UNREADABLE),
     ];
 
     #[test]

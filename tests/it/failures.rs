@@ -189,35 +189,6 @@ async fn a_claim_whose_answer_was_lost_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_outcome_is_never_resent_by_guess() {
-    let world = World::new();
-    world.alice().await;
-    let mut calls = world.calls.clone();
-    let first = calls.get(ALICE).await.unwrap();
-    world.authority.next(Fault::LostAnswer);
-    pass(3_000).await;
-    calls.get(ALICE).await.unwrap();
-    pass(1).await;
-    assert_eq!(calls.show(ALICE).await.unwrap().state(), GrantState::OutcomeUnknown);
-    let served = calls.get(ALICE).await.unwrap();
-    assert_eq!(served.access_token, first.access_token);
-    assert_eq!(served.degraded_reason(), ErrorReason::RefreshOutcomeUnknown);
-    pass(7_200).await;
-    for _ in 0..20 {
-        let error = calls.get(ALICE).await.unwrap_err();
-        assert_eq!(
-            (error.code, error.reason),
-            (Code::Unavailable, ErrorReason::RefreshOutcomeUnknown)
-        );
-        pass(100).await;
-    }
-    assert_eq!(world.authority.posts(), 2);
-    world.authority.audit();
-    calls.import_with(ALICE, &world.authority.consent("alice"), true, false).await.unwrap();
-    assert!(calls.get(ALICE).await.is_ok());
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_of_client_credentials_is_simply_tried_again() {
     let world = World::new();
     let mut calls = world.calls.clone();

@@ -4,6 +4,7 @@
 
 mod config;
 mod domain;
+mod doubt;
 mod failures;
 mod herd;
 mod program;

@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use tempfile::TempDir;
 use token_broker::broker::error::Reason;
 use token_broker::broker::grant::{
-    Descriptor, Fence, Generation, Grant, GrantId, GrantKind, Intent, Owner, Pair, Position,
-    ProviderId, Standing, Token, Verdict,
+    Descriptor, Doubt, DoubtKind, Fence, Generation, Grant, GrantId, GrantKind, Intent, Owner,
+    Pair, Position, ProviderId, Standing, Token, Verdict,
 };
 use token_broker::broker::store::{Amendment, Claim, Merged, Publication, Seed, Store, StoreError};
 use token_broker::clock::Clock;
@@ -43,6 +43,9 @@ pub(crate) async fn open_redis(server: &RedisServer, ring: Arc<Keyring>) -> Redi
     let address = Address { url: server.url(), password: None, timeout: Duration::from_secs(1) };
     Redis::open(&address, "tb", false, ring, Clock::system()).await.unwrap()
 }
+
+/// The due index brings a claimed grant up after this.
+const WATCH: Duration = Duration::from_secs(69);
 
 fn id(name: &str) -> GrantId {
     GrantId::parse(name).unwrap()
@@ -105,7 +108,7 @@ async fn start(store: &dyn Store, name: &str) -> Grant {
 }
 
 async fn claim(store: &dyn Store, grant: &Grant, attempt: u64) -> Intent {
-    match store.claim(&grant.id, grant.generation(), owner(attempt), None).await.unwrap() {
+    match store.claim(&grant.id, grant.generation(), owner(attempt), None, WATCH).await.unwrap() {
         Claim::Granted(intent) => intent,
         other => panic!("{other:?}"),
     }
@@ -152,7 +155,8 @@ async fn a_generation_has_one_claim_at_a_time() {
         let grant = start(store, "a/1").await;
         let intent = claim(store, &grant, 1).await;
         assert!(intent.fence > grant.position.fence);
-        let again = store.claim(&grant.id, grant.generation(), owner(2), None).await.unwrap();
+        let again =
+            store.claim(&grant.id, grant.generation(), owner(2), None, WATCH).await.unwrap();
         assert_eq!(again, Claim::Busy(intent.clone()), "also for the same process");
         let loaded = store.load(&grant.id).await.unwrap().unwrap();
         assert_eq!(loaded.intent, Some(intent.clone()));
@@ -162,9 +166,10 @@ async fn a_generation_has_one_claim_at_a_time() {
         assert!(!store.release(&grant.id, &intent).await.unwrap());
         let next = claim(store, &grant, 2).await;
         assert!(next.fence > intent.fence);
-        let elsewhere = store.claim(&grant.id, grant.generation().next(), owner(3), None).await;
+        let elsewhere =
+            store.claim(&grant.id, grant.generation().next(), owner(3), None, WATCH).await;
         assert_eq!(elsewhere.unwrap(), Claim::Moved);
-        let missing = store.claim(&id("a/none"), Generation(1), owner(3), None).await;
+        let missing = store.claim(&id("a/none"), Generation(1), owner(3), None, WATCH).await;
         assert_eq!(missing.unwrap(), Claim::Moved);
     }
 }
@@ -176,13 +181,75 @@ async fn kinds_that_spend_nothing_take_silent_claims_over() {
         let grant = start(store, "a/1").await;
         let silent = claim(store, &grant, 1).await;
         let hour = Some(Duration::from_secs(3600));
-        let busy = store.claim(&grant.id, grant.generation(), owner(2), hour).await.unwrap();
+        let busy = store.claim(&grant.id, grant.generation(), owner(2), hour, WATCH).await.unwrap();
         assert_eq!(busy, Claim::Busy(silent.clone()));
         let now = Some(Duration::ZERO);
-        let taken = store.claim(&grant.id, grant.generation(), owner(2), now).await.unwrap();
+        let taken = store.claim(&grant.id, grant.generation(), owner(2), now, WATCH).await.unwrap();
         let Claim::Granted(taken) = taken else { panic!("{taken:?}") };
         assert!(taken.fence > silent.fence);
         assert!(!store.release(&grant.id, &silent).await.unwrap(), "it is another's now");
+    }
+}
+
+fn doubt(intent: &Intent) -> Doubt {
+    Doubt {
+        kind: DoubtKind::Answered,
+        status: Some(503),
+        since: UNIX_EPOCH + Duration::from_millis(1_800_000_000_111),
+        sent_at: UNIX_EPOCH + Duration::from_millis(1_800_000_000_222),
+        attempts: 2,
+        fence: intent.fence,
+    }
+}
+
+#[tokio::test]
+async fn a_doubt_stays_until_there_is_a_definite_answer() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let grant = start(store, "a/1").await;
+        let load = async || store.load(&grant.id).await.unwrap().unwrap().intent;
+        let intent = claim(store, &grant, 1).await;
+        assert_eq!(load().await, Some(intent.clone()));
+        let doubted = doubt(&intent);
+        assert!(store.doubt(&grant.id, &intent, &doubted, None).await.unwrap());
+        let held = load().await.unwrap();
+        assert_eq!(held.in_doubt(), Some(&doubted), "nobody is at it");
+
+        let taken = store.take_over(&grant.id, &held, owner(2), WATCH).await.unwrap();
+        let Claim::Granted(taken) = taken else { panic!("{taken:?}") };
+        assert!(taken.fence > held.fence && taken.in_doubt().is_none(), "somebody is at it");
+        assert_eq!(taken.doubt, Some(doubted.clone()), "and it stays");
+        assert_eq!(load().await, Some(taken.clone()));
+        let twice = store.take_over(&grant.id, &held, owner(3), WATCH).await.unwrap();
+        assert_eq!(twice, Claim::Moved, "one takes it over");
+        let late = store.doubt(&grant.id, &intent, &doubted, None).await.unwrap();
+        assert!(!late, "the old holder has no say any more");
+        assert!(!store.release(&grant.id, &intent).await.unwrap());
+
+        assert!(store.release(&grant.id, &taken).await.unwrap());
+        let again = load().await.unwrap();
+        assert_eq!(again.in_doubt().unwrap().attempts, 2, "given back into doubt");
+        let free = store.claim(&grant.id, grant.generation(), owner(4), None, WATCH).await;
+        assert_eq!(free.unwrap(), Claim::Busy(again.clone()));
+        let next = publication(grant.generation().next(), again.fence, "1");
+        assert_eq!(store.merge(&grant.id, next).await.unwrap(), Merged::Published);
+        assert_eq!(load().await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_claimed_grant_comes_up_again_by_itself() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let due = async || store.take_due(1_000, WATCH).await.unwrap();
+        let (early, late) = (start(store, "a/early").await, start(store, "a/late").await);
+        let watch = Duration::ZERO;
+        let owned = store.claim(&early.id, early.generation(), owner(1), None, watch).await;
+        assert!(matches!(owned.unwrap(), Claim::Granted(_)));
+        let intent = claim(store, &late, 2).await;
+        assert_eq!(due().await, std::slice::from_ref(&early.id));
+        assert!(store.doubt(&late.id, &intent, &doubt(&intent), Some(UNIX_EPOCH)).await.unwrap());
+        assert_eq!(due().await, std::slice::from_ref(&late.id));
     }
 }
 
@@ -283,7 +350,8 @@ async fn a_refusal_counts_only_while_the_claim_is_ours() {
         assert_eq!(dead.standing, Standing::Refused(verdict()));
         assert_eq!(dead.position.fence, intent.fence, "the refusal is a change of its own");
         assert_eq!(dead.pair, pair("0"), "nothing is thrown away");
-        let claim = store.claim(&grant.id, grant.generation(), owner(2), None).await.unwrap();
+        let claim =
+            store.claim(&grant.id, grant.generation(), owner(2), None, WATCH).await.unwrap();
         assert_eq!(claim, Claim::Moved);
         // A pair that was under way all the while is better news than the refusal.
         let late = publication(grant.generation().next(), intent.fence, "late");

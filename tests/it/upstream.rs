@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use token_broker::broker::endpoint::{Disposition, Reply, Request, TokenEndpoint as _};
+use token_broker::broker::endpoint::{Disposition, Habits, Reply, Request, TokenEndpoint as _};
 use token_broker::broker::error::Reason;
-use token_broker::broker::grant::ProviderId;
+use token_broker::broker::grant::{DoubtKind, ProviderId};
 use token_broker::clock::Clock;
 use token_broker::secret::{ClientSecret, RefreshToken};
 use token_broker::upstream::{BasicEncoding, ClientAuth, Http, Provider};
@@ -82,7 +82,7 @@ async fn exchange(url: &str) -> Reply {
         basic_encoding: BasicEncoding::Rfc6749,
         default_lifetime: Duration::from_secs(600),
         connect_timeout: Duration::from_millis(300),
-        listen_max: Duration::from_millis(600),
+        habits: Habits { listen_max: Duration::from_millis(600), ..Habits::default() },
         attributes: Vec::new(),
         error_map: Vec::new(),
     };
@@ -111,14 +111,20 @@ async fn a_name_that_does_not_resolve_sent_nothing() {
 #[tokio::test]
 async fn a_connection_closed_without_an_answer_leaves_the_outcome_unknown() {
     let wire = Wire::answering("");
-    assert_eq!(failure(&wire.url).await, (Reason::RefreshOutcomeUnknown, Disposition::Unknown));
+    assert_eq!(
+        failure(&wire.url).await,
+        (Reason::RefreshOutcomeUnknown, Disposition::Unknown(DoubtKind::Ended))
+    );
     assert_eq!(wire.requests(), 1);
 }
 
 #[tokio::test]
 async fn silence_until_the_deadline_leaves_the_outcome_unknown() {
     let wire = Wire::with(|_| thread::park_timeout(Duration::from_secs(5)));
-    assert_eq!(failure(&wire.url).await, (Reason::RefreshOutcomeUnknown, Disposition::Unknown));
+    assert_eq!(
+        failure(&wire.url).await,
+        (Reason::RefreshOutcomeUnknown, Disposition::Unknown(DoubtKind::Unheard))
+    );
     assert_eq!(wire.requests(), 1);
 }
 
@@ -139,7 +145,10 @@ async fn a_redirect_is_not_followed() {
 #[tokio::test]
 async fn a_503_is_not_retried() {
     let wire = Wire::answering("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n");
-    assert_eq!(failure(&wire.url).await, (Reason::RefreshOutcomeUnknown, Disposition::Unknown));
+    assert_eq!(
+        failure(&wire.url).await,
+        (Reason::RefreshOutcomeUnknown, Disposition::Unknown(DoubtKind::Answered))
+    );
     assert_eq!(wire.requests(), 1);
 }
 

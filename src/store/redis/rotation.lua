@@ -14,6 +14,7 @@
 --   v     the provider's no, JSON                vf   fence of the claim that it answered
 --   igen  intent: generation being spent         io   intent: owner, JSON
 --   ifn   intent: fence                          it   intent: server time, ms
+--   d     doubt about the generation, JSON       df   fence of the claim that it belongs to
 --   af    fence of the last change by people     dt    time of deletion, ms
 --   s:<fence>  sealed pair of the same generation
 --
@@ -37,7 +38,7 @@ local function number(text)
 end
 
 local function clear_intent(grant)
-  redis.call('HDEL', grant, 'igen', 'io', 'ifn', 'it')
+  redis.call('HDEL', grant, 'igen', 'io', 'ifn', 'it', 'd', 'df')
 end
 
 local function clear_siblings(grant)
@@ -61,22 +62,44 @@ local function holds(grant, generation, fence)
   return number(held[1]) == number(generation) and number(held[2]) == number(fence)
 end
 
--- keys: grant   args: generation, owner, least age in ms of an intent to take over ('' = never)
--- returns: granted fence time | busy generation owner fence time | moved
+-- keys: grant due   args: generation, owner, least age in ms of an intent to take over ('' = never),
+-- fence of the intent in doubt to take over ('' = none), ms until somebody looks again, grant_id
+-- returns: granted fence time doubt doubt_fence
+--        | busy generation owner fence time doubt doubt_fence | moved
 local function claim(keys, args)
-  local grant, generation, owner, lease = keys[1], args[1], args[2], args[3]
-  local stored = redis.call('HMGET', grant, 'gen', 'st', 'vf', 'igen', 'io', 'ifn', 'it', 'f')
-  local gen, st, vf, igen, io, ifn, it, f = unpack(stored)
+  local grant, generation, owner, lease, held, watch, id = keys[1], unpack(args)
+  local stored = redis.call('HMGET', grant, 'gen', 'st', 'vf', 'igen', 'io', 'ifn', 'it', 'f', 'd', 'df')
+  local gen, st, vf, igen, io, ifn, it, f, d, df = unpack(stored)
   if number(gen) ~= number(generation) or st or vf then
     return { 'moved' }
   end
   local now = time_ms()
-  if igen and (lease == '' or now - number(it) < number(lease)) then
-    return { 'busy', igen, io, ifn, it }
+  if held ~= '' then
+    if number(ifn) ~= number(held) then
+      return { 'moved' }
+    end
+  elseif igen then
+    if lease == '' or now - number(it) < number(lease) then
+      return { 'busy', igen, io, ifn, it, d or '', df or '' }
+    end
+    redis.call('HDEL', grant, 'd', 'df')
+    d, df = nil, nil
   end
   local fence = decimal(math.max(number(f) + 1, now))
   redis.call('HSET', grant, 'f', fence, 'igen', generation, 'io', owner, 'ifn', fence, 'it', decimal(now))
-  return { 'granted', fence, decimal(now) }
+  local due = tonumber(redis.call('ZSCORE', keys[2], id) or 'inf')
+  redis.call('ZADD', keys[2], decimal(math.min(due, now + number(watch))), id)
+  return { 'granted', fence, decimal(now), d or '', df or '' }
+end
+
+-- keys: grant due   args: generation, fence, doubt, due time ('' = none), grant_id   returns: 1 | 0
+local function doubt(keys, args)
+  if not holds(keys[1], args[1], args[2]) then
+    return 0
+  end
+  redis.call('HSET', keys[1], 'd', args[3], 'df', args[2])
+  set_due(keys[2], args[5], args[4])
+  return 1
 end
 
 -- keys: grant   args: generation, fence   returns: 1 | 0
@@ -84,7 +107,11 @@ local function release(keys, args)
   if not holds(keys[1], args[1], args[2]) then
     return 0
   end
-  clear_intent(keys[1])
+  if redis.call('HEXISTS', keys[1], 'd') == 1 then
+    redis.call('HSET', keys[1], 'df', args[2])
+  else
+    clear_intent(keys[1])
+  end
   return 1
 end
 
@@ -226,6 +253,7 @@ end
 
 register('claim', claim, {})
 register('start', start, {})
+register('doubt', doubt, { 'allow-oom' })
 register('release', release, { 'allow-oom' })
 register('merge', merge, { 'allow-oom' })
 register('refuse', refuse, { 'allow-oom' })

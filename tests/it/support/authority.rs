@@ -16,10 +16,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use token_broker::broker::endpoint::{
-    Concern, Disposition, Failure, Issued, Provider, Reply, Request, TokenEndpoint,
+    Concern, Disposition, Failure, Habits, Issued, Provider, Reply, Request, TokenEndpoint,
 };
 use token_broker::broker::error::Reason;
-use token_broker::broker::grant::ProviderId;
+use token_broker::broker::grant::{DoubtKind, ProviderId};
 use token_broker::secret::{AccessToken, RefreshToken};
 
 /// What goes wrong with the next request, in order.
@@ -55,6 +55,8 @@ struct Books {
     outage: Option<Fault>,
     /// What goes wrong with every request for these people.
     dead: HashMap<String, Fault>,
+    habits: Habits,
+    arrivals: Vec<tokio::time::Instant>,
     serial: usize,
     lifetime_s: u64,
     delay: Duration,
@@ -84,6 +86,16 @@ impl Authority {
     pub(crate) fn lifetime(self, lifetime: Duration) -> Self {
         self.books().lifetime_s = lifetime.as_secs();
         self
+    }
+
+    pub(crate) fn habits(self, habits: Habits) -> Self {
+        self.books().habits = habits;
+        self
+    }
+
+    /// When requests arrived.
+    pub(crate) fn arrivals(&self) -> Vec<tokio::time::Instant> {
+        self.books().arrivals.clone()
     }
 
     /// Every answer takes this long.
@@ -161,6 +173,7 @@ impl Authority {
         let fault = books.faults.pop_front().or_else(|| books.outage.clone()).or(dead);
         if !matches!(fault, Some(Fault::Unreachable)) {
             books.posts += 1;
+            books.arrivals.push(tokio::time::Instant::now());
         }
         (fault, books.delay)
     }
@@ -231,13 +244,19 @@ impl TokenEndpoint for Authority {
             }
         };
         if matches!(fault, Some(Fault::LostAnswer)) {
-            return failure(Reason::RefreshOutcomeUnknown, Disposition::Unknown, Concern::Grant)
-                .into();
+            return failure(
+                Reason::RefreshOutcomeUnknown,
+                Disposition::Unknown(DoubtKind::Ended),
+                Concern::Grant,
+            )
+            .into();
         }
         let issued = match fault {
-            Some(Fault::OnlyRefreshToken) => {
-                Err(failure(Reason::RefreshReplyUnreadable, Disposition::Unknown, Concern::Grant))
-            }
+            Some(Fault::OnlyRefreshToken) => Err(failure(
+                Reason::RefreshReplyUnreadable,
+                Disposition::Unknown(DoubtKind::Unreadable),
+                Concern::Grant,
+            )),
             _ => Ok(Issued {
                 access_token: AccessToken::new(access),
                 token_type: "Bearer".to_owned(),
@@ -258,6 +277,7 @@ impl TokenEndpoint for Authority {
                 profile: "kroger".to_owned(),
                 token_endpoint: "in process".to_owned(),
                 client_id: "id".to_owned(),
+                habits: self.books().habits.clone(),
             })
             .to_vec()
     }
@@ -270,7 +290,11 @@ fn answered(status: u16, retry_after: Option<Duration>) -> Failure {
         401 => (Reason::ClientCredentialsRejected, Disposition::NotProcessed, Concern::Provider),
         418 => (Reason::ProviderUnrecognizedError, Disposition::NotProcessed, Concern::Grant),
         429 => (Reason::ProviderRateLimited, Disposition::NotProcessed, Concern::Provider),
-        _ => (Reason::RefreshOutcomeUnknown, Disposition::Unknown, Concern::Grant),
+        _ => (
+            Reason::RefreshOutcomeUnknown,
+            Disposition::Unknown(DoubtKind::Answered),
+            Concern::Grant,
+        ),
     };
     Failure { status: Some(status), retry_after, ..failure(reason, disposition, concern) }
 }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use token_broker::broker::grant::{Generation, Grant, GrantId, Intent, Owner, Position, Verdict};
+use token_broker::broker::grant::{
+    Doubt, Generation, Grant, GrantId, Intent, Owner, Position, Verdict,
+};
 use token_broker::broker::store::{
     Amendment, Claim, Health, Merged, Page, Publication, Seed, Store, StoreError,
 };
@@ -48,8 +50,27 @@ impl Store for Flaky {
         generation: Generation,
         owner: Owner,
         takeover: Option<Duration>,
+        watch: Duration,
     ) -> Outcome<Claim> {
-        self.reach()?.claim(id, generation, owner, takeover).await
+        self.reach()?.claim(id, generation, owner, takeover, watch).await
+    }
+    async fn take_over(
+        &self,
+        id: &GrantId,
+        held: &Intent,
+        owner: Owner,
+        watch: Duration,
+    ) -> Outcome<Claim> {
+        self.reach()?.take_over(id, held, owner, watch).await
+    }
+    async fn doubt(
+        &self,
+        id: &GrantId,
+        intent: &Intent,
+        doubt: &Doubt,
+        due_at: Option<SystemTime>,
+    ) -> Outcome<bool> {
+        self.reach()?.doubt(id, intent, doubt, due_at).await
     }
     async fn release(&self, id: &GrantId, intent: &Intent) -> Outcome<bool> {
         self.reach()?.release(id, intent).await

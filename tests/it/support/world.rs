@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use prometheus_client::registry::Registry;
 use token_broker::broker::Broker;
 use token_broker::broker::metrics::Metrics;
-use token_broker::broker::settings::Settings;
+use token_broker::broker::settings::{Predecessors, Settings};
 use token_broker::broker::store::Store;
 use token_broker::clock::Clock;
 use token_broker::proto::grant_admin_service_client::GrantAdminServiceClient;
@@ -31,7 +31,7 @@ pub(crate) struct World {
     pub(crate) broker: Arc<Broker>,
     pub(crate) calls: Calls<TokenServiceServer<Tokens>, GrantAdminServiceServer<Admin>>,
     pub(crate) registry: Arc<Registry>,
-    store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
     clock: Clock,
 }
 
@@ -47,18 +47,37 @@ impl World {
     ) -> Self {
         let clock = Clock::simulated(UNIX_EPOCH + EPOCH);
         let store = Embedded::in_memory(Arc::new(Keyring::generate()), clock).unwrap();
-        Self::on(wrap(Arc::new(store)), authority, clock, FIRST_BOOT)
+        let alone = Settings {
+            send_gate: None,
+            predecessors: Predecessors::AllGone,
+            ..Settings::default()
+        };
+        Self::on(wrap(Arc::new(store)), authority, clock, FIRST_BOOT, alone)
     }
 
-    /// Another broker on the same store, as a restarted one is.
+    /// Another broker on the same store.
     pub(crate) fn again(&self) -> Self {
-        let (store, authority) = (Arc::clone(&self.store), self.authority.clone());
-        Self::on(store, authority, self.clock, FIRST_BOOT + 1)
+        self.next(Settings::default())
     }
 
-    fn on(store: Arc<dyn Store>, authority: Authority, clock: Clock, boot: u64) -> Self {
+    /// The broker that comes after this one has died.
+    pub(crate) fn restarted(&self) -> Self {
+        self.next(Settings { predecessors: Predecessors::AllGone, ..Settings::default() })
+    }
+
+    fn next(&self, settings: Settings) -> Self {
+        let (store, authority) = (Arc::clone(&self.store), self.authority.clone());
+        Self::on(store, authority, self.clock, FIRST_BOOT + 1, settings)
+    }
+
+    fn on(
+        store: Arc<dyn Store>,
+        authority: Authority,
+        clock: Clock,
+        boot: u64,
+        settings: Settings,
+    ) -> Self {
         let mut registry = Registry::default();
-        let settings = Settings::default();
         let observe = Observe::new(&mut registry, settings.caller_wait_max);
         let metrics = Metrics::new(&mut registry);
         let endpoint = Arc::new(authority.clone());

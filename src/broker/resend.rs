@@ -1,0 +1,294 @@
+//! Resending: what is done about refresh tokens that got no definite answer.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::sleep_until;
+use tracing::{debug, warn};
+
+use crate::broker::Broker;
+use crate::broker::doubt::{Next, Patience, Situation};
+use crate::broker::endpoint::{Concern, Disposition, Failure, Habits};
+use crate::broker::error::{Error, Reason, chain};
+use crate::broker::flight::{Landing, Trigger};
+use crate::broker::freshness::spread;
+use crate::broker::grant::{Doubt, DoubtKind, Grant, Intent, ProviderId};
+use crate::broker::known::{Entry, View};
+use crate::broker::metrics::Resend;
+use crate::broker::settings::Predecessors;
+use crate::broker::store::{Claim, StoreError};
+use crate::clock::between;
+
+impl Broker {
+    /// The doubt about the grant's refresh token, if there is one and nobody is resolving it.
+    pub(super) fn doubt_of(&self, entry: &Entry, grant: &Grant) -> Option<Doubt> {
+        if !self.spends(grant) {
+            return None;
+        }
+        // What this process remembers counts even where the store has lost it.
+        entry.doubt(grant.generation()).or_else(|| {
+            let held = grant.intent.as_ref()?;
+            held.in_doubt().filter(|_| held.generation == grant.generation()).cloned()
+        })
+    }
+
+    /// A grant as the store has it, with what is certain about a holder that is no more.
+    pub(super) fn interpret(&self, mut grant: Grant) -> Grant {
+        let generation = grant.generation();
+        if let Some(held) = &mut grant.intent
+            && held.generation == generation
+            && held.in_doubt().is_none()
+            && self.gone(held)
+        {
+            let before = held.doubt.as_ref();
+            held.doubt = Some(Doubt {
+                kind: DoubtKind::Died,
+                status: None,
+                since: before.map_or(held.since, |before| before.since),
+                // Nobody knows when its request left, but it did before this process began.
+                sent_at: self.start,
+                attempts: before.map_or(0, |before| before.attempts) + 1,
+                fence: held.fence,
+            });
+        }
+        grant
+    }
+
+    /// The holder is a process that has certainly ended.
+    pub(super) fn gone(&self, held: &Intent) -> bool {
+        match self.settings.predecessors {
+            Predecessors::AllGone => !self.ours(&held.owner),
+            Predecessors::SameReplicaGone => {
+                held.owner.replica == self.settings.replica && held.owner.boot != self.boot
+            }
+            Predecessors::Unknown => false,
+        }
+    }
+
+    /// A use of its refresh token may spend it.
+    pub(super) fn spends(&self, grant: &Grant) -> bool {
+        grant.descriptor.kind.spends() && self.habits(&grant.descriptor.provider).single_use
+    }
+
+    pub(super) fn habits(&self, provider: &ProviderId) -> Habits {
+        self.habits.get(provider).cloned().unwrap_or_default()
+    }
+
+    /// When the token is presented again, counted from now.
+    pub(super) fn next_try(
+        &self,
+        entry: &Entry,
+        view: &View,
+        doubt: &Doubt,
+        trigger: Trigger,
+    ) -> Next {
+        let now = self.clock.now();
+        let settings = &self.settings;
+        let habits = self.habits(&view.grant.descriptor.provider);
+        let silent_for = entry.silent_for(doubt, now);
+        let situation = Situation {
+            kind: doubt.kind,
+            attempts: doubt.attempts,
+            doubted_for: between(doubt.since, doubt.sent_at) + silent_for,
+            silent_for,
+            useless_in: useless_in(view, now),
+            reported: entry.report_pending(&view.grant),
+            recovered: self.providers.recovered_within(&view.grant.descriptor.provider, silent_for),
+            ordered: trigger == Trigger::Resolve,
+        };
+        let settled = doubt.status.is_some_and(|status| habits.settled_statuses.contains(&status));
+        let patience = Patience {
+            settle: if settled {
+                settings.settle_short
+            } else {
+                habits.listen_max + settings.settle_margin
+            },
+            backoff: settings.retry_backoff,
+            backoff_max: settings.retry_backoff_max,
+            slow_after: settings.resend_slow_after,
+            slow: settings.resend_slow,
+            grace: habits.reuse_grace,
+            unasked: habits.resends,
+        };
+        situation.next(patience)
+    }
+
+    /// Records that a request got no definite answer. The old token is served on, and the refresh
+    /// token is presented again when nothing can be lost by it.
+    pub(super) async fn doubted(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        grant: &Grant,
+        intent: &Intent,
+        sent_at: SystemTime,
+        kind: DoubtKind,
+        failure: Failure,
+    ) -> Landing {
+        let before = intent.doubt.as_ref();
+        let doubt = Doubt {
+            kind,
+            status: failure.status,
+            since: before.map_or(sent_at, |before| before.since),
+            sent_at,
+            attempts: before.map_or(0, |before| before.attempts) + 1,
+            fence: intent.fence,
+        };
+        entry.doubted(intent, doubt.clone());
+        let held = Intent { doubt: Some(doubt.clone()), ..intent.clone() };
+        let view = entry.adopt(Grant { intent: Some(held.clone()), ..grant.clone() });
+        let next = self.next_try(entry, &view, &doubt, Trigger::OnDemand);
+        self.record_doubt(entry, &held, &doubt, next).await;
+        Err(self.in_doubt(grant, &doubt, next))
+    }
+
+    /// Tells the store of a doubt, at once or when it answers again. Until then, and if this
+    /// process ends before, the claim itself says that something was sent.
+    pub(super) async fn record_doubt(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        held: &Intent,
+        doubt: &Doubt,
+        next: Next,
+    ) {
+        let due_at = match next {
+            Next::In(wait) => Some(self.clock.now() + wait),
+            Next::WhenTold => None,
+        };
+        let Err(failure) = self.store.doubt(&entry.id, held, doubt, due_at).await else { return };
+        debug!(grant.id = %entry.id, error = chain(&failure), "a doubt is recorded once the store answers");
+        let (broker, entry) = (Arc::clone(self), Arc::clone(entry));
+        let (held, doubt) = (held.clone(), doubt.clone());
+        self.tasks.spawn(async move {
+            let step = || broker.store.doubt(&entry.id, &held, &doubt, due_at);
+            tokio::select! {
+                () = broker.drain.cancelled() => {}
+                _ = broker.insist(step, |_: &StoreError| {}) => {}
+            }
+        });
+    }
+
+    /// Takes the claim over to present the token again, or says when that will be.
+    pub(super) async fn claim_in_doubt(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        view: &View,
+        doubt: Doubt,
+        trigger: Trigger,
+    ) -> Result<Option<Intent>, Error> {
+        let (grant, provider) = (&view.grant, &view.grant.descriptor.provider);
+        let next = self.next_try(entry, view, &doubt, trigger);
+        let waits = next != Next::In(Duration::ZERO);
+        let watch = self.settings.suspect_after;
+        let held = match &grant.intent {
+            Some(held) => held.clone(),
+            None if waits => return Err(self.in_doubt(grant, &doubt, next)),
+            // The store has lost the claim; what this process remembers is told to it anew.
+            None => {
+                let owner = self.next_owner();
+                let claim =
+                    self.store.claim(&entry.id, grant.generation(), owner, None, watch).await;
+                match claim? {
+                    Claim::Granted(intent) => intent,
+                    Claim::Busy(_) | Claim::Moved => return Ok(None),
+                }
+            }
+        };
+        if waits {
+            self.record_doubt(entry, &held, &doubt, next).await;
+            return Err(self.in_doubt(grant, &doubt, next));
+        }
+        if !self.store.doubt(&entry.id, &held, &doubt, Some(self.clock.now() + watch)).await? {
+            return Ok(None);
+        }
+        let rate = self.habits(provider).resend_rate;
+        sleep_until(self.providers.resend_slot(provider, rate)).await;
+        let owner = self.next_owner();
+        let attempt = owner.attempt;
+        let claim = self.store.take_over(&entry.id, &held, owner, watch).await;
+        match claim.inspect_err(|_| self.settle_later(entry, attempt))? {
+            Claim::Granted(intent) => {
+                entry.use_report(grant);
+                debug!(grant.id = %grant.id, generation = %intent.generation, attempts = doubt.attempts,
+                    kind = doubt.kind.name(), "a refresh token in doubt is presented again");
+                Ok(Some(intent))
+            }
+            Claim::Busy(_) | Claim::Moved => Ok(None),
+        }
+    }
+
+    /// Counts how a resend ended.
+    pub(super) fn count_resend(&self, grant: &Grant, doubt: &Doubt, result: &'static str) {
+        let provider = grant.descriptor.provider.as_str().to_owned();
+        let labels = Resend { provider, kind: doubt.kind.name(), result };
+        self.metrics.resends.get_or_create(&labels).inc();
+    }
+
+    /// Brings grants up again that wait for a provider which is well again.
+    pub(super) fn wake(self: &Arc<Self>, provider: ProviderId) {
+        let broker = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let waiting = broker.known.iter().filter(|entry| {
+                let waits = entry.trouble().is_some() || entry.view().grant.intent.is_some();
+                waits && entry.provider() == provider
+            });
+            let waiting: Vec<_> = waiting.map(|entry| Arc::clone(&entry)).collect();
+            for entry in waiting {
+                let view = entry.view();
+                let doubt = broker.doubt_of(&entry, &view.grant);
+                let next = doubt.map_or(Next::In(Duration::ZERO), |doubt| {
+                    broker.next_try(&entry, &view, &doubt, Trigger::Proactive)
+                });
+                let Next::In(wait) = next else { continue };
+                let due_at = broker.clock.now() + wait;
+                let told =
+                    broker.store.schedule(&entry.id, view.grant.generation(), due_at).await;
+                if let Err(failure) = told {
+                    // They come up by themselves a little later.
+                    warn!(%provider, error = chain(&failure), "waiting grants cannot be brought up now");
+                    return;
+                }
+            }
+        });
+    }
+
+    /// What callers are told while a grant is in doubt.
+    pub(super) fn in_doubt(&self, grant: &Grant, doubt: &Doubt, next: Next) -> Error {
+        let (reason, disposition) = (reason(doubt.kind), Disposition::Unknown(doubt.kind));
+        let retry_after = match next {
+            Next::In(wait) => Some(wait),
+            Next::WhenTold => None,
+        };
+        let failure = Failure {
+            reason,
+            disposition,
+            concern: Concern::Grant,
+            status: doubt.status,
+            provider_error: None,
+            retry_after,
+        };
+        self.upstream(grant, failure)
+    }
+}
+
+/// The reason to show for a doubt.
+pub(super) fn reason(kind: DoubtKind) -> Reason {
+    match kind {
+        DoubtKind::Unreadable => Reason::RefreshReplyUnreadable,
+        DoubtKind::Answered
+        | DoubtKind::Ended
+        | DoubtKind::Unheard
+        | DoubtKind::Died
+        | DoubtKind::Restored => Reason::RefreshOutcomeUnknown,
+    }
+}
+
+/// Time until nothing is lost if the old access token dies: grants are spread over the first half
+/// of the time in which callers would have to wait for another one.
+fn useless_in(view: &View, now: SystemTime) -> Duration {
+    let Some((_, window)) = view.token().filter(|(_, window)| now < window.expires_at) else {
+        return Duration::ZERO;
+    };
+    let half = between(window.hard_at, window.expires_at) / 2;
+    let spread = spread(&view.grant.id, view.grant.generation());
+    between(now, window.hard_at + half.mul_f64(spread))
+}
