@@ -71,6 +71,9 @@ pub enum AppError {
     /// Reflection cannot be offered.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// What a restored store holds cannot be marked.
+    #[error("the grants of the restored store could not be put in doubt: {0}")]
+    Restored(crate::broker::error::Error),
     /// Signals cannot be heard.
     #[error("signals: {0}")]
     Signals(std::io::Error),
@@ -141,6 +144,9 @@ where
     let boot = random();
     let broker =
         Broker::new(Arc::clone(&store), endpoint, clock, config.settings.clone(), metrics, boot);
+    if config.restored {
+        distrust(&broker).await?;
+    }
     tasks.spawn(Arc::clone(&broker).run_scheduler());
     tasks.spawn(watch_store(store, store_up, stop_ops.clone()));
 
@@ -225,11 +231,16 @@ async fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, App
             StoreConfig::Redb(path) => {
                 Embedded::open(path, Arc::clone(&ring), clock).map(|store| Arc::new(store) as _)
             }
-            StoreConfig::Redis { address, prefix, allow_eviction } => {
-                Redis::open(address, prefix, *allow_eviction, Arc::clone(&ring), clock)
-                    .await
-                    .map(|store| Arc::new(store) as _)
-            }
+            StoreConfig::Redis { address, prefix, allow_eviction } => Redis::open(
+                address,
+                prefix,
+                *allow_eviction,
+                config.restored,
+                Arc::clone(&ring),
+                clock,
+            )
+            .await
+            .map(|store| Arc::new(store) as _),
         };
         match opened {
             Ok(store) => return Ok(store),
@@ -269,6 +280,17 @@ fn key_ring(config: &Config) -> Result<Keyring, AppError> {
     ring.create(&ring_path)?;
     info!(file = %ring_path.display(), "made a key ring; keep it as safe as the store, and apart from its backups");
     Ok(ring)
+}
+
+/// What a copy from the past holds may have been spent since.
+async fn distrust(broker: &Arc<Broker>) -> Result<(), AppError> {
+    let doubted = broker.distrust_all().await.map_err(AppError::Restored)?;
+    warn!(
+        grants = doubted,
+        "the store is a copy from the past: refresh tokens are presented only when an operator \
+         says so; `token-broker grant resolve` takes one grant, or all of a provider"
+    );
+    Ok(())
 }
 
 /// How often the store is asked whether it is there.

@@ -3,7 +3,8 @@
 //! Reading order: [`grant`] what is kept, [`freshness`] when to refresh, [`serving`] what a caller
 //! gets, [`flight`] one refresh per grant, [`rotation`] how it is done,
 //! [`claim`] under what right, [`resend`] (with `doubt`) what follows a lost answer, [`outcome`] what replies mean, [`providers`] whose trouble a failure
-//! is, [`publish`] how a pair is kept, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked, [`admin`] what operators do. The process ends at
+//! is, [`publish`] how a pair is kept, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked, [`admin`] what operators do, [`resolve`] what they do
+//! about grants that do not go on by themselves. The process ends at
 //! two traits, [`store::Store`] and [`endpoint::TokenEndpoint`].
 
 use std::collections::HashMap;
@@ -40,6 +41,7 @@ pub mod pacing;
 pub mod providers;
 pub mod publish;
 pub mod resend;
+pub mod resolve;
 pub mod rotation;
 pub mod scheduler;
 pub mod serving;
@@ -47,6 +49,7 @@ pub mod settings;
 pub mod store;
 
 pub use admin::{NewGrant, Overview, State};
+pub use resolve::Resolution;
 
 /// First attempt number; 0 stands for none.
 const FIRST_ATTEMPT: u64 = 1;

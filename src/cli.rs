@@ -10,7 +10,9 @@ use crate::config::{self, Environment, Problem};
 mod dev;
 mod grant;
 mod keys;
+mod resolve;
 mod serve;
+mod status;
 mod token;
 mod view;
 
@@ -30,7 +32,7 @@ enum Command {
     /// Run a broker with a strict demo provider, to look around.
     Dev(dev::Dev),
     /// Run the broker.
-    Serve(ConfigFile),
+    Serve(serve::Serve),
     /// Check the configuration and say all that is wrong with it.
     CheckConfig(ConfigFile),
     /// Print the JSON schema of the configuration file.
@@ -42,6 +44,8 @@ enum Command {
     /// Manage grants.
     #[command(subcommand)]
     Grant(grant::Grant),
+    /// Show how the broker is.
+    Status(status::Status),
     /// Manage the key ring.
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -76,8 +80,8 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let result = match self.command {
             Command::Dev(dev) => block_on(dev.run()),
-            Command::Serve(file) => match load(&file) {
-                Ok(config) => block_on(serve::run(config)),
+            Command::Serve(serve) => match load(&serve.file) {
+                Ok(config) => block_on(serve.run(config)),
                 Err(code) => return code,
             },
             Command::CheckConfig(file) => {
@@ -96,6 +100,7 @@ impl Cli {
             Command::Get(get) => block_on(get.run()),
             Command::Refresh(refresh) => block_on(refresh.run()),
             Command::Grant(grant) => block_on(grant.run()),
+            Command::Status(status) => block_on(status.run()),
             Command::Keys(keys) => keys.run(),
         };
         match result {

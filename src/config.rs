@@ -40,6 +40,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Who issues tokens.
     pub providers: Vec<Provider>,
+    /// The store is a copy from the past (`serve --restored`).
+    pub restored: bool,
 }
 
 /// Where to listen.

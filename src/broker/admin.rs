@@ -34,6 +34,8 @@ pub enum State {
     OutcomeUnknown,
     /// The provider refused the refresh token.
     ReauthRequired,
+    /// An operator switched it off.
+    Disabled,
 }
 
 /// A grant without its secrets, and how this process sees it.
@@ -106,7 +108,7 @@ impl Broker {
 
     /// Runs a change as a task of its own: a caller who hangs up must not leave the store changed
     /// and the memory not.
-    async fn to_the_end<T: Send + 'static>(
+    pub(super) async fn to_the_end<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
@@ -127,6 +129,7 @@ impl Broker {
                 scopes: new.scopes.clone(),
                 labels: new.labels.clone(),
                 keep_warm: new.keep_warm,
+                disabled: false,
                 create_time: now,
             },
             pair: Pair {
@@ -230,7 +233,7 @@ impl Broker {
     }
 
     /// Reads a grant from the store; what is learned, also a deletion, is remembered.
-    async fn stored(&self, id: &GrantId) -> Result<Grant, Error> {
+    pub(super) async fn stored(&self, id: &GrantId) -> Result<Grant, Error> {
         let missing = || Error::GrantNotFound(id.clone());
         let known = self.known.get(id).map(|entry| Arc::clone(&entry));
         let grant = if let Some(entry) = known {
@@ -242,7 +245,7 @@ impl Broker {
         if grant.standing == Standing::Deleted { Err(missing()) } else { Ok(grant) }
     }
 
-    fn overview(&self, entry: &Entry) -> Overview {
+    pub(super) fn overview(&self, entry: &Entry) -> Overview {
         let view = entry.view();
         let grant = &view.grant;
         let trouble = entry.trouble();
@@ -256,7 +259,7 @@ impl Broker {
                 (State::ReauthRequired, Some(met(Error::GrantRefused { grant, verdict })))
             }
             (_, Some(doubt)) => {
-                let next = self.next_try(entry, &view, doubt, Trigger::OnDemand);
+                let next = self.next_try(entry, &view, doubt);
                 let failures = doubt.attempts;
                 let error = self.in_doubt(grant, doubt, next);
                 (State::OutcomeUnknown, Some(Arc::new(Trouble { failures, ..Trouble::now(error) })))
@@ -266,17 +269,18 @@ impl Broker {
             (_, None) => (State::Active, None),
         };
         let doubt = doubt.map(|doubt| {
-            let next = match self.next_try(entry, &view, &doubt, Trigger::OnDemand) {
+            let next = match self.next_try(entry, &view, &doubt) {
                 Next::In(wait) => Some(self.clock.now() + wait),
                 Next::WhenTold => None,
             };
             (doubt, next)
         });
+        let state = if grant.descriptor.disabled { State::Disabled } else { state };
         Overview { view, state, trouble, doubt }
     }
 
     /// The holder of this claim, another process that may be alive, gives no sign for too long.
-    fn silent(&self, held: &Intent) -> bool {
+    pub(super) fn silent(&self, held: &Intent) -> bool {
         let age = between(held.since, self.clock.now());
         !self.ours(&held.owner) && age >= self.settings.suspect_after
     }

@@ -9,7 +9,6 @@ use tracing::warn;
 
 use crate::broker::Broker;
 use crate::broker::error::{Error, chain};
-use crate::broker::flight::Trigger;
 use crate::broker::grant::{Intent, Owner};
 use crate::broker::known::{Entry, View};
 use crate::broker::settings::backoff;
@@ -23,11 +22,10 @@ impl Broker {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         view: &View,
-        trigger: Trigger,
     ) -> Result<Option<(Intent, Instant)>, Error> {
         let grant = &view.grant;
         if let Some(doubt) = self.doubt_of(entry, grant) {
-            let intent = self.claim_in_doubt(entry, view, doubt, trigger).await?;
+            let intent = self.claim_in_doubt(entry, view, doubt).await?;
             return Ok(intent.map(|intent| (intent, Instant::now())));
         }
         let lease = self.settings.suspect_after;

@@ -178,6 +178,15 @@ pub enum Error {
     /// There is no such grant.
     #[error("there is no grant {0}; import or create it with `token-broker grant`")]
     GrantNotFound(GrantId),
+    /// An operator switched the grant off.
+    #[error("grant {0} is switched off; an operator can say `token-broker grant enable`")]
+    GrantDisabled(GrantId),
+    /// There is nothing to resolve.
+    #[error(
+        "grant {0} is neither in doubt nor refused, so there is nothing to resolve; \
+         `token-broker grant show` says where it stands, `token-broker grant rotate` refreshes it"
+    )]
+    NotInDoubt(GrantId),
     /// There is such a grant already.
     #[error("grant {0} exists already; say `replace` to start a new chain in its place")]
     GrantAlreadyExists(GrantId),
@@ -295,6 +304,8 @@ impl Error {
             Self::Invalid(_)
             | Self::GrantNotFound(_)
             | Self::GrantAlreadyExists(_)
+            | Self::GrantDisabled(_)
+            | Self::NotInDoubt(_)
             | Self::EtagMismatch(_)
             | Self::MinTtlUnsatisfiable { .. }
             | Self::GenerationUnknown { .. }

@@ -141,6 +141,8 @@ pub struct Descriptor {
     pub labels: BTreeMap<String, String>,
     /// Refreshed before expiry even if nobody asks.
     pub keep_warm: bool,
+    /// Switched off: no token is handed out and none fetched.
+    pub disabled: bool,
     /// When it was imported, created or enrolled.
     pub create_time: SystemTime,
 }

@@ -103,6 +103,9 @@ pub struct Entry {
     noted: AtomicU64,
     /// Generation of the token that a caller reported as rejected by an API.
     rejected: AtomicU64,
+    /// An operator ordered that this generation's token be presented again, when it had been sent
+    /// so often.
+    ordered: Mutex<Option<(Generation, u32)>>,
     /// Generation for which such a report has brought a resend forward.
     advanced: AtomicU64,
 }
@@ -118,6 +121,7 @@ impl Entry {
             seen: Mutex::new(None),
             noted: AtomicU64::new(NONE),
             rejected: AtomicU64::new(NONE),
+            ordered: Mutex::new(None),
             advanced: AtomicU64::new(NONE),
         }
     }
@@ -192,6 +196,16 @@ impl Entry {
     /// A caller reported that an API rejects the token, and no resend has come of that yet.
     pub(super) fn report_pending(&self, grant: &Grant) -> bool {
         self.token_rejected(grant) && self.advanced.load(Ordering::Relaxed) != grant.generation().0
+    }
+
+    /// An operator says that the refresh token in doubt is to be presented again.
+    pub(super) fn order(&self, generation: Generation, doubt: &Doubt) {
+        *self.ordered.lock() = Some((generation, doubt.attempts));
+    }
+
+    /// That was said, and it has not been presented since.
+    pub(super) fn ordered(&self, generation: Generation, doubt: &Doubt) -> bool {
+        *self.ordered.lock() == Some((generation, doubt.attempts))
     }
 
     /// A resend goes out: the report has had its effect.

@@ -209,7 +209,7 @@ impl Broker {
     /// Makes a refused grant usable again; it is due at once.
     pub(super) async fn lift(&self, grant: &Grant) -> Result<bool, Error> {
         let due_at = Some(self.clock.now());
-        let amendment = Amendment { lift: true, due_at };
+        let amendment = Amendment { lift: true, due_at, ..Amendment::default() };
         let Some(lifted) = self.store.amend(&grant.id, grant.position, amendment).await? else {
             return Ok(false);
         };

@@ -34,7 +34,7 @@ impl Broker {
         usable(&view.grant)?;
         let doubt = self.doubt_of(entry, &view.grant);
         if let Some(doubt) = &doubt {
-            let next = self.next_try(entry, view, doubt, trigger);
+            let next = self.next_try(entry, view, doubt);
             if next != Next::In(Duration::ZERO) {
                 return Err(self.in_doubt(&view.grant, doubt, next));
             }

@@ -83,8 +83,12 @@ impl Broker {
     ) -> Landing {
         let generation = intent.generation.next();
         let position = Position { generation, fence: intent.fence };
+        // What operators changed meanwhile stands.
+        let known = entry.view();
+        let latest = if known.grant.continues(intent.generation) { &known.grant } else { &grant };
+        let (id, descriptor) = (grant.id.clone(), latest.descriptor.clone());
         let next =
-            Grant { position, pair, standing: Standing::Usable, intent: None, ..grant.clone() };
+            Grant { id, position, descriptor, pair, standing: Standing::Usable, intent: None };
         let view = View::new(next.clone());
         let publication = Publication {
             generation,

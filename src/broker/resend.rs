@@ -10,7 +10,7 @@ use crate::broker::Broker;
 use crate::broker::doubt::{Next, Patience, Situation};
 use crate::broker::endpoint::{Concern, Disposition, Failure, Habits};
 use crate::broker::error::{Error, Reason, chain};
-use crate::broker::flight::{Landing, Trigger};
+use crate::broker::flight::Landing;
 use crate::broker::freshness::spread;
 use crate::broker::grant::{Doubt, DoubtKind, Grant, Intent, ProviderId};
 use crate::broker::known::{Entry, View};
@@ -75,13 +75,7 @@ impl Broker {
     }
 
     /// When the token is presented again, counted from now.
-    pub(super) fn next_try(
-        &self,
-        entry: &Entry,
-        view: &View,
-        doubt: &Doubt,
-        trigger: Trigger,
-    ) -> Next {
+    pub(super) fn next_try(&self, entry: &Entry, view: &View, doubt: &Doubt) -> Next {
         let now = self.clock.now();
         let settings = &self.settings;
         let habits = self.habits(&view.grant.descriptor.provider);
@@ -94,7 +88,7 @@ impl Broker {
             useless_in: useless_in(view, now),
             reported: entry.report_pending(&view.grant),
             recovered: self.providers.recovered_within(&view.grant.descriptor.provider, silent_for),
-            ordered: trigger == Trigger::Resolve,
+            ordered: entry.ordered(view.grant.generation(), doubt),
         };
         let settled = doubt.status.is_some_and(|status| habits.settled_statuses.contains(&status));
         let patience = Patience {
@@ -136,7 +130,7 @@ impl Broker {
         entry.doubted(intent, doubt.clone());
         let held = Intent { doubt: Some(doubt.clone()), ..intent.clone() };
         let view = entry.adopt(Grant { intent: Some(held.clone()), ..grant.clone() });
-        let next = self.next_try(entry, &view, &doubt, Trigger::OnDemand);
+        let next = self.next_try(entry, &view, &doubt);
         self.record_doubt(entry, &held, &doubt, next).await;
         Err(self.in_doubt(grant, &doubt, next))
     }
@@ -173,10 +167,9 @@ impl Broker {
         entry: &Arc<Entry>,
         view: &View,
         doubt: Doubt,
-        trigger: Trigger,
     ) -> Result<Option<Intent>, Error> {
         let (grant, provider) = (&view.grant, &view.grant.descriptor.provider);
-        let next = self.next_try(entry, view, &doubt, trigger);
+        let next = self.next_try(entry, view, &doubt);
         let waits = next != Next::In(Duration::ZERO);
         let watch = self.settings.suspect_after;
         let held = match &grant.intent {
@@ -236,7 +229,7 @@ impl Broker {
                 let view = entry.view();
                 let doubt = broker.doubt_of(&entry, &view.grant);
                 let next = doubt.map_or(Next::In(Duration::ZERO), |doubt| {
-                    broker.next_try(&entry, &view, &doubt, Trigger::Proactive)
+                    broker.next_try(&entry, &view, &doubt)
                 });
                 let Next::In(wait) = next else { continue };
                 let due_at = broker.clock.now() + wait;

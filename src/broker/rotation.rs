@@ -27,7 +27,7 @@ impl Broker {
         let provider_id = entry.view().grant.descriptor.provider.clone();
         let span = info_span!("refresh", grant.id = %entry.id, provider = %provider_id, trigger = trigger.name());
         let start = Instant::now();
-        let rotation = self.rotate(entry, generation, trigger, tower);
+        let rotation = self.rotate(entry, generation, tower);
         let landing = rotation.instrument(span.clone()).await;
         if let Err(error) = &landing {
             span.in_scope(|| self.tell_failure(entry, generation, error));
@@ -64,12 +64,11 @@ impl Broker {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
-        trigger: Trigger,
         tower: &Tower,
     ) -> Landing {
         let mut tries = 0;
         loop {
-            let landing = self.attempt(entry, generation, trigger, tower).await;
+            let landing = self.attempt(entry, generation, tower).await;
             tries += 1;
             let unsent = matches!(&landing, Err(Error::Upstream { failure, .. })
                 if failure.disposition == Disposition::NotSent);
@@ -86,7 +85,6 @@ impl Broker {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
-        trigger: Trigger,
         tower: &Tower,
     ) -> Landing {
         let view = self.reconcile(entry).await?;
@@ -95,7 +93,7 @@ impl Broker {
         }
         let grant = view.grant.clone();
         let request = self.request(&grant)?;
-        let Some((intent, claimed_at)) = self.claim(entry, &view, trigger).await? else {
+        let Some((intent, claimed_at)) = self.claim(entry, &view).await? else {
             return self.reload(entry).await;
         };
         let gate = self.settings.send_gate;
@@ -139,9 +137,12 @@ impl Broker {
     }
 }
 
-/// Says no for a grant that is deleted or refused.
+/// Says no for a grant that is deleted, refused or switched off.
 pub(super) fn usable(grant: &Grant) -> Result<(), Error> {
     match &grant.standing {
+        Standing::Usable if grant.descriptor.disabled => {
+            Err(Error::GrantDisabled(grant.id.clone()))
+        }
         Standing::Usable => Ok(()),
         Standing::Deleted => Err(Error::GrantNotFound(grant.id.clone())),
         Standing::Refused(verdict) => {

@@ -40,7 +40,7 @@ impl Broker {
     async fn refresh_due(self: &Arc<Self>, id: &GrantId) -> Result<(), Error> {
         let entry = self.entry(id).await?;
         let view = entry.view();
-        if view.grant.standing != Standing::Usable {
+        if view.grant.standing != Standing::Usable || view.grant.descriptor.disabled {
             return Ok(());
         }
         if let Some(doubt) = self.doubt_of(&entry, &view.grant) {
@@ -61,7 +61,7 @@ impl Broker {
         view: &View,
         doubt: &Doubt,
     ) -> Result<(), Error> {
-        let next = self.next_try(entry, view, doubt, Trigger::Proactive);
+        let next = self.next_try(entry, view, doubt);
         match (next, &view.grant.intent) {
             (Next::In(Duration::ZERO), _) | (_, None) => {
                 self.board(entry, view.grant.generation(), Trigger::Proactive).map(drop)

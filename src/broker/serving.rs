@@ -142,6 +142,9 @@ impl Broker {
         deadline: Instant,
     ) -> Result<(Served, Outcome), Error> {
         let entry = self.entry(id).await?;
+        if entry.view().grant.descriptor.disabled {
+            return Err(Error::GrantDisabled(id.clone()));
+        }
         let Some(view) = self.still_current(&entry, &rejected, deadline).await? else {
             // Also when that token has expired meanwhile: it is replaced like any other.
             let served = self.get_token(id, Want::default(), deadline).await?;
@@ -195,6 +198,9 @@ impl Broker {
     fn decide(&self, entry: &Entry, view: &View, want: Want, now: SystemTime) -> Decision {
         if view.grant.standing == Standing::Deleted {
             return Decision::Fail(Error::GrantNotFound(view.grant.id.clone()));
+        }
+        if view.grant.descriptor.disabled {
+            return Decision::Fail(Error::GrantDisabled(view.grant.id.clone()));
         }
         let Some((token, window)) = view.token() else {
             return Decision::Wait { fallback: false };
@@ -311,7 +317,7 @@ impl Broker {
         if view.grant.intent.is_some()
             && let Some(doubt) = self.doubt_of(entry, &view.grant)
         {
-            let next = self.next_try(entry, view, &doubt, Trigger::OnDemand);
+            let next = self.next_try(entry, view, &doubt);
             return failing(&self.in_doubt(&view.grant, &doubt, next), now);
         }
         let trouble = entry.trouble()?;

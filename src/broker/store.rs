@@ -144,6 +144,8 @@ pub struct Seed {
 pub struct Amendment {
     /// The verdict is lifted: the grant is usable again.
     pub lift: bool,
+    /// Switched off or on.
+    pub disabled: Option<bool>,
     /// When it is due from now on.
     pub due_at: Option<SystemTime>,
 }

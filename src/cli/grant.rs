@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::cli::token::connect;
-use crate::cli::{Failure, Target, view};
+use crate::cli::{Failure, Target, resolve, view};
+use crate::client::Client;
 use crate::proto::{
-    CreateGrantRequest, DeleteGrantRequest, GetGrantRequest, GrantKind, ImportGrantRequest,
-    ListGrantsRequest, ListProvidersRequest, RotateGrantRequest,
+    CreateGrantRequest, DeleteGrantRequest, DisableGrantRequest, EnableGrantRequest,
+    GetGrantRequest, Grant as Message, GrantKind, ImportGrantRequest, ListGrantsRequest,
+    ListProvidersRequest, RotateGrantRequest,
 };
 
 /// Most bytes of a refresh token that are read.
@@ -37,6 +39,12 @@ pub(super) enum Grant {
     Show(One),
     /// Refresh a grant now.
     Rotate(One),
+    /// Decide about a grant that is in doubt or was refused.
+    Resolve(resolve::Resolve),
+    /// Hand out no token of a grant and fetch none, until it is enabled. What it holds is kept.
+    Disable(One),
+    /// Undo `disable`.
+    Enable(One),
     /// Delete a grant. Its tokens are not revoked at the provider.
     Delete(One),
     /// List the providers that grants can belong to.
@@ -103,6 +111,9 @@ impl Grant {
             Self::List { provider, target } => list(provider, &target).await,
             Self::Show(one) => one.show().await,
             Self::Rotate(one) => one.rotate().await,
+            Self::Resolve(resolve) => resolve.run().await,
+            Self::Disable(one) => one.disable().await,
+            Self::Enable(one) => one.enable().await,
             Self::Delete(one) => one.delete().await,
             Self::Providers { target } => providers(&target).await,
         }
@@ -193,6 +204,22 @@ impl One {
         Ok(())
     }
 
+    async fn disable(self) -> Result<(), Failure> {
+        let mut client = connect(&self.target).await?;
+        let request = DisableGrantRequest { grant_id: self.grant_id };
+        let response = client.admin.disable_grant(request).await.map_err(view::failure)?;
+        show(response.into_inner().grant, self.target.json);
+        Ok(())
+    }
+
+    async fn enable(self) -> Result<(), Failure> {
+        let mut client = connect(&self.target).await?;
+        let request = EnableGrantRequest { grant_id: self.grant_id };
+        let response = client.admin.enable_grant(request).await.map_err(view::failure)?;
+        show(response.into_inner().grant, self.target.json);
+        Ok(())
+    }
+
     async fn delete(self) -> Result<(), Failure> {
         let mut client = connect(&self.target).await?;
         let grant_id = self.grant_id.clone();
@@ -205,11 +232,19 @@ impl One {
 
 async fn list(provider: Option<String>, target: &Target) -> Result<(), Failure> {
     let mut client = connect(target).await?;
-    let mut request = ListGrantsRequest {
-        page_size: PAGE,
-        provider_id: provider.unwrap_or_default(),
-        ..ListGrantsRequest::default()
-    };
+    let grants = all(&mut client, provider.unwrap_or_default(), Vec::new()).await?;
+    println!("{}", if target.json { view::grants_json(&grants) } else { view::grants(&grants) });
+    Ok(())
+}
+
+/// All grants of a provider in one of these states, by name; empty stands for any.
+pub(super) async fn all(
+    client: &mut Client,
+    provider_id: String,
+    states: Vec<i32>,
+) -> Result<Vec<Message>, Failure> {
+    let mut request =
+        ListGrantsRequest { page_size: PAGE, provider_id, states, ..ListGrantsRequest::default() };
     let mut grants = Vec::new();
     loop {
         let response = client.admin.list_grants(request.clone()).await.map_err(view::failure)?;
@@ -221,8 +256,7 @@ async fn list(provider: Option<String>, target: &Target) -> Result<(), Failure> 
         request.page_token = response.next_page_token;
     }
     grants.sort_by(|one, other| one.grant_id.cmp(&other.grant_id));
-    println!("{}", if target.json { view::grants_json(&grants) } else { view::grants(&grants) });
-    Ok(())
+    Ok(grants)
 }
 
 async fn providers(target: &Target) -> Result<(), Failure> {
@@ -233,7 +267,7 @@ async fn providers(target: &Target) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show(grant: Option<crate::proto::Grant>, json: bool) {
+pub(super) fn show(grant: Option<Message>, json: bool) {
     let grant = grant.unwrap_or_default();
     println!("{}", if json { view::grant_json(&grant).to_string() } else { view::grant(&grant) });
 }

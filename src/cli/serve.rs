@@ -1,14 +1,31 @@
 //! `token-broker serve`.
 
+use clap::Args;
 use tracing::warn;
 
 use crate::app;
-use crate::cli::Failure;
+use crate::cli::{ConfigFile, Failure};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::telemetry;
 
-pub(super) async fn run(config: Config) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    pub(super) file: ConfigFile,
+    /// The store is a copy from the past, such as a restored backup: no refresh token in it is
+    /// presented before an operator says so. Say it at the first start after restoring only.
+    #[arg(long)]
+    restored: bool,
+}
+
+impl Serve {
+    pub(super) async fn run(self, config: Config) -> Result<(), Failure> {
+        run(Config { restored: self.restored, ..config }).await
+    }
+}
+
+async fn run(config: Config) -> Result<(), Failure> {
     telemetry::start_log(&config.log);
     if config.providers.is_empty() {
         warn!(

@@ -1,5 +1,6 @@
 //! What the command line shows: tables and plain sentences, or JSON.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,9 @@ use crate::broker::settings::Settings;
 use crate::cli::Failure;
 use crate::client::CallError;
 use crate::config::{Config, StoreConfig};
-use crate::proto::{ErrorReason, Grant, GrantDoubt, Provider, Token, grant_doubt};
+use crate::proto::{
+    ErrorReason, GetBrokerStatusResponse, Grant, GrantDoubt, Provider, Token, grant_doubt,
+};
 
 /// An error of a call: code, reason and what to do.
 pub(super) fn failure(status: Status) -> Failure {
@@ -98,6 +101,7 @@ pub(super) fn grant(grant: &Grant) -> String {
 
 fn sent(doubt: &GrantDoubt) -> String {
     let times = match doubt.attempts {
+        0 => "by whom is not known".to_owned(),
         1 => "once".to_owned(),
         more => format!("{more} times"),
     };
@@ -163,6 +167,81 @@ pub(super) fn grant_json(grant: &Grant) -> Value {
     })
 }
 
+/// What became of a grant that was resolved, in a few words.
+pub(super) fn resolved(grant: &Grant) -> String {
+    let due = grant.doubt.as_ref().and_then(|doubt| doubt.retry_time.as_ref());
+    match due {
+        Some(at) => {
+            format!("its last request may still be under way; presented at {}", time(Some(at)))
+        }
+        None => state(grant).to_owned(),
+    }
+}
+
+/// Grants by state, the states in the order of the contract.
+fn by_state(grants: &[Grant]) -> BTreeMap<i32, (&'static str, usize)> {
+    let mut counts = BTreeMap::new();
+    for grant in grants {
+        counts.entry(grant.state).or_insert((state(grant), 0)).1 += 1;
+    }
+    counts
+}
+
+pub(super) fn status(
+    status: &GetBrokerStatusResponse,
+    providers: &[Provider],
+    grants: &[Grant],
+) -> String {
+    let answers = if status.store_available { "answers" } else { "does not answer" };
+    let counts = by_state(grants);
+    let counts: Vec<_> = counts.values().map(|(name, count)| format!("{count} {name}")).collect();
+    let mut rows = vec![
+        ("version", status.version.clone()),
+        ("running since", time(status.start_time.as_ref())),
+        ("store", format!("{} {answers}, deployment {}", status.store, status.deployment_id)),
+        ("refreshes", format!("{} under way", status.flights)),
+        ("grants", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }),
+    ];
+    if status.unpublished_pairs > 0 {
+        let lost = "kept only in memory: the store does not take them";
+        rows.push(("new pairs", format!("{} {lost}", status.unpublished_pairs)));
+    }
+    if status.draining {
+        rows.push(("stopping", "yes".to_owned()));
+    }
+    for provider in providers {
+        let hold = provider.hold.as_ref().map_or("well".to_owned(), |hold| {
+            let until = time(hold.retry_time.as_ref());
+            format!("{} until {until}: {}", hold.reason().wire_name(), hold.message)
+        });
+        rows.push(("provider", format!("{}, {hold}", provider.provider_id)));
+    }
+    rows.iter().map(|(name, value)| format!("{name:<14} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+pub(super) fn status_json(
+    status: &GetBrokerStatusResponse,
+    providers: &[Provider],
+    grants: &[Grant],
+) -> Value {
+    let counts: serde_json::Map<String, Value> = by_state(grants)
+        .into_values()
+        .map(|(name, count)| (name.to_owned(), count.into()))
+        .collect();
+    json!({
+        "version": status.version,
+        "start_time": time(status.start_time.as_ref()),
+        "store": status.store,
+        "store_available": status.store_available,
+        "deployment_id": status.deployment_id,
+        "flights": status.flights,
+        "unpublished_pairs": status.unpublished_pairs,
+        "draining": status.draining,
+        "grants": counts,
+        "providers": providers_json(providers),
+    })
+}
+
 pub(super) fn grants(grants: &[Grant]) -> String {
     if grants.is_empty() {
         return "no grants; import one with `token-broker grant import`".to_owned();
@@ -186,16 +265,7 @@ pub(super) fn grants_json(grants: &[Grant]) -> String {
 
 pub(super) fn providers(providers: &[Provider], as_json: bool) -> String {
     if as_json {
-        let each = providers.iter().map(|provider| {
-            json!({
-                "provider_id": provider.provider_id,
-                "profile": provider.profile,
-                "token_endpoint": provider.token_endpoint,
-                "client_id": provider.client_id,
-                "hold": provider.hold.as_ref().map(|hold| hold.reason().wire_name()),
-            })
-        });
-        return Value::Array(each.collect()).to_string();
+        return providers_json(providers).to_string();
     }
     let head = ["PROVIDER", "PROFILE", "TOKEN ENDPOINT", "HELD BECAUSE"].map(str::to_owned);
     let rows = providers.iter().map(|provider| {
@@ -208,6 +278,19 @@ pub(super) fn providers(providers: &[Provider], as_json: bool) -> String {
         ]
     });
     table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
+}
+
+fn providers_json(providers: &[Provider]) -> Value {
+    let each = providers.iter().map(|provider| {
+        json!({
+            "provider_id": provider.provider_id,
+            "profile": provider.profile,
+            "token_endpoint": provider.token_endpoint,
+            "client_id": provider.client_id,
+            "hold": provider.hold.as_ref().map(|hold| hold.reason().wire_name()),
+        })
+    });
+    Value::Array(each.collect())
 }
 
 /// The configuration in effect, without its secrets.

@@ -81,6 +81,7 @@ pub(super) fn settle(file: File, environment: &Environment) -> Result<Config, Ve
             settings,
             shutdown,
             providers,
+            restored: false,
         }),
         _ => Err(problems),
     }

@@ -179,6 +179,45 @@ impl GrantAdminService for Admin {
         self.observe.call(METHOD, request, run).await
     }
 
+    async fn resolve_grant(
+        &self,
+        request: Request<ResolveGrantRequest>,
+    ) -> Result<Response<ResolveGrantResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.GrantAdminService/ResolveGrant";
+        let run = |request, deadline| async move {
+            let (id, resolution) = convert::resolve(&request)?;
+            let overview = self.broker.resolve_grant(&id, resolution, deadline).await?;
+            Ok(ResolveGrantResponse { grant: Some(self.show(&overview)) })
+        };
+        self.observe.call(METHOD, request, run).await
+    }
+
+    async fn disable_grant(
+        &self,
+        request: Request<DisableGrantRequest>,
+    ) -> Result<Response<DisableGrantResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.GrantAdminService/DisableGrant";
+        let run = |request: DisableGrantRequest, _| async move {
+            let id = convert::grant_id(&request.grant_id)?;
+            let overview = self.broker.switch_grant(&id, true).await?;
+            Ok(DisableGrantResponse { grant: Some(self.show(&overview)) })
+        };
+        self.observe.call(METHOD, request, run).await
+    }
+
+    async fn enable_grant(
+        &self,
+        request: Request<EnableGrantRequest>,
+    ) -> Result<Response<EnableGrantResponse>, Status> {
+        const METHOD: &str = "tokenbroker.v1.GrantAdminService/EnableGrant";
+        let run = |request: EnableGrantRequest, _| async move {
+            let id = convert::grant_id(&request.grant_id)?;
+            let overview = self.broker.switch_grant(&id, false).await?;
+            Ok(EnableGrantResponse { grant: Some(self.show(&overview)) })
+        };
+        self.observe.call(METHOD, request, run).await
+    }
+
     async fn list_providers(
         &self,
         request: Request<ListProvidersRequest>,
@@ -208,9 +247,6 @@ impl GrantAdminService for Admin {
         complete_enrollment(CompleteEnrollmentRequest) -> CompleteEnrollmentResponse, "CompleteEnrollment";
         update_grant(UpdateGrantRequest) -> UpdateGrantResponse, "UpdateGrant";
         revoke_grant(RevokeGrantRequest) -> RevokeGrantResponse, "RevokeGrant";
-        disable_grant(DisableGrantRequest) -> DisableGrantResponse, "DisableGrant";
-        enable_grant(EnableGrantRequest) -> EnableGrantResponse, "EnableGrant";
-        resolve_grant(ResolveGrantRequest) -> ResolveGrantResponse, "ResolveGrant";
         confirm_empty_store(ConfirmEmptyStoreRequest) -> ConfirmEmptyStoreResponse, "ConfirmEmptyStore";
         rewrap_keys(RewrapKeysRequest) -> RewrapKeysResponse, "RewrapKeys";
     }

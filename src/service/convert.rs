@@ -9,7 +9,7 @@ use crate::broker::error::{Error, Violation};
 use crate::broker::grant::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::known::Trouble;
 use crate::broker::serving::{Rejected, Served, Want};
-use crate::broker::{NewGrant, Overview, State, endpoint};
+use crate::broker::{NewGrant, Overview, Resolution, State, endpoint};
 use crate::clock::between;
 use crate::proto;
 use crate::secret::RefreshToken;
@@ -184,6 +184,23 @@ pub(super) fn rotate(request: &proto::RotateGrantRequest) -> Result<(GrantId, Ge
     checks.done(id.zip(generation))
 }
 
+pub(super) fn resolve(
+    request: &proto::ResolveGrantRequest,
+) -> Result<(GrantId, Resolution), Error> {
+    use proto::resolve_grant_request::Resolution as Wire;
+    let mut checks = Checks::default();
+    let id = checks.grant_id(&request.grant_id);
+    let resolution = match request.resolution() {
+        Wire::Retry => Some(Resolution::Retry),
+        Wire::Reauthorize => Some(Resolution::Reauthorize),
+        Wire::Unspecified => {
+            checks.fail("resolution", "must be RESOLUTION_RETRY or RESOLUTION_REAUTHORIZE");
+            None
+        }
+    };
+    checks.done(id.zip(resolution))
+}
+
 pub(super) fn page_size(request: &proto::ListGrantsRequest) -> Result<usize, Error> {
     let mut checks = Checks::default();
     let size = match usize::try_from(request.page_size) {
@@ -226,6 +243,7 @@ pub(super) fn grant(overview: &Overview, now: SystemTime) -> proto::Grant {
         State::Degraded => proto::GrantState::Degraded,
         State::OutcomeUnknown => proto::GrantState::OutcomeUnknown,
         State::ReauthRequired => proto::GrantState::ReauthRequired,
+        State::Disabled => proto::GrantState::Disabled,
     };
     let kind = match descriptor.kind {
         GrantKind::RefreshToken => proto::GrantKind::RefreshToken,
@@ -293,7 +311,7 @@ fn failure(trouble: &Trouble, state: State, now: SystemTime) -> proto::GrantFail
     let left = match (state, trouble.error.retry_after()) {
         (State::Degraded, _) => Some(trouble.until.saturating_duration_since(Instant::now())),
         (State::OutcomeUnknown, left) => left,
-        (State::Active | State::ReauthRequired, _) => None,
+        (State::Active | State::ReauthRequired | State::Disabled, _) => None,
     };
     proto::GrantFailure {
         reason: reason.into(),

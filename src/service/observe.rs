@@ -146,6 +146,8 @@ fn grant(error: &Error) -> Option<&GrantId> {
     match error {
         Error::GrantNotFound(grant)
         | Error::GrantAlreadyExists(grant)
+        | Error::GrantDisabled(grant)
+        | Error::NotInDoubt(grant)
         | Error::EtagMismatch(grant)
         | Error::RefreshInProgress(grant)
         | Error::GrantRefused { grant, .. }

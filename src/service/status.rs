@@ -32,6 +32,8 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         Error::GrantRefused { verdict, .. } => {
             (Code::FailedPrecondition, contract_reason(verdict.reason), None)
         }
+        Error::GrantDisabled(_) => (Code::FailedPrecondition, ErrorReason::GrantDisabled, None),
+        Error::NotInDoubt(_) => (Code::FailedPrecondition, ErrorReason::GrantNotInDoubt, None),
         Error::EtagMismatch(_) => (Code::Aborted, ErrorReason::EtagMismatch, None),
         Error::MinTtlUnsatisfiable { .. } => {
             (Code::OutOfRange, ErrorReason::MinTtlUnsatisfiable, None)
@@ -146,6 +148,8 @@ fn metadata(error: &Error) -> HashMap<String, String> {
     match error {
         Error::GrantNotFound(grant)
         | Error::GrantAlreadyExists(grant)
+        | Error::GrantDisabled(grant)
+        | Error::NotInDoubt(grant)
         | Error::EtagMismatch(grant)
         | Error::RefreshInProgress(grant)
         | Error::ForceRefreshCooldown { grant, .. } => put("grant_id", grant.to_string()),

@@ -73,6 +73,8 @@ pub(crate) struct About {
     labels: BTreeMap<String, String>,
     #[serde(default)]
     keep_warm: bool,
+    #[serde(default)]
+    pub(crate) disabled: bool,
     create_time: u64,
 }
 
@@ -296,6 +298,7 @@ impl From<&Descriptor> for About {
             scopes: descriptor.scopes.clone(),
             labels: descriptor.labels.clone(),
             keep_warm: descriptor.keep_warm,
+            disabled: descriptor.disabled,
             create_time: unix_ms(descriptor.create_time),
         }
     }
@@ -312,6 +315,7 @@ impl From<&About> for Descriptor {
             scopes: about.scopes.clone(),
             labels: about.labels.clone(),
             keep_warm: about.keep_warm,
+            disabled: about.disabled,
             create_time: from_unix_ms(about.create_time),
         }
     }

@@ -52,17 +52,22 @@ type Outcome<T> = Result<T, StoreError>;
 type Fields = HashMap<String, Vec<u8>>;
 
 impl Redis {
-    /// Connects, checks the server and names the store if it is new.
+    /// Connects, checks the server and names the store if it is new. With `alone`, nobody else may
+    /// be connected to it.
     pub async fn open(
         address: &Address,
         prefix: &str,
         allow_eviction: bool,
+        alone: bool,
         ring: Arc<Keyring>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
-        let session = Session::new(address).map_err(|error| check::explain(&error))?;
+        let session = Session::new(address, prefix).map_err(|error| check::explain(&error))?;
         let meta = check::meta_key(prefix);
         let identity = check::admit(&session, &meta, &ring, allow_eviction).await?;
+        if alone {
+            check::alone(&session).await?;
+        }
         let codec = Codec { ring, deployment: identity.deployment.clone() };
         Ok(Self { session, codec, clock, prefix: prefix.to_owned(), identity })
     }
@@ -378,18 +383,23 @@ impl Store for Redis {
         let [grant, due, _] = self.keys(id);
         for _ in 0..CONFLICTS_MAX {
             let known = self.read(id).await?.filter(|known| known.deleted_at.is_none());
-            let Some(known) = known.filter(|known| known.position() == expected) else {
+            let Some(mut known) = known.filter(|known| known.position() == expected) else {
                 return Ok(None);
             };
             let fence = Fence::after(Fence(known.last_fence), self.clock.now_ms());
             let due_at = optional(amendment.due_at);
-            let arguments: [&[u8]; 6] = [
+            let about = amendment.disabled.map(|disabled| {
+                known.about.disabled = disabled;
+                serde_json::to_vec(&known.about).unwrap_or_default()
+            });
+            let arguments: [&[u8]; 7] = [
                 &text(known.generation),
                 &text(known.last_fence),
                 &text(fence.0),
                 if amendment.lift { b"1" } else { b"" },
                 due_at.as_bytes(),
                 id.as_str().as_bytes(),
+                &about.unwrap_or_default(),
             ];
             let amended: u64 = self
                 .session

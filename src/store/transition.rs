@@ -165,6 +165,9 @@ pub(crate) fn amend(record: &mut Record, amendment: &Amendment, now_ms: u64) {
     if amendment.lift {
         record.verdict = None;
     }
+    if let Some(disabled) = amendment.disabled {
+        record.about.disabled = disabled;
+    }
     if let Some(due_at) = amendment.due_at {
         record.due_at = Some(unix_ms(due_at));
     }

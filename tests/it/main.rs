@@ -13,4 +13,5 @@ mod secrets;
 mod store_contract;
 mod support;
 mod upstream;
+mod ways_out;
 mod whose_trouble;

@@ -24,7 +24,7 @@ async fn open_with(
 ) -> Result<Redis, OpenError> {
     let password = password.map(ClientSecret::new);
     let address = Address { url: url.to_owned(), password, timeout: Duration::from_millis(500) };
-    Redis::open(&address, "tb", false, ring, Clock::system()).await
+    Redis::open(&address, "tb", false, false, ring, Clock::system()).await
 }
 
 fn refused(result: Result<Redis, OpenError>) -> String {

@@ -41,7 +41,7 @@ async fn subjects() -> Vec<Subject> {
 
 pub(crate) async fn open_redis(server: &RedisServer, ring: Arc<Keyring>) -> Redis {
     let address = Address { url: server.url(), password: None, timeout: Duration::from_secs(1) };
-    Redis::open(&address, "tb", false, ring, Clock::system()).await.unwrap()
+    Redis::open(&address, "tb", false, false, ring, Clock::system()).await.unwrap()
 }
 
 /// The due index brings a claimed grant up after this.
@@ -58,6 +58,7 @@ fn descriptor(kind: GrantKind) -> Descriptor {
         scopes: vec!["x".to_owned(), "y".to_owned()],
         labels: BTreeMap::from([("team".to_owned(), "shop".to_owned())]),
         keep_warm: true,
+        disabled: false,
         create_time: UNIX_EPOCH + Duration::from_millis(1_800_000_000_123),
     }
 }
@@ -370,7 +371,7 @@ async fn a_lifted_verdict_is_newer_than_the_verdict() {
         let intent = claim(store, &grant, 1).await;
         assert!(store.refuse(&grant.id, &intent, &verdict()).await.unwrap());
         let refused = store.load(&grant.id).await.unwrap().unwrap();
-        let lift = || Amendment { lift: true, due_at: Some(UNIX_EPOCH) };
+        let lift = || Amendment { lift: true, due_at: Some(UNIX_EPOCH), ..Amendment::default() };
         let stale = store.amend(&grant.id, grant.position, lift()).await.unwrap();
         assert!(stale.is_none(), "who has not seen the verdict does not lift it");
         let lifted = store.amend(&grant.id, refused.position, lift()).await.unwrap().unwrap();

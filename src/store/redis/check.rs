@@ -80,6 +80,23 @@ pub(super) async fn claim_identity(
     Ok(serde_json::from_str(&text).ok())
 }
 
+/// Refuses where another broker is connected with the same prefix.
+pub(super) async fn alone(session: &Session) -> Result<(), OpenError> {
+    let list: Result<String, _> = session.query(redis::cmd("CLIENT").arg("LIST")).await;
+    let list = list.map_err(|error| explain(&error))?;
+    let ours = format!("name={}", session.name());
+    let connected = list.lines().filter(|line| line.split(' ').any(|part| part == ours)).count();
+    // One of them is this one.
+    if connected <= 1 {
+        return Ok(());
+    }
+    Err(OpenError::Refused(
+        "another token-broker is connected to this Redis; stop all of them before one is started \
+         with `--restored`"
+            .to_owned(),
+    ))
+}
+
 fn version(text: &str) -> Result<(), OpenError> {
     let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
     let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));

@@ -196,7 +196,7 @@ local function start(keys, args)
 end
 
 -- keys: grant due   args: expected generation and last fence, fence, '1' lifts the verdict, due time
--- ('' = as it is), grant_id   returns: 1 | 0
+-- ('' = as it is), grant_id, what operators say ('' = as it is)   returns: 1 | 0
 local function amend(keys, args)
   local grant = keys[1]
   if not unchanged(grant, args[1], args[2]) then
@@ -208,6 +208,9 @@ local function amend(keys, args)
   end
   if args[5] ~= '' then
     redis.call('ZADD', keys[2], args[5], args[6])
+  end
+  if args[7] ~= '' then
+    redis.call('HSET', grant, 'm', args[7])
   end
   return 1
 end

@@ -41,10 +41,11 @@ pub(super) struct Session {
     config: AsyncConnectionConfig,
     live: Mutex<Option<MultiplexedConnection>>,
     version: String,
+    name: String,
 }
 
 impl Session {
-    pub(super) fn new(address: &Address) -> Result<Self, RedisError> {
+    pub(super) fn new(address: &Address, prefix: &str) -> Result<Self, RedisError> {
         let info = address.url.as_str().into_connection_info()?;
         // Without nodelay every answer can wait for an acknowledgement of ours.
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
@@ -60,7 +61,14 @@ impl Session {
             .set_response_timeout(Some(address.timeout));
         let hash = digest(&SHA256, LIBRARY.as_bytes());
         let version = hexadecimal(&hash.as_ref()[..VERSION_BYTES]);
-        Ok(Self { client: Client::open(info)?, config, live: Mutex::new(None), version })
+        // Names of connections hold no spaces.
+        let name = format!("token-broker:{}", prefix.replace(' ', "_"));
+        Ok(Self { client: Client::open(info)?, config, live: Mutex::new(None), version, name })
+    }
+
+    /// How our connections are called on the server.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Runs a command. An error leaves open whether it ran, unless the server says so.
@@ -125,7 +133,11 @@ impl Session {
         if let Some(connection) = live.as_ref() {
             return Ok(connection.clone());
         }
-        let fresh = self.client.get_multiplexed_async_connection_with_config(&self.config).await?;
+        let config = &self.config;
+        let mut fresh = self.client.get_multiplexed_async_connection_with_config(config).await?;
+        // Operators who look at the server see who is connected. A user without this right may not.
+        let name = redis::cmd("CLIENT").arg("SETNAME").arg(&self.name).to_owned();
+        let _: Result<String, _> = name.query_async(&mut fresh).await;
         Ok(live.insert(fresh).clone())
     }
 

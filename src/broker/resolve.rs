@@ -1,0 +1,226 @@
+//! Ways out: what operators decide about grants that do not go on by themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::broker::doubt::Next;
+use crate::broker::error::{Error, Reason};
+use crate::broker::flight::Trigger;
+use crate::broker::grant::{
+    Doubt, DoubtKind, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
+};
+use crate::broker::known::Entry;
+use crate::broker::rotation::usable;
+use crate::broker::store::{Amendment, Claim};
+use crate::broker::{Broker, Overview};
+
+/// Holder of the claims on grants of a store that is a copy from the past: nobody.
+const RESTORED: &str = "restored";
+/// Grants read at once where all are looked at.
+const PAGE: usize = 500;
+/// Tries of a change that others keep overtaking.
+const CONFLICTS_MAX: u32 = 5;
+
+/// What an operator decides about a grant that is in doubt or refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// Present the refresh token again.
+    Retry,
+    /// Give it up: the person consents again.
+    Reauthorize,
+}
+
+impl Broker {
+    /// Carries out what an operator decided about a grant that is in doubt or refused.
+    pub async fn resolve_grant(
+        self: &Arc<Self>,
+        id: &GrantId,
+        resolution: Resolution,
+        deadline: Instant,
+    ) -> Result<Overview, Error> {
+        let grant = self.stored(id).await?;
+        let entry = self.known_entry(grant.clone());
+        let doubt = self.doubt_of(&entry, &grant);
+        info!(grant.id = %id, ?resolution, "an operator resolves a grant");
+        match (&grant.standing, doubt, resolution) {
+            (Standing::Refused(_), _, Resolution::Retry) => {
+                if !self.lift(&grant).await? {
+                    return Err(Error::EtagMismatch(id.clone()));
+                }
+                Self::forget_trouble(&entry);
+                self.refresh(&entry, &entry.view(), Trigger::Admin, deadline).await?;
+            }
+            (Standing::Refused(_), _, Resolution::Reauthorize) => {}
+            (_, Some(doubt), Resolution::Retry) => {
+                self.order_resend(&entry, &doubt, deadline).await?;
+            }
+            (_, Some(doubt), Resolution::Reauthorize) => {
+                self.give_up(&entry, &grant, &doubt).await?;
+            }
+            (_, None, _) => self.resolve_silent(&entry, &grant, resolution, deadline).await?,
+        }
+        Ok(self.overview(&entry))
+    }
+
+    /// Presents the refresh token now, or as soon as the last request has come to rest.
+    async fn order_resend(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        doubt: &Doubt,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let view = entry.view();
+        usable(&view.grant)?;
+        entry.order(view.grant.generation(), doubt);
+        let next = self.next_try(entry, &view, doubt);
+        match &view.grant.intent {
+            Some(held) if next != Next::In(Duration::ZERO) => {
+                self.record_doubt(entry, held, doubt, next).await;
+                Ok(())
+            }
+            _ => self.refresh(entry, &view, Trigger::Resolve, deadline).await.map(drop),
+        }
+    }
+
+    /// Another process holds the claim and gives no sign. An operator may know that it is gone.
+    async fn resolve_silent(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        grant: &Grant,
+        resolution: Resolution,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let held = grant.intent.as_ref().filter(|held| self.silent(held));
+        let held = held.ok_or_else(|| Error::NotInDoubt(grant.id.clone()))?;
+        let doubt = Doubt {
+            kind: DoubtKind::Died,
+            status: None,
+            since: held.since,
+            sent_at: held.since,
+            attempts: 1,
+            fence: held.fence,
+        };
+        self.record_doubt(entry, held, &doubt, Next::WhenTold).await;
+        let grant = self.stored(&grant.id).await?;
+        match resolution {
+            Resolution::Retry => self.order_resend(entry, &doubt, deadline).await,
+            Resolution::Reauthorize => self.give_up(entry, &grant, &doubt).await,
+        }
+    }
+
+    /// Ends a grant whose refresh token is in doubt.
+    async fn give_up(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        grant: &Grant,
+        doubt: &Doubt,
+    ) -> Result<(), Error> {
+        let (broker, entry) = (Arc::clone(self), Arc::clone(entry));
+        let (grant, doubt) = (grant.clone(), doubt.clone());
+        self.to_the_end(async move {
+            let moved = || Error::EtagMismatch(grant.id.clone());
+            let held = broker.held_in_doubt(&grant, &doubt).await?.ok_or_else(moved)?;
+            let verdict = Verdict {
+                reason: Reason::GrantRefreshTokenLost,
+                provider_error: None,
+                provider_status: doubt.status,
+                time: broker.clock.now(),
+                token_rejected: entry.token_rejected(&grant),
+            };
+            if !broker.store.refuse(&grant.id, &held, &verdict).await? {
+                return Err(moved());
+            }
+            entry.settled(&held);
+            let position = Position { generation: held.generation, fence: held.fence };
+            let standing = Standing::Refused(verdict);
+            entry.adopt(Grant { position, standing, intent: None, ..grant });
+            Ok(())
+        })
+        .await
+    }
+
+    /// The claim under which the doubt is kept; it is claimed anew where the store has lost it.
+    async fn held_in_doubt(&self, grant: &Grant, doubt: &Doubt) -> Result<Option<Intent>, Error> {
+        if let Some(held) = &grant.intent {
+            return Ok(Some(held.clone()));
+        }
+        let owner = self.next_owner();
+        let watch = self.settings.suspect_after;
+        let claim = self.store.claim(&grant.id, grant.generation(), owner, None, watch).await?;
+        let Claim::Granted(held) = claim else { return Ok(None) };
+        let ours = self.store.doubt(&grant.id, &held, doubt, None).await?;
+        Ok(ours.then_some(held))
+    }
+
+    /// Switches a grant off or on. What it holds is kept.
+    pub async fn switch_grant(
+        self: &Arc<Self>,
+        id: &GrantId,
+        disabled: bool,
+    ) -> Result<Overview, Error> {
+        let (broker, id) = (Arc::clone(self), id.clone());
+        self.to_the_end(async move {
+            for _ in 0..CONFLICTS_MAX {
+                let grant = broker.stored(&id).await?;
+                let entry = broker.known_entry(grant.clone());
+                if grant.descriptor.disabled == disabled {
+                    return Ok(broker.overview(&entry));
+                }
+                let usable = grant.standing == Standing::Usable;
+                // Whoever switches it on again wants to see it work.
+                let due_at = (!disabled && usable).then(|| broker.clock.now());
+                let amendment =
+                    Amendment { disabled: Some(disabled), due_at, ..Amendment::default() };
+                if let Some(amended) = broker.store.amend(&id, grant.position, amendment).await? {
+                    info!(grant.id = %id, disabled, "switched by an operator");
+                    entry.adopt(broker.interpret(amended));
+                    return Ok(broker.overview(&entry));
+                }
+            }
+            Err(Error::EtagMismatch(id))
+        })
+        .await
+    }
+
+    /// Puts every refresh token that a use may spend in doubt: the store is a copy from the past,
+    /// and what it holds may have been spent since. Says how many.
+    pub async fn distrust_all(self: &Arc<Self>) -> Result<u64, Error> {
+        let (mut cursor, mut doubted) = (None, 0);
+        loop {
+            let page = self.store.list(cursor.as_deref(), PAGE).await?;
+            for grant in &page.grants {
+                if usable(grant).is_ok() && self.spends(grant) {
+                    doubted += u64::from(self.distrust(grant).await?);
+                }
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                return Ok(doubted);
+            }
+        }
+    }
+
+    async fn distrust(&self, grant: &Grant) -> Result<bool, Error> {
+        let owner = Owner { replica: RESTORED.to_owned(), boot: 0, attempt: 0 };
+        let held = if let Some(held) = &grant.intent {
+            held.clone()
+        } else {
+            let watch = self.settings.suspect_after;
+            let claim = self.store.claim(&grant.id, grant.generation(), owner, None, watch);
+            let Claim::Granted(held) = claim.await? else { return Ok(false) };
+            held
+        };
+        let doubt = Doubt {
+            kind: DoubtKind::Restored,
+            status: None,
+            since: self.start,
+            sent_at: self.start,
+            attempts: 0,
+            fence: held.fence,
+        };
+        Ok(self.store.doubt(&grant.id, &held, &doubt, None).await?)
+    }
+}
