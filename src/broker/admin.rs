@@ -50,6 +50,8 @@ pub struct Overview {
     /// The refresh token got no definite answer; and when it is presented again, unless that waits
     /// for an operator.
     pub doubt: Option<(Doubt, Option<SystemTime>)>,
+    /// When the next refresh is due, if one is.
+    pub due_at: Option<SystemTime>,
 }
 
 /// A grant to be.
@@ -138,7 +140,12 @@ impl Broker {
                 token: None,
                 published_at: now,
             },
-            due_at: new.keep_warm.then_some(now),
+            due_at: if new.keep_warm {
+                Some(now)
+            } else {
+                let every = self.habits(&new.provider).keep_warm_every;
+                every.filter(|_| kind.spends()).map(|every| now + every)
+            },
         }
     }
 
@@ -276,7 +283,10 @@ impl Broker {
             (doubt, next)
         });
         let state = if grant.descriptor.disabled { State::Disabled } else { state };
-        Overview { view, state, trouble, doubt }
+        let wanted = grant.descriptor.keep_warm || entry.in_use(grant.generation());
+        let goes_on = matches!(state, State::Active | State::Degraded);
+        let due_at = self.due_at(&view, wanted).filter(|_| goes_on);
+        Overview { view, state, trouble, doubt, due_at }
     }
 
     /// The holder of this claim, another process that may be alive, gives no sign for too long.

@@ -50,6 +50,9 @@ pub struct Habits {
     /// Statuses that the server itself sends which processes the request, so that nothing of it
     /// is under way any more. Gateways answer before the server behind them has finished.
     pub settled_statuses: Vec<u16>,
+    /// A refresh token that is not used for longer than this may die of it, so that also grants
+    /// which nobody asks for are refreshed.
+    pub keep_warm_every: Option<Duration>,
     /// Refresh tokens in doubt are presented again unasked.
     pub resends: bool,
     /// Most of them in a second, once the provider is well again.
@@ -70,6 +73,7 @@ impl Default for Habits {
             single_use: true,
             reuse_grace: Duration::ZERO,
             settled_statuses: Vec::new(),
+            keep_warm_every: None,
             resends: true,
             resend_rate: RESEND_RATE,
         }

@@ -113,7 +113,7 @@ impl Reason {
                 "there is no refresh token; import one with `token-broker grant import`"
             }
             Self::ScopeNotGranted => {
-                "the provider says that the grant does not cover the scopes; enrol it with them"
+                "the provider refused the scopes: the grant, or our client, does not cover them"
             }
             Self::ResourceNotAllowed => "the provider refused the resource that was asked for",
             Self::ProviderUnreachable => {
@@ -121,7 +121,7 @@ impl Reason {
             }
             Self::ProviderRateLimited => "the provider limits our rate; it is tried again later",
             Self::ProviderUnavailable => {
-                "the provider is unavailable and processed nothing; it is tried again"
+                "the provider is unavailable; nothing is lost, and it is tried again"
             }
             Self::ProviderConflict => "the provider saw concurrent requests; it is tried again",
             Self::ProviderUnrecognizedError => {
@@ -141,8 +141,8 @@ impl Reason {
                  `client_secret_file`, `client_auth` and `basic_encoding` of the provider"
             }
             Self::ClientNotAuthorized => {
-                "the provider does not allow our client this grant type; change the client's \
-                 registration at the provider"
+                "the provider does not allow our client this; change the client's registration \
+                 there"
             }
             Self::ClientMisconfigured => "the provider refused our client's proof; check the clock",
             Self::RefreshOutcomeUnknown => {

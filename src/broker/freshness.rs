@@ -34,6 +34,9 @@ const SOFT_JITTER_SHARE: f64 = 0.25;
 /// The same where the provider itself says when to refresh.
 const REFRESH_IN_JITTER_SHARE: f64 = 0.1;
 
+/// The hash of grant and generation brings refreshes of idle grants forward by up to this share.
+const IDLE_JITTER_SHARE: f64 = 0.1;
+
 /// The moments that matter in the life of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
@@ -103,6 +106,17 @@ impl Window {
     }
 }
 
+/// When a grant that nobody asks for is refreshed to keep its refresh token alive: `every` after the
+/// last refresh, or a little earlier, so that grants are spread.
+pub(super) fn idle_due(
+    id: &GrantId,
+    generation: Generation,
+    published_at: SystemTime,
+    every: Duration,
+) -> SystemTime {
+    published_at + every.mul_f64(1.0 - IDLE_JITTER_SHARE * spread(id, generation))
+}
+
 /// A number in `[0, 1)` that spreads grants, the same on every replica.
 pub(super) fn spread(id: &GrantId, generation: Generation) -> f64 {
     let mut input = id.as_str().as_bytes().to_vec();
@@ -114,6 +128,8 @@ pub(super) fn spread(id: &GrantId, generation: Generation) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
     use crate::clock::from_unix_ms;
     use crate::secret::AccessToken;
@@ -193,6 +209,22 @@ mod tests {
         assert_eq!(
             (at(29), at(30), at(50), at(60)),
             (Stage::Fresh, Stage::Soft, Stage::Hard, Stage::Expired)
+        );
+    }
+
+    #[test]
+    fn idle_grants_are_refreshed_in_time_and_spread() {
+        let every = Duration::from_secs(43_200);
+        let due = |name: &str| {
+            let id = GrantId::parse(name).unwrap();
+            let due = idle_due(&id, Generation(1), UNIX_EPOCH, every);
+            due.duration_since(UNIX_EPOCH).unwrap()
+        };
+        let all: Vec<_> = (0..50).map(|n| due(&format!("kroger/{n}"))).collect();
+        assert!(all.iter().all(|due| *due <= every && *due >= every.mul_f64(0.9)));
+        assert_ne!(
+            all.iter().min().unwrap().as_secs() / 600,
+            all.iter().max().unwrap().as_secs() / 600
         );
     }
 }

@@ -1,6 +1,7 @@
 //! Publishing: a new pair is made durable, then current; the store is healed where it is behind.
 
 use std::future::Future;
+use std::time::SystemTime;
 
 use tokio::time::sleep;
 use tracing::{error, info, warn};
@@ -8,6 +9,7 @@ use tracing::{error, info, warn};
 use crate::broker::Broker;
 use crate::broker::error::{Error, chain};
 use crate::broker::flight::{Landing, Tower};
+use crate::broker::freshness::idle_due;
 use crate::broker::grant::{Grant, Intent, Pair, Position, Standing};
 use crate::broker::known::{Entry, View};
 use crate::broker::metrics::ByProvider;
@@ -50,12 +52,24 @@ impl Broker {
             fence: known.grant.position.fence,
             descriptor: known.grant.descriptor.clone(),
             pair: known.grant.pair.clone(),
-            due_at: wanted.then(|| known.due_at()),
+            due_at: self.due_at(known, wanted),
         };
         if self.store.merge(&entry.id, publication).await? == Merged::Remade {
             self.tell_remade(&known.grant);
         }
         Ok(())
+    }
+
+    /// When the grant is to be refreshed: in time if it is `wanted`, in use or kept warm; otherwise
+    /// often enough for its refresh token to live, where the provider wants that.
+    pub(super) fn due_at(&self, view: &View, wanted: bool) -> Option<SystemTime> {
+        let grant = &view.grant;
+        let every = self.habits(&grant.descriptor.provider).keep_warm_every;
+        let every = every.filter(|_| grant.descriptor.kind.spends());
+        let idle = every
+            .map(|every| idle_due(&grant.id, grant.generation(), grant.pair.published_at, every));
+        let soft = wanted.then(|| view.due_at());
+        idle.into_iter().chain(soft).min()
     }
 
     /// What we know is so old that a deletion by somebody else would have left no mark any more.
@@ -95,7 +109,7 @@ impl Broker {
             fence: intent.fence,
             descriptor: next.descriptor.clone(),
             pair: next.pair.clone(),
-            due_at: next.descriptor.keep_warm.then(|| view.due_at()),
+            due_at: self.due_at(&view, next.descriptor.keep_warm),
         };
         let step = || self.store.merge(&entry.id, publication.clone());
         let serve_from_memory = || {

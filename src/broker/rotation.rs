@@ -44,7 +44,20 @@ impl Broker {
         let refresh = Refresh { provider, trigger: trigger.name(), result };
         self.metrics.refreshes.get_or_create(&refresh).inc();
         self.learn(entry, generation, &provider_id, &landing);
+        if let Err(Error::Upstream { failure, .. }) = &landing
+            && !matches!(failure.disposition, Disposition::Unknown(_))
+        {
+            self.retry_later(entry, generation).await;
+        }
         landing
+    }
+
+    /// What callers are told, that it is tried again, holds without their asking again.
+    async fn retry_later(&self, entry: &Entry, generation: Generation) {
+        let Some(trouble) = entry.trouble() else { return };
+        let wait = trouble.until.saturating_duration_since(Instant::now());
+        // If this fails, the claim has seen to it that somebody looks again.
+        let _ = self.store.schedule(&entry.id, generation, self.clock.now() + wait).await;
     }
 
     /// Says what went wrong: once for each grant, and not for each grant that meets the same

@@ -46,8 +46,8 @@ impl Broker {
         if let Some(doubt) = self.doubt_of(&entry, &view.grant) {
             return self.resend_due(&entry, &view, &doubt).await;
         }
-        let due_at = view.due_at();
-        if due_at > self.clock.now() {
+        // Whatever it was put into the index for: it is due as soon as anything is due.
+        if let Some(due_at) = self.due_at(&view, true).filter(|at| *at > self.clock.now()) {
             self.store.schedule(id, view.grant.generation(), due_at).await?;
             return Ok(());
         }

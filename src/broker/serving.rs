@@ -301,7 +301,9 @@ impl Broker {
         if !entry.first_use(generation.0) || refusal(view).is_some() {
             return;
         }
-        let (broker, entry, due_at) = (Arc::clone(self), Arc::clone(entry), view.due_at());
+        let (broker, entry, due_at) =
+            (Arc::clone(self), Arc::clone(entry), self.due_at(view, true));
+        let Some(due_at) = due_at else { return };
         self.tasks.spawn(async move {
             if broker.store.schedule(&entry.id, generation, due_at).await.is_err() {
                 entry.forget_use();

@@ -106,6 +106,9 @@ pub(super) struct Provider {
     pub(super) refresh_tokens: Option<RefreshTokens>,
     /// For how long a spent refresh token still works, as the provider documents it.
     pub(super) reuse_grace: Option<Span>,
+    /// Refresh tokens that are not used for longer than this may die of it, so that grants are
+    /// refreshed at least so often, also those that nobody asks for. 0s: they are left alone.
+    pub(super) keep_warm_every: Option<Span>,
     /// What happens to a refresh token that was sent and got no definite answer.
     pub(super) resend: Option<Resend>,
     /// Most such refresh tokens in a second, once the provider is well again.

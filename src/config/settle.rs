@@ -291,6 +291,10 @@ fn habits(section: &file::Provider, defaults: Habits) -> Habits {
         }),
         reuse_grace: span(section.reuse_grace, defaults.reuse_grace),
         settled_statuses: section.settled_statuses.clone().unwrap_or(defaults.settled_statuses),
+        keep_warm_every: match section.keep_warm_every {
+            Some(every) => Some(every.0).filter(|every| !every.is_zero()),
+            None => defaults.keep_warm_every,
+        },
         resends: section.resend.map_or(defaults.resends, |resend| match resend {
             file::Resend::WhenNeeded => true,
             file::Resend::Never => false,

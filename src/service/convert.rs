@@ -265,7 +265,7 @@ pub(super) fn grant(overview: &Overview, now: SystemTime) -> proto::Grant {
         token_expire_time: token.map(|(_, window)| window.expires_at.into()),
         refresh_token_expire_time: grant.pair.refresh_token_expires_at.map(Into::into),
         last_refresh_time: token.map(|_| grant.pair.published_at.into()),
-        next_refresh_time: token.map(|(_, window)| window.soft_at.into()),
+        next_refresh_time: overview.due_at.map(Into::into),
         consecutive_failures: i32::try_from(failures).unwrap_or(i32::MAX),
         last_failure: overview
             .trouble

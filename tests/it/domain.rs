@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use token_broker::broker::endpoint::Habits;
 use token_broker::proto::force_refresh_request::Rejected;
 use token_broker::proto::force_refresh_response::Outcome;
 use token_broker::proto::{
@@ -10,7 +11,7 @@ use token_broker::proto::{
 };
 use tonic::Code;
 
-use crate::support::authority::Authority;
+use crate::support::authority::{Authority, Fault};
 use crate::support::world::{World, pass};
 
 #[tokio::test(start_paused = true)]
@@ -268,6 +269,42 @@ async fn grants_in_use_are_refreshed_unasked_and_idle_ones_are_left_alone() {
     let idle = generation(calls.show("kroger/alice").await.unwrap());
     assert_eq!(idle, alice, "not asked for since: left alone");
     world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn refresh_tokens_that_die_of_idleness_are_used_in_time() {
+    let every = Duration::from_secs(12 * 3_600);
+    let idle = Habits { keep_warm_every: Some(every), ..Habits::default() };
+    let world = World::with(Authority::new().habits(idle), |store| store);
+    world.start_scheduler();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    calls.create("kroger/service").await.unwrap();
+    let imported = calls.show("kroger/alice").await.unwrap();
+    let due = imported.next_refresh_time.unwrap().seconds;
+    let age = due - imported.create_time.unwrap().seconds;
+    assert!((38_880..=43_200).contains(&age), "shown: {age}");
+    let mut posts = Vec::new();
+    for _ in 0..4 {
+        pass(every.as_secs() + 2).await;
+        posts.push(world.authority.posts());
+    }
+    assert!(posts[0] >= 1 && posts.windows(2).all(|pair| pair[1] > pair[0]), "{posts:?}");
+    assert!(posts[3] <= 5, "and no more often than that: {posts:?}");
+    world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_tried_again_as_the_error_says() {
+    let world = World::new();
+    world.start_scheduler();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    (0..3).for_each(|_| world.authority.next(Fault::Unreachable));
+    assert!(calls.get("kroger/alice").await.is_err());
+    pass(3).await;
+    assert_eq!(calls.show("kroger/alice").await.unwrap().state(), GrantState::Active);
+    assert_eq!(world.authority.posts(), 1, "though nobody asked again");
 }
 
 #[tokio::test(start_paused = true)]

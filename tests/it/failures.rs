@@ -193,10 +193,22 @@ async fn an_unknown_outcome_of_client_credentials_is_simply_tried_again() {
     let world = World::new();
     let mut calls = world.calls.clone();
     calls.create("kroger/service").await.unwrap();
-    world.authority.next(Fault::LostAnswer);
-    assert!(calls.get("kroger/service").await.is_err());
-    pass(61).await;
-    assert!(calls.get("kroger/service").await.is_ok());
+    for (fault, reason) in [
+        (Fault::LostAnswer, ErrorReason::ProviderUnavailable),
+        (Fault::Answer(500, ""), ErrorReason::ProviderUnavailable),
+        (Fault::Answer(400, ""), ErrorReason::ClientNotAuthorized),
+    ] {
+        world.authority.next(fault);
+        let error = calls.get("kroger/service").await.unwrap_err();
+        assert_eq!(error.reason, reason);
+        for word in ["refresh token", "consent", "person"] {
+            assert!(!error.message.contains(word), "{}", error.message);
+        }
+        assert_eq!(calls.show("kroger/service").await.unwrap().state(), GrantState::Degraded);
+        pass(301).await;
+        assert!(calls.get("kroger/service").await.is_ok());
+        pass(3_600).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
