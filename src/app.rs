@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::broker::Broker;
 use crate::broker::metrics::Metrics;
-use crate::broker::settings::backoff;
+use crate::broker::settings::{Predecessors, Settings, backoff};
 use crate::broker::store::Store;
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
@@ -29,7 +29,7 @@ use crate::proto;
 use crate::proto::grant_admin_service_server::GrantAdminServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
 use crate::service::{Admin, Observe, Reasons, Tokens};
-use crate::store::{Embedded, Keyring, OpenError, Redis, keyring};
+use crate::store::{Embedded, Keyring, OpenError, Redis, Replica, keyring};
 use crate::telemetry;
 use crate::upstream::Http;
 
@@ -136,14 +136,16 @@ where
         }
     });
 
+    // Its lock is held until the process ends.
+    let replica = replica(&config)?;
     let endpoint = Arc::new(Http::new(config.providers.clone(), clock)?);
     let store = tokio::select! {
         store = open_store(&config, clock) => store?,
         () = signals.asked() => return Ok(()),
     };
     let boot = random();
-    let broker =
-        Broker::new(Arc::clone(&store), endpoint, clock, config.settings.clone(), metrics, boot);
+    let settings = settings(&config, replica.as_ref());
+    let broker = Broker::new(Arc::clone(&store), endpoint, clock, settings, metrics, boot);
     if config.restored {
         distrust(&broker).await?;
     }
@@ -219,6 +221,32 @@ async fn bind(
     Ok((listener, actual))
 }
 
+/// Takes the name of this replica, where several may share a store.
+fn replica(config: &Config) -> Result<Option<Replica>, AppError> {
+    let StoreConfig::Redis { replica_file, .. } = &config.store else { return Ok(None) };
+    let Some(path) = replica_file else {
+        warn!(
+            "without `store.replica_file` nobody can tell whether a silent replica has ended: \
+             refreshes that a crash interrupts wait for an operator"
+        );
+        return Ok(None);
+    };
+    Ok(Some(Replica::take(path)?))
+}
+
+/// The settings of the domain, with what the name of this replica makes certain.
+fn settings(config: &Config, replica: Option<&Replica>) -> Settings {
+    let settings = config.settings.clone();
+    match replica {
+        Some(replica) => Settings {
+            replica: replica.name().to_owned(),
+            predecessors: Predecessors::SameReplicaGone,
+            ..settings
+        },
+        None => settings,
+    }
+}
+
 /// Opens the store. What may pass is waited for; what somebody has to mend ends the program.
 async fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, AppError> {
     let ring = Arc::new(key_ring(config)?);
@@ -231,7 +259,7 @@ async fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, App
             StoreConfig::Redb(path) => {
                 Embedded::open(path, Arc::clone(&ring), clock).map(|store| Arc::new(store) as _)
             }
-            StoreConfig::Redis { address, prefix, allow_eviction } => Redis::open(
+            StoreConfig::Redis { address, prefix, allow_eviction, .. } => Redis::open(
                 address,
                 prefix,
                 *allow_eviction,

@@ -68,6 +68,8 @@ pub enum StoreConfig {
         address: Address,
         /// What all keys begin with.
         prefix: String,
+        /// Names this replica across restarts.
+        replica_file: Option<PathBuf>,
         /// Do not refuse a Redis that may evict keys.
         allow_eviction: bool,
     },

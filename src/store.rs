@@ -1,7 +1,8 @@
 //! The token stores: sealed records, and the rules by which they change.
 //!
 //! Reading order: [`keyring`] how values are sealed, `record` what is stored, `transition` how it
-//! may change, then the two stores, [`embedded`] and [`redis`].
+//! may change, then the two stores, [`embedded`] and [`redis`]; [`replica`]
+//! says who this process is among several.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -12,11 +13,13 @@ pub mod embedded;
 pub mod keyring;
 mod record;
 pub mod redis;
+pub mod replica;
 mod transition;
 
 pub use embedded::Embedded;
 pub use keyring::Keyring;
 pub use redis::Redis;
+pub use replica::Replica;
 
 /// What the proof of the key ring is sealed to.
 const PROOF_CONTEXT: &[u8] = b"token-broker key ring proof";

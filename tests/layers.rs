@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// (module, our modules that it may name, libraries that it must not name)
-const TABLE: [(&str, &[&str], &[&str]); 15] = [
+const TABLE: [(&str, &[&str], &[&str]); 16] = [
     ("secret", &[], &["tonic", "redis", "reqwest", "redb", "serde"]),
     ("clock", &[], &["tonic", "redis", "reqwest", "redb"]),
+    ("crash", &[], &["tonic", "redis", "reqwest", "redb"]),
     ("proto", &[], &["redis", "reqwest", "redb"]),
     (
         "broker",
-        &["clock", "secret"],
+        &["clock", "crash", "secret"],
         &["tonic", "prost", "redis", "reqwest", "redb", "serde", "axum"],
     ),
     ("service", &["proto", "broker", "clock", "secret"], &["redis", "reqwest", "redb", "axum"]),
@@ -20,7 +21,7 @@ const TABLE: [(&str, &[&str], &[&str]); 15] = [
     ("upstream", &["broker", "clock", "secret"], &["tonic", "prost", "redis", "redb", "axum"]),
     (
         "config",
-        &["broker", "store", "upstream", "secret"],
+        &["broker", "crash", "store", "upstream", "secret"],
         &["tonic", "prost", "reqwest", "redb", "axum"],
     ),
     ("telemetry", &["config"], &["tonic", "redis", "reqwest", "redb"]),

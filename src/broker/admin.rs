@@ -257,7 +257,7 @@ impl Broker {
         let grant = &view.grant;
         let trouble = entry.trouble();
         let met = |error| Arc::new(Trouble::now(error));
-        let doubt = self.doubt_of(entry, grant);
+        let doubt = self.open_doubt(entry, grant);
         let doubt = doubt.filter(|_| grant.standing == Standing::Usable);
         let silent = grant.intent.as_ref().is_some_and(|held| self.silent(held));
         let (state, trouble) = match (&grant.standing, &doubt) {

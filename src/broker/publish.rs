@@ -17,6 +17,7 @@ use crate::broker::rotation::usable;
 use crate::broker::settings::backoff;
 use crate::broker::store::{Merged, Publication, StoreError, TOMBSTONE_LIFE};
 use crate::clock::between;
+use crate::crash::{self, Moment};
 
 impl Broker {
     /// Reads the grant from the store. Where the store is behind what we know, or has lost the
@@ -119,6 +120,7 @@ impl Broker {
             }
         };
         let merged = self.persist(&grant, "the new token pair", step, serve_from_memory).await;
+        crash::reached(self.settings.stop_at, Moment::AfterMerge).await;
         match merged {
             Merged::Published | Merged::Same | Merged::Remade => {
                 if merged == Merged::Remade {

@@ -32,6 +32,16 @@ impl Broker {
         })
     }
 
+    /// The same for those who look on: also while it is being resolved, because until there is an
+    /// answer nobody knows.
+    pub(super) fn open_doubt(&self, entry: &Entry, grant: &Grant) -> Option<Doubt> {
+        let resolved = || {
+            let held = grant.intent.as_ref().filter(|_| self.spends(grant))?;
+            held.doubt.clone().filter(|_| held.generation == grant.generation())
+        };
+        self.doubt_of(entry, grant).or_else(resolved)
+    }
+
     /// A grant as the store has it, with what is certain about a holder that is no more.
     pub(super) fn interpret(&self, mut grant: Grant) -> Grant {
         let generation = grant.generation();

@@ -14,6 +14,7 @@ use crate::broker::known::Entry;
 use crate::broker::metrics::{ByProvider, Refresh};
 use crate::broker::settings::backoff;
 use crate::broker::store::StoreError;
+use crate::crash::{self, Moment};
 
 impl Broker {
     /// Refreshes the grant once. Never cancelled: it runs as a tracked task.
@@ -106,9 +107,12 @@ impl Broker {
         }
         let grant = view.grant.clone();
         let request = self.request(&grant)?;
+        let stop_at = self.settings.stop_at;
+        crash::reached(stop_at, Moment::BeforeClaim).await;
         let Some((intent, claimed_at)) = self.claim(entry, &view).await? else {
             return self.reload(entry).await;
         };
+        crash::reached(stop_at, Moment::AfterClaim).await;
         let gate = self.settings.send_gate;
         if self.draining() || gate.is_some_and(|gate| claimed_at.elapsed() >= gate) {
             self.release(entry, &intent).await;
@@ -117,6 +121,7 @@ impl Broker {
         let sent_at = self.clock.now();
         entry.sent(&intent);
         let reply = self.endpoint.exchange(&grant.descriptor.provider, request).await;
+        crash::reached(stop_at, Moment::AfterReply).await;
         self.settle(entry, grant, &intent, sent_at, reply, tower).await
     }
 

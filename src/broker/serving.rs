@@ -114,7 +114,9 @@ impl Broker {
                         Err(error)
                             if fallback && view.grant.valid_token(self.clock.now()).is_some() =>
                         {
-                            let degraded = failing(&error, self.clock.now());
+                            let now = self.clock.now();
+                            let degraded = failing(&error, now);
+                            let degraded = degraded.or_else(|| self.degraded(&entry, &view, now));
                             ("degraded", Ok(Served { view, degraded }))
                         }
                         Err(error) => ("error", Err(error)),
@@ -317,7 +319,7 @@ impl Broker {
             return Some(Degraded { reason, retry_at: None });
         }
         if view.grant.intent.is_some()
-            && let Some(doubt) = self.doubt_of(entry, &view.grant)
+            && let Some(doubt) = self.open_doubt(entry, &view.grant)
         {
             let next = self.next_try(entry, view, &doubt);
             return failing(&self.in_doubt(&view.grant, &doubt, next), now);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::crash::Moment;
+
 /// What is certain of processes that held claims before this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Predecessors {
@@ -45,6 +47,8 @@ pub struct Settings {
     pub canary_backoff_max: Duration,
     /// Final refusals of many grants within this time count as the provider's trouble.
     pub refusal_window: Duration,
+    /// Where a test stops refreshes for ever.
+    pub stop_at: Option<Moment>,
     /// A request has come to rest this long after it was listened for.
     pub settle_margin: Duration,
     /// The same after a status that the processing server itself sent, counted from the request.
@@ -85,6 +89,7 @@ impl Default for Settings {
             client_probe_max: s(300),
             canary_backoff_max: s(15),
             refusal_window: s(600),
+            stop_at: None,
             settle_margin: s(5),
             settle_short: s(5),
             resend_slow_after: s(24 * 3600),

@@ -59,6 +59,10 @@ pub(super) struct Store {
     pub(super) prefix: String,
     /// Longest wait for one answer of Redis.
     pub(super) timeout: Span,
+    /// File that names this replica, made at the first start and locked while it runs. After a
+    /// crash it proves that the process before is gone, so that its refreshes are followed up at
+    /// once. Only for Redis; on a volume that survives restarts, one for each replica. Empty: none.
+    pub(super) replica_file: String,
     /// Use a Redis that may evict keys. An evicted grant locks a person out.
     pub(super) allow_eviction: bool,
 }
@@ -351,6 +355,7 @@ impl Default for Store {
             password_file: None,
             prefix: "tb".to_owned(),
             timeout: s(1),
+            replica_file: "token-broker.replica".to_owned(),
             allow_eviction: false,
         }
     }

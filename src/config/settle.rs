@@ -13,6 +13,7 @@ use crate::broker::settings::{Predecessors, Settings};
 use crate::config::file::{self, File};
 use crate::config::profile::Defaults;
 use crate::config::{Config, Environment, Listen, Log, LogFormat, Problem, Shutdown, StoreConfig};
+use crate::crash::Moment;
 use crate::secret::ClientSecret;
 use crate::store::redis::Address;
 use crate::upstream::{BasicEncoding, ClientAuth, Provider, Rule, Verdict};
@@ -20,6 +21,8 @@ use crate::upstream::{BasicEncoding, ClientAuth, Provider, Rule, Verdict};
 const DEFAULT_STORE: &str = "token-broker.redb";
 /// Kubernetes sets this in every pod.
 const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
+/// For tests of debug builds.
+const STOP_AT: &str = "TOKEN_BROKER_STOP_AT";
 /// The name of the pod in Kubernetes, of the machine elsewhere.
 const HOSTNAME: &str = "HOSTNAME";
 /// Longest `listen_max`: doubt, suspicion and shutdown last as long.
@@ -182,6 +185,9 @@ fn store(
     Some(StoreConfig::Redis {
         address: Address { url: url.to_owned(), password, timeout: section.timeout.0 },
         prefix: section.prefix.clone(),
+        replica_file: Some(&section.replica_file)
+            .filter(|file| !file.is_empty())
+            .map(PathBuf::from),
         allow_eviction: section.allow_eviction,
     })
 }
@@ -411,6 +417,7 @@ fn settings(
         force_cooldown: timing.force_cooldown.0,
         send_gate: (!embedded).then_some(timing.send_gate.0),
         predecessors: if embedded { Predecessors::AllGone } else { Predecessors::Unknown },
+        stop_at: environment.get(STOP_AT).and_then(|name| Moment::from_name(name)),
         settle_margin: timing.settle_margin.0,
         settle_short: timing.settle_short.0,
         resend_slow_after: timing.resend_slow_after.0,

@@ -121,6 +121,19 @@ async fn a_rejected_token_in_doubt_moves_the_resend_forward_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_grant_is_in_doubt_until_the_resend_is_answered() {
+    let (world, _) = doubtful(Fault::Answer(500, "")).await;
+    world.authority.delay(Duration::from_secs(40));
+    world.authority.next(Fault::Answer(500, ""));
+    while world.authority.posts() == 2 {
+        pass(1).await;
+    }
+    assert_eq!(show(&world).await.state(), GrantState::OutcomeUnknown, "nobody knows yet");
+    let served = world.calls.clone().get(ALICE).await.unwrap();
+    assert_eq!(served.degraded_reason(), ErrorReason::RefreshOutcomeUnknown);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_definite_no_to_a_resend_leads_back_into_doubt() {
     let (world, _) = doubtful(Fault::Answer(500, "")).await;
     world.authority.next(Fault::AnswerLater(429, Duration::from_secs(300)));

@@ -252,6 +252,10 @@ async fn a_redis_in_use_is_not_started_as_restored() {
     let mut environment = settings(&base, &url);
     environment.push(("TOKEN_BROKER__KEYS__FILE", "keys.json"));
     let program = Program::start(dir.path(), &["serve"], &environment);
+    let second = Program::spawn(dir.path(), &["serve"], &environment);
+    let (code, log) = { second }.end();
+    assert!(code == Some(1) && log.contains("store.replica_file"), "one name, one process: {log}");
+    environment.push(("TOKEN_BROKER__STORE__REPLICA_FILE", "second.replica"));
     let second = Program::spawn(dir.path(), &["serve", "--restored"], &environment);
     let (code, log) = { second }.end();
     assert!(code == Some(1) && log.contains("another token-broker is connected"), "{log}");

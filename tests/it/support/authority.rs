@@ -37,6 +37,32 @@ pub(crate) enum Fault {
     KeepsRefreshToken,
     /// The request is processed, and of the answer only the refresh token can be read.
     OnlyRefreshToken,
+    /// It goes wrong before the request is processed. Over HTTP only.
+    Before(Way),
+    /// It goes wrong after the request was processed. Over HTTP only.
+    After(Way),
+}
+
+/// How it goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The answer is this status.
+    Status(u16),
+    /// The connection ends without an answer.
+    Reset,
+    /// No answer comes.
+    Hang,
+}
+
+impl Way {
+    async fn answer(self) -> Response {
+        match self {
+            Self::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
+            // The task of the connection ends, and with it the connection.
+            Self::Reset => std::panic::resume_unwind(Box::new("reset")),
+            Self::Hang => std::future::pending().await,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -49,6 +75,8 @@ struct Books {
     presented: Vec<String>,
     /// Requests of any kind that arrived.
     posts: usize,
+    /// Requests that were processed.
+    rotations: usize,
     revoked: Vec<String>,
     faults: VecDeque<Fault>,
     /// What goes wrong with every request for as long as it lasts.
@@ -120,6 +148,11 @@ impl Authority {
     /// A person consents; the family begins anew.
     pub(crate) fn consent(&self, person: &str) -> String {
         self.books().refresh_token(person)
+    }
+
+    /// Requests that were processed so far.
+    pub(crate) fn rotations(&self) -> usize {
+        self.books().rotations
     }
 
     /// Requests that arrived so far.
@@ -205,6 +238,7 @@ impl Books {
             self.revoked.push(person);
             return Answer::InvalidGrant;
         }
+        self.rotations += 1;
         let access = self.access_token();
         Answer::Pair(access, rotates.then(|| self.refresh_token(&person)))
     }
@@ -234,6 +268,7 @@ impl TokenEndpoint for Authority {
             (Some(Fault::AnswerLater(status, wait)), _) => {
                 return answered(*status, Some(*wait)).into();
             }
+            (Some(Fault::Before(_) | Fault::After(_)), _) => panic!("over HTTP only"),
             (_, Request::ClientCredentials { .. }) => (books.access_token(), None),
             (fault, Request::RefreshToken(token)) => {
                 let rotates = !matches!(fault, Some(Fault::KeepsRefreshToken));
@@ -305,8 +340,23 @@ async fn token(State(authority): State<Authority>, headers: HeaderMap, body: Str
         form_urlencoded::parse(body.as_bytes()).into_owned().collect();
     let (fault, delay) = authority.arrive(form.get("refresh_token").map(String::as_str));
     tokio::time::sleep(delay).await;
+    if let Some(Fault::Before(way)) = fault {
+        return way.answer().await;
+    }
+    let answer = processed(&authority, fault.as_ref(), &form);
+    match fault {
+        Some(Fault::After(way)) => way.answer().await,
+        _ => answer,
+    }
+}
+
+fn processed(
+    authority: &Authority,
+    fault: Option<&Fault>,
+    form: &HashMap<String, String>,
+) -> Response {
     let mut books = authority.books();
-    match &fault {
+    match fault {
         Some(Fault::Answer(status, body)) => {
             return (StatusCode::from_u16(*status).unwrap(), *body).into_response();
         }
