@@ -260,6 +260,7 @@ impl Broker {
         let doubt = self.open_doubt(entry, grant);
         let doubt = doubt.filter(|_| grant.standing == Standing::Usable);
         let silent = grant.intent.as_ref().is_some_and(|held| self.silent(held));
+        let silent = silent && self.spends(grant);
         let (state, trouble) = match (&grant.standing, &doubt) {
             (Standing::Refused(verdict), _) => {
                 let (grant, verdict) = (grant.id.clone(), verdict.clone());

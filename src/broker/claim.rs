@@ -9,7 +9,7 @@ use tracing::warn;
 
 use crate::broker::Broker;
 use crate::broker::error::{Error, chain};
-use crate::broker::grant::{Intent, Owner};
+use crate::broker::grant::{Doubt, DoubtKind, Grant, Intent, Owner};
 use crate::broker::known::{Entry, View};
 use crate::broker::settings::backoff;
 use crate::broker::store::{Claim, StoreError};
@@ -24,6 +24,7 @@ impl Broker {
         view: &View,
     ) -> Result<Option<(Intent, Instant)>, Error> {
         let grant = &view.grant;
+        self.find_vanished(entry, grant);
         if let Some(doubt) = self.doubt_of(entry, grant) {
             let intent = self.claim_in_doubt(entry, view, doubt).await?;
             return Ok(intent.map(|intent| (intent, Instant::now())));
@@ -67,6 +68,23 @@ impl Broker {
                 }
             }
         }
+    }
+
+    /// A refresh of this process sent something and vanished before it heard an answer: it panicked,
+    /// for a grant has one refresh at a time. What it sent is in doubt.
+    fn find_vanished(&self, entry: &Entry, grant: &Grant) {
+        let Some(intent) = entry.unheard(grant.generation()) else { return };
+        let now = self.clock.now();
+        let before = intent.doubt.as_ref();
+        let doubt = Doubt {
+            kind: DoubtKind::Died,
+            status: None,
+            since: before.map_or(intent.since, |before| before.since),
+            sent_at: now,
+            attempts: before.map_or(0, |before| before.attempts) + 1,
+            fence: intent.fence,
+        };
+        entry.doubted(&intent, doubt);
     }
 
     /// Gives a claim back under which nothing was sent, once the store answers again: its answer

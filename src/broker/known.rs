@@ -69,8 +69,8 @@ impl Trouble {
 /// A request that left without a definite answer so far.
 #[derive(Debug, Clone)]
 struct Unsettled {
-    attempt: u64,
-    generation: Generation,
+    /// The claim under which it left.
+    intent: Intent,
     /// Absent while the request is under way.
     doubt: Option<Doubt>,
 }
@@ -151,33 +151,40 @@ impl Entry {
 
     /// A request is about to leave under this claim.
     pub(super) fn sent(&self, intent: &Intent) {
-        let (attempt, generation) = (intent.owner.attempt, intent.generation);
-        *self.unsettled.lock() = Some(Unsettled { attempt, generation, doubt: None });
+        *self.unsettled.lock() = Some(Unsettled { intent: intent.clone(), doubt: None });
     }
 
     /// The request under this claim had a definite end, or is in doubt as others were before.
     pub(super) fn settled(&self, intent: &Intent) {
         let mut slot = self.unsettled.lock();
-        if slot.as_ref().is_some_and(|sent| sent.attempt == intent.owner.attempt) {
+        if slot.as_ref().is_some_and(|sent| sent.intent.owner.attempt == intent.owner.attempt) {
             *slot = None;
         }
     }
 
     /// The request under this claim got no definite answer.
     pub(super) fn doubted(&self, intent: &Intent, doubt: Doubt) {
-        let (attempt, generation) = (intent.owner.attempt, intent.generation);
-        *self.unsettled.lock() = Some(Unsettled { attempt, generation, doubt: Some(doubt) });
+        let intent = intent.clone();
+        *self.unsettled.lock() = Some(Unsettled { intent, doubt: Some(doubt) });
     }
 
     /// A request under this attempt may have been processed without our knowing how it ended.
     pub(super) fn unsettled(&self, attempt: u64) -> bool {
-        self.unsettled.lock().as_ref().is_some_and(|sent| sent.attempt == attempt)
+        self.unsettled.lock().as_ref().is_some_and(|sent| sent.intent.owner.attempt == attempt)
     }
 
     /// The doubt about this generation that this process remembers.
     pub(super) fn doubt(&self, generation: Generation) -> Option<Doubt> {
         let slot = self.unsettled.lock();
-        slot.as_ref().filter(|sent| sent.generation == generation)?.doubt.clone()
+        slot.as_ref().filter(|sent| sent.intent.generation == generation)?.doubt.clone()
+    }
+
+    /// The claim under which a request for this generation left, of which nothing was heard since.
+    /// Only the refresh that sent it can tell whether it is still under way.
+    pub(super) fn unheard(&self, generation: Generation) -> Option<Intent> {
+        let slot = self.unsettled.lock();
+        let sent = slot.as_ref().filter(|sent| sent.doubt.is_none())?;
+        (sent.intent.generation == generation).then(|| sent.intent.clone())
     }
 
     /// Time since the newest request of a doubt. Once it was seen here, the wall clock has no say

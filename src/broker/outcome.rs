@@ -182,7 +182,10 @@ impl Broker {
             let told = |failure: &Error| {
                 warn!(%provider, error = chain(failure), "verdicts on its grants are to be lifted once the store answers");
             };
-            let lifted = broker.insist(step, told).await;
+            let lifted = tokio::select! {
+                () = broker.drain.cancelled() => return,
+                lifted = broker.insist(step, told) => lifted,
+            };
             warn!(%provider, lifted, "verdicts of the last minutes are lifted: the provider refuses too many grants at once");
         });
     }

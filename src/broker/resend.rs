@@ -15,6 +15,7 @@ use crate::broker::freshness::spread;
 use crate::broker::grant::{Doubt, DoubtKind, Grant, Intent, ProviderId};
 use crate::broker::known::{Entry, View};
 use crate::broker::metrics::Resend;
+use crate::broker::resolve::RESTORED;
 use crate::broker::settings::Predecessors;
 use crate::broker::store::{Claim, StoreError};
 use crate::clock::between;
@@ -51,8 +52,9 @@ impl Broker {
             && self.gone(held)
         {
             let before = held.doubt.as_ref();
+            let restored = held.owner.replica == RESTORED;
             held.doubt = Some(Doubt {
-                kind: DoubtKind::Died,
+                kind: if restored { DoubtKind::Restored } else { DoubtKind::Died },
                 status: None,
                 since: before.map_or(held.since, |before| before.since),
                 // Nobody knows when its request left, but it did before this process began.
@@ -66,6 +68,9 @@ impl Broker {
 
     /// The holder is a process that has certainly ended.
     pub(super) fn gone(&self, held: &Intent) -> bool {
+        if held.owner.replica == RESTORED {
+            return true;
+        }
         match self.settings.predecessors {
             Predecessors::AllGone => !self.ours(&held.owner),
             Predecessors::SameReplicaGone => {
@@ -183,6 +188,12 @@ impl Broker {
         let waits = next != Next::In(Duration::ZERO);
         let watch = self.settings.suspect_after;
         let held = match &grant.intent {
+            // Another process is at it.
+            Some(held)
+                if held.in_doubt().is_none() && !self.ours(&held.owner) && !self.gone(held) =>
+            {
+                return Err(self.in_doubt(grant, &doubt, Next::In(self.settings.poll)));
+            }
             Some(held) => held.clone(),
             None if waits => return Err(self.in_doubt(grant, &doubt, next)),
             // The store has lost the claim; what this process remembers is told to it anew.
@@ -203,8 +214,11 @@ impl Broker {
         if !self.store.doubt(&entry.id, &held, &doubt, Some(self.clock.now() + watch)).await? {
             return Ok(None);
         }
-        let rate = self.habits(provider).resend_rate;
-        sleep_until(self.providers.resend_slot(provider, rate)).await;
+        let slot = self.providers.resend_slot(provider, self.habits(provider).resend_rate);
+        tokio::select! {
+            () = self.drain.cancelled() => return Err(Error::Draining),
+            () = sleep_until(slot) => {}
+        }
         let owner = self.next_owner();
         let attempt = owner.attempt;
         let claim = self.store.take_over(&entry.id, &held, owner, watch).await;

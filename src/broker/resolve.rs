@@ -18,7 +18,7 @@ use crate::broker::store::{Amendment, Claim};
 use crate::broker::{Broker, Overview};
 
 /// Holder of the claims on grants of a store that is a copy from the past: nobody.
-const RESTORED: &str = "restored";
+pub(super) const RESTORED: &str = "restored";
 /// Grants read at once where all are looked at.
 const PAGE: usize = 500;
 /// Tries of a change that others keep overtaking.

@@ -69,6 +69,11 @@ impl Fault {
         }
     }
 
+    /// It kills the program.
+    fn kills(self) -> bool {
+        matches!(self, Self::KillAt(_) | Self::KillBeforeCommit | Self::KillAfterCommit)
+    }
+
     /// Why a chain may be lost, if it may.
     fn permits(self) -> Option<&'static str> {
         match self {
@@ -160,11 +165,7 @@ fn crashes_and_outages_cost_no_consent_that_the_provider_did_not_end() {
     let mut trials: Vec<_> = faults()
         .into_iter()
         .map(|(store, fault)| {
-            let kill = matches!(
-                fault,
-                Fault::KillAt(_) | Fault::KillBeforeCommit | Fault::KillAfterCommit
-            );
-            (store, fault, Waits::Scaled, if kill { often } else { 1 + often / 10 })
+            (store, fault, Waits::Scaled, if fault.kills() { often } else { 1 + often / 10 })
         })
         .collect();
     if runs.is_some() {

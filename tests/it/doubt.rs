@@ -165,6 +165,20 @@ async fn a_doubt_survives_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_that_fell_over_is_followed_up_in_the_same_process() {
+    let world = World::new();
+    world.start_scheduler();
+    world.alice().await;
+    world.authority.next(Fault::Panic);
+    let error = world.calls.clone().get(ALICE).await.unwrap_err();
+    assert_eq!(error.reason, ErrorReason::Internal);
+    pass(SETTLE + 69 + 3).await;
+    assert_eq!(show(&world).await.state(), GrantState::Active);
+    assert_eq!(world.authority.posts(), 2);
+    world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_holder_that_died_is_known_at_once_and_followed() {
     let world = World::new();
     world.alice().await;

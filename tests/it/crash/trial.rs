@@ -15,7 +15,8 @@ use crate::support::authority::{self, Authority, Way};
 use crate::support::process::{Program, run};
 use crate::support::redis::RedisServer;
 
-/// Grants of a trial, all kept warm.
+/// Grants of an outage, all kept warm. A kill has one: others would be hit at moments that nobody
+/// chose.
 const GRANTS: usize = 3;
 /// How often the grants are looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -82,6 +83,7 @@ pub(super) struct Trial {
     runtime: Runtime,
     authority: Authority,
     base: String,
+    grants: usize,
     redis: Option<RedisServer>,
 }
 
@@ -95,7 +97,8 @@ impl Trial {
         let authority = Authority::new().lifetime(waits.token_life());
         let base = runtime.block_on(authority.serve());
         let redis = (store == Store::Redis).then(|| RedisServer::start(&[]));
-        Self { fault, waits, dir, runtime, authority, base, redis }
+        let grants = if fault.kills() { 1 } else { GRANTS };
+        Self { fault, waits, dir, runtime, authority, base, grants, redis }
     }
 
     /// Tries the fault so often, with the same grants, and judges each time.
@@ -103,7 +106,7 @@ impl Trial {
         let mut outcome =
             Outcome { runs, rotations: 0, requests: 0, lost: 0, worst: Duration::ZERO };
         let mut program = self.serve(None);
-        for n in 0..GRANTS {
+        for n in 0..self.grants {
             self.import(&program, n);
         }
         self.live(&program);
@@ -255,7 +258,7 @@ impl Trial {
                     self.import(program, n);
                 }
             }
-            if states.len() == GRANTS && states.iter().all(|state| *state == State::Lives) {
+            if states.len() == self.grants && states.iter().all(|state| *state == State::Lives) {
                 return lost;
             }
             let waited = begin.elapsed();

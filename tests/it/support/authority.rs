@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     KeepsRefreshToken,
     /// The request is processed, and of the answer only the refresh token can be read.
     OnlyRefreshToken,
+    /// The request leaves and the task that sent it falls over. In process only.
+    Panic,
     /// It goes wrong before the request is processed. Over HTTP only.
     Before(Way),
     /// It goes wrong after the request was processed. Over HTTP only.
@@ -258,6 +260,9 @@ impl TokenEndpoint for Authority {
         };
         let (fault, delay) = self.arrive(refresh_token);
         tokio::time::sleep(delay).await;
+        if matches!(fault, Some(Fault::Panic)) {
+            std::panic::resume_unwind(Box::new("panic"));
+        }
         let mut books = self.books();
         let (access, refresh) = match (&fault, request) {
             (Some(Fault::Unreachable), _) => {
