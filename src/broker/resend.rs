@@ -283,7 +283,8 @@ impl Broker {
             provider_error: None,
             retry_after,
         };
-        self.upstream(grant, failure)
+        let (grant, provider) = (grant.id.clone(), grant.descriptor.provider.clone());
+        Error::Upstream { grant, provider, failure, time: doubt.sent_at, retry_after: None }
     }
 }
 

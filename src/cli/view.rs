@@ -85,7 +85,7 @@ pub(super) fn grant(grant: &Grant) -> String {
     labels.sort();
     rows.push(("labels", labels.join(" ")));
     if let Some(failure) = &grant.last_failure {
-        rows.push(("failing since", time(failure.time.as_ref())));
+        rows.push(("last failure", time(failure.time.as_ref())));
         rows.push(("because", failure.reason().wire_name().to_owned()));
         rows.push(("", failure.message.clone()));
         rows.push(("next try", time(failure.retry_time.as_ref())));
