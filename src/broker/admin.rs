@@ -15,6 +15,7 @@ use crate::broker::grant::{
     Descriptor, Doubt, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId, Standing,
 };
 use crate::broker::known::{Entry, Trouble, View};
+use crate::broker::resend::in_doubt;
 use crate::broker::store::{Seed, StoreError};
 use crate::broker::{Broker, endpoint};
 use crate::clock::between;
@@ -269,7 +270,7 @@ impl Broker {
             (_, Some(doubt)) => {
                 let next = self.next_try(entry, &view, doubt);
                 let failures = doubt.attempts;
-                let error = self.in_doubt(grant, doubt, next);
+                let error = in_doubt(grant, doubt, next);
                 (State::OutcomeUnknown, Some(Arc::new(Trouble { failures, ..Trouble::now(error) })))
             }
             (_, None) if silent => (State::OutcomeUnknown, Some(met(self.outcome_unknown(grant)))),

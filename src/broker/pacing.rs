@@ -13,6 +13,7 @@ use crate::broker::flight::{Landing, Trigger};
 use crate::broker::freshness::spread;
 use crate::broker::grant::{Generation, Grant, ProviderId};
 use crate::broker::known::{Entry, Trouble, View};
+use crate::broker::resend::in_doubt;
 use crate::broker::rotation::usable;
 use crate::broker::settings::{Settings, backoff};
 
@@ -36,7 +37,7 @@ impl Broker {
         if let Some(doubt) = &doubt {
             let next = self.next_try(entry, view, doubt);
             if next != Next::In(Duration::ZERO) {
-                return Err(self.in_doubt(&view.grant, doubt, next));
+                return Err(in_doubt(&view.grant, doubt, next));
             }
         }
         // An operator who has mended something does not wait.
@@ -54,7 +55,7 @@ impl Broker {
             return Err(waiting(trouble.error.clone(), trouble.until - now));
         }
         self.providers.admit(provider, &self.settings).map_err(|(failure, left)| match &doubt {
-            Some(doubt) => self.in_doubt(&view.grant, doubt, Next::In(left)),
+            Some(doubt) => in_doubt(&view.grant, doubt, Next::In(left)),
             None => waiting(self.upstream(&view.grant, failure), left),
         })
     }

@@ -147,7 +147,7 @@ impl Broker {
         let view = entry.adopt(Grant { intent: Some(held.clone()), ..grant.clone() });
         let next = self.next_try(entry, &view, &doubt);
         self.record_doubt(entry, &held, &doubt, next).await;
-        Err(self.in_doubt(grant, &doubt, next))
+        Err(in_doubt(grant, &doubt, next))
     }
 
     /// Tells the store of a doubt, at once or when it answers again. Until then, and if this
@@ -192,10 +192,10 @@ impl Broker {
             Some(held)
                 if held.in_doubt().is_none() && !self.ours(&held.owner) && !self.gone(held) =>
             {
-                return Err(self.in_doubt(grant, &doubt, Next::In(self.settings.poll)));
+                return Err(in_doubt(grant, &doubt, Next::In(self.settings.poll)));
             }
             Some(held) => held.clone(),
-            None if waits => return Err(self.in_doubt(grant, &doubt, next)),
+            None if waits => return Err(in_doubt(grant, &doubt, next)),
             // The store has lost the claim; what this process remembers is told to it anew.
             None => {
                 let owner = self.next_owner();
@@ -209,7 +209,7 @@ impl Broker {
         };
         if waits {
             self.record_doubt(entry, &held, &doubt, next).await;
-            return Err(self.in_doubt(grant, &doubt, next));
+            return Err(in_doubt(grant, &doubt, next));
         }
         if !self.store.doubt(&entry.id, &held, &doubt, Some(self.clock.now() + watch)).await? {
             return Ok(None);
@@ -267,29 +267,29 @@ impl Broker {
             }
         });
     }
+}
 
-    /// What callers are told while a grant is in doubt.
-    pub(super) fn in_doubt(&self, grant: &Grant, doubt: &Doubt, next: Next) -> Error {
-        let (reason, disposition) = (reason(doubt.kind), Disposition::Unknown(doubt.kind));
-        let retry_after = match next {
-            Next::In(wait) => Some(wait),
-            Next::WhenTold => None,
-        };
-        let failure = Failure {
-            reason,
-            disposition,
-            concern: Concern::Grant,
-            status: doubt.status,
-            provider_error: None,
-            retry_after,
-        };
-        let (grant, provider) = (grant.id.clone(), grant.descriptor.provider.clone());
-        Error::Upstream { grant, provider, failure, time: doubt.sent_at, retry_after: None }
-    }
+/// What callers are told while a grant is in doubt.
+pub(super) fn in_doubt(grant: &Grant, doubt: &Doubt, next: Next) -> Error {
+    let (reason, disposition) = (reason(doubt.kind), Disposition::Unknown(doubt.kind));
+    let retry_after = match next {
+        Next::In(wait) => Some(wait),
+        Next::WhenTold => None,
+    };
+    let failure = Failure {
+        reason,
+        disposition,
+        concern: Concern::Grant,
+        status: doubt.status,
+        provider_error: None,
+        retry_after,
+    };
+    let (grant, provider) = (grant.id.clone(), grant.descriptor.provider.clone());
+    Error::Upstream { grant, provider, failure, time: doubt.sent_at, retry_after: None }
 }
 
 /// The reason to show for a doubt.
-pub(super) fn reason(kind: DoubtKind) -> Reason {
+fn reason(kind: DoubtKind) -> Reason {
     match kind {
         DoubtKind::Unreadable => Reason::RefreshReplyUnreadable,
         DoubtKind::Answered

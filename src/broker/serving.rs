@@ -13,6 +13,7 @@ use crate::broker::freshness::Stage;
 use crate::broker::grant::{Generation, GrantId, Standing};
 use crate::broker::known::{Entry, View};
 use crate::broker::metrics::TokenRequest;
+use crate::broker::resend::in_doubt;
 use crate::clock::between;
 
 /// What a caller asks of a token.
@@ -322,7 +323,7 @@ impl Broker {
             && let Some(doubt) = self.open_doubt(entry, &view.grant)
         {
             let next = self.next_try(entry, view, &doubt);
-            return failing(&self.in_doubt(&view.grant, &doubt, next), now);
+            return failing(&in_doubt(&view.grant, &doubt, next), now);
         }
         let trouble = entry.trouble()?;
         let left = trouble.until.saturating_duration_since(Instant::now());

@@ -171,9 +171,7 @@ pub(super) fn grant_json(grant: &Grant) -> Value {
 pub(super) fn resolved(grant: &Grant) -> String {
     let due = grant.doubt.as_ref().and_then(|doubt| doubt.retry_time.as_ref());
     match due {
-        Some(at) => {
-            format!("its last request may still be under way; presented at {}", time(Some(at)))
-        }
+        Some(at) => format!("presented again at {}, when its last request is over", time(Some(at))),
         None => state(grant).to_owned(),
     }
 }
