@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use dashmap::DashMap;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,7 +25,7 @@ use crate::broker::metrics::{ByProvider, Metrics};
 use crate::broker::providers::Providers;
 use crate::broker::settings::Settings;
 use crate::broker::store::{Store, StoreError};
-use crate::clock::Clock;
+use crate::clock::{Clock, from_unix_ms};
 
 pub mod admin;
 pub mod claim;
@@ -65,6 +66,7 @@ pub struct Broker {
     boot: u64,
     /// When this process began: whoever held a claim before it and is gone has sent by then.
     start: SystemTime,
+    started: Instant,
     habits: HashMap<ProviderId, Habits>,
     attempts: AtomicU64,
     known: DashMap<GrantId, Arc<Entry>>,
@@ -100,7 +102,8 @@ impl Broker {
             settings,
             metrics,
             boot,
-            start: clock.now(),
+            start: from_unix_ms(clock.now_ms()),
+            started: Instant::now(),
             habits,
             attempts: AtomicU64::new(FIRST_ATTEMPT),
             known: DashMap::new(),

@@ -26,8 +26,7 @@ impl Broker {
         let grant = &view.grant;
         self.find_vanished(entry, grant);
         if let Some(doubt) = self.doubt_of(entry, grant) {
-            let intent = self.claim_in_doubt(entry, view, doubt).await?;
-            return Ok(intent.map(|intent| (intent, Instant::now())));
+            return self.claim_in_doubt(entry, view, doubt).await;
         }
         let lease = self.settings.suspect_after;
         let mut takeover = (!self.spends(grant)).then_some(lease);
@@ -84,7 +83,7 @@ impl Broker {
             attempts: before.map_or(0, |before| before.attempts) + 1,
             fence: intent.fence,
         };
-        entry.doubted(&intent, doubt);
+        entry.still_doubted(&intent, doubt);
     }
 
     /// Gives a claim back under which nothing was sent, once the store answers again: its answer

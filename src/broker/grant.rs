@@ -201,6 +201,8 @@ pub struct Verdict {
     pub time: SystemTime,
     /// An API had rejected the access token, too: it is no good until its end.
     pub token_rejected: bool,
+    /// It is not the provider's: an operator gave up a refresh token in this doubt.
+    pub given_up: Option<Doubt>,
 }
 
 /// Whether a grant can be used.

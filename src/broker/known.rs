@@ -71,8 +71,15 @@ impl Trouble {
 struct Unsettled {
     /// The claim under which it left.
     intent: Intent,
+    sent: Instant,
     /// Absent while the request is under way.
     doubt: Option<Doubt>,
+}
+
+impl Unsettled {
+    fn in_doubt(intent: &Intent, doubt: Doubt) -> Self {
+        Self { intent: intent.clone(), sent: Instant::now(), doubt: Some(doubt) }
+    }
 }
 
 /// When a doubt was first seen here: the wall clock may be turned while it lasts.
@@ -151,7 +158,8 @@ impl Entry {
 
     /// A request is about to leave under this claim.
     pub(super) fn sent(&self, intent: &Intent) {
-        *self.unsettled.lock() = Some(Unsettled { intent: intent.clone(), doubt: None });
+        let (intent, sent) = (intent.clone(), Instant::now());
+        *self.unsettled.lock() = Some(Unsettled { intent, sent, doubt: None });
     }
 
     /// The request under this claim had a definite end, or is in doubt as others were before.
@@ -164,8 +172,18 @@ impl Entry {
 
     /// The request under this claim got no definite answer.
     pub(super) fn doubted(&self, intent: &Intent, doubt: Doubt) {
-        let intent = intent.clone();
-        *self.unsettled.lock() = Some(Unsettled { intent, doubt: Some(doubt) });
+        let (sent_at, attempts) = (doubt.sent_at, doubt.attempts);
+        let mut slot = self.unsettled.lock();
+        if let Some(sent) = slot.as_ref().filter(|sent| sent.intent.fence == intent.fence) {
+            let (silent_for, at) = (Duration::ZERO, sent.sent);
+            *self.seen.lock() = Some(Seen { sent_at, attempts, silent_for, at });
+        }
+        *slot = Some(Unsettled::in_doubt(intent, doubt));
+    }
+
+    /// The request under this claim was not processed; what was in doubt before still is.
+    pub(super) fn still_doubted(&self, intent: &Intent, doubt: Doubt) {
+        *self.unsettled.lock() = Some(Unsettled::in_doubt(intent, doubt));
     }
 
     /// A request under this attempt may have been processed without our knowing how it ended.
@@ -187,13 +205,18 @@ impl Entry {
         (sent.intent.generation == generation).then(|| sent.intent.clone())
     }
 
-    /// Time since the newest request of a doubt. Once it was seen here, the wall clock has no say
-    /// in it any more.
-    pub(super) fn silent_for(&self, doubt: &Doubt, now: SystemTime) -> Duration {
+    /// Time since the newest request of a doubt, as far as it is certain. Of requests of this process
+    /// the wall clock has no say in it; others count from the start of this process at most, because
+    /// nobody can tell how the clock was turned before.
+    pub(super) fn silent_for(&self, doubt: &Doubt, now: SystemTime, uptime: Duration) -> Duration {
         let (sent_at, attempts) = (doubt.sent_at, doubt.attempts);
         let mut seen = self.seen.lock();
-        let fresh =
-            || Seen { sent_at, attempts, silent_for: between(sent_at, now), at: Instant::now() };
+        let fresh = || Seen {
+            sent_at,
+            attempts,
+            silent_for: between(sent_at, now).min(uptime),
+            at: Instant::now(),
+        };
         let known = seen.filter(|seen| (seen.sent_at, seen.attempts) == (sent_at, attempts));
         let known = known.unwrap_or_else(fresh);
         *seen = Some(known);
@@ -262,5 +285,71 @@ impl Entry {
     /// The grant is gone.
     pub fn deleted(&self) -> bool {
         matches!(self.view.load().grant.standing, Standing::Deleted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::broker::grant::{Descriptor, DoubtKind, Fence, GrantKind, Owner, Pair, Position};
+
+    fn grant() -> Grant {
+        Grant {
+            id: GrantId::parse("kroger/alice").unwrap(),
+            position: Position { generation: Generation(7), fence: Fence(1) },
+            descriptor: Descriptor {
+                provider: ProviderId::new("kroger"),
+                kind: GrantKind::RefreshToken,
+                scopes: Vec::new(),
+                labels: BTreeMap::new(),
+                keep_warm: false,
+                disabled: false,
+                create_time: UNIX_EPOCH,
+            },
+            pair: Pair {
+                refresh_token: None,
+                refresh_token_expires_at: None,
+                token: None,
+                published_at: UNIX_EPOCH,
+            },
+            standing: Standing::Usable,
+            intent: None,
+        }
+    }
+
+    fn doubt(sent_at: SystemTime) -> Doubt {
+        let (kind, status, attempts) = (DoubtKind::Ended, None, 1);
+        Doubt { kind, status, since: sent_at, sent_at, attempts, fence: Fence(2) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turning_the_clock_shortens_no_silence() {
+        let entry = Entry::new(grant());
+        let intent = Intent {
+            generation: Generation(7),
+            owner: Owner { replica: "one".to_owned(), boot: 1, attempt: 1 },
+            fence: Fence(2),
+            since: UNIX_EPOCH,
+            doubt: None,
+        };
+        let hour = Duration::from_secs(3_600);
+        let sent_at = UNIX_EPOCH + hour;
+        entry.sent(&intent);
+        tokio::time::advance(Duration::from_secs(4)).await;
+        // Ours, and the clock is turned while the request is under way.
+        entry.doubted(&intent, doubt(sent_at));
+        for now in [sent_at + hour, UNIX_EPOCH] {
+            let silent_for = entry.silent_for(&doubt(sent_at), now, hour * 9);
+            assert_eq!(silent_for, Duration::from_secs(4));
+        }
+        // Somebody else's, of before this process began, a minute ago.
+        let minute = Duration::from_secs(60);
+        let other = Entry::new(grant());
+        assert_eq!(other.silent_for(&doubt(sent_at), sent_at + hour * 9, minute), minute);
+        tokio::time::advance(minute).await;
+        assert_eq!(other.silent_for(&doubt(sent_at), UNIX_EPOCH, minute * 2), minute * 2);
     }
 }

@@ -110,7 +110,7 @@ impl Broker {
             None => entry.settled(intent),
             Some(doubt) => {
                 let doubt = Doubt { fence: intent.fence, ..doubt.clone() };
-                entry.doubted(intent, doubt.clone());
+                entry.still_doubted(intent, doubt.clone());
                 let held = Intent { doubt: Some(doubt), ..intent.clone() };
                 entry.adopt(Grant { intent: Some(held), ..grant.clone() });
             }
@@ -126,6 +126,9 @@ impl Broker {
             (Disposition::Unknown(_), _) => {
                 let begins = self.providers.silent(provider, &grant.id, &failure);
                 self.tell_incident(provider, begins);
+                if let Some(wait) = failure.retry_after {
+                    self.providers.hold(provider, &asked_to_wait(&failure), |_| wait);
+                }
             }
             // What is not understood never ends a grant, however often it comes.
             (Disposition::NotProcessed, Reason::ProviderUnrecognizedError) => {
@@ -196,7 +199,9 @@ impl Broker {
             let page = self.store.list(cursor.as_deref(), PAGE).await?;
             for grant in page.grants.iter().filter(|grant| grant.descriptor.provider == *provider) {
                 match &grant.standing {
-                    Standing::Refused(verdict) if verdict.time >= since => {
+                    Standing::Refused(verdict)
+                        if verdict.time >= since && verdict.given_up.is_none() =>
+                    {
                         lifted += usize::from(self.lift(grant).await?);
                     }
                     Standing::Refused(_) | Standing::Usable | Standing::Deleted => {}
@@ -209,10 +214,16 @@ impl Broker {
         }
     }
 
-    /// Makes a refused grant usable again; it is due at once.
+    /// Makes a refused grant usable again. It is due at once, unless its refresh token was in doubt
+    /// when an operator gave it up: then it is in doubt again.
     pub(super) async fn lift(&self, grant: &Grant) -> Result<bool, Error> {
-        let due_at = Some(self.clock.now());
-        let amendment = Amendment { lift: true, due_at, ..Amendment::default() };
+        let in_doubt = match &grant.standing {
+            Standing::Refused(verdict) => verdict.given_up.clone(),
+            Standing::Usable | Standing::Deleted => None,
+        };
+        let due_at = in_doubt.is_none().then(|| self.clock.now());
+        let in_doubt = in_doubt.map(|doubt| (self.next_owner(), doubt));
+        let amendment = Amendment { lift: true, due_at, in_doubt, ..Amendment::default() };
         let Some(lifted) = self.store.amend(&grant.id, grant.position, amendment).await? else {
             return Ok(false);
         };
@@ -238,12 +249,14 @@ impl Broker {
             provider_status: failure.status,
             time: self.clock.now(),
             token_rejected: entry.token_rejected(grant),
+            given_up: None,
         };
         let step = || self.store.refuse(&entry.id, intent, &verdict);
         let ours = self.persist(grant, "the provider's refusal", step, || {}).await;
         entry.settled(intent);
         if ours {
-            let position = Position { generation: intent.generation, fence: intent.fence };
+            let fence = intent.fence.max(entry.view().grant.position.fence);
+            let position = Position { generation: intent.generation, fence };
             let standing = Standing::Refused(verdict.clone());
             let refused = Grant { position, standing, intent: None, ..grant.clone() };
             entry.adopt(refused);
@@ -288,6 +301,12 @@ fn token(grant: &Grant, issued: Issued, sent_at: SystemTime) -> Token {
         scopes,
         attributes: issued.attributes,
     }
+}
+
+/// What others are told while a provider that failed asks for a pause.
+fn asked_to_wait(failure: &Failure) -> Failure {
+    let (reason, disposition) = (Reason::ProviderUnavailable, Disposition::NotProcessed);
+    Failure { reason, disposition, ..failure.clone() }
 }
 
 /// The same failure where nothing is spent: no outcome is in doubt, and no grant dies of a no.

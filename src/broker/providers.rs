@@ -24,6 +24,8 @@ const SEVERAL: usize = 2;
 const REFUSALS_MIN: usize = 5;
 /// The same in percent of the client's grants.
 const REFUSALS_PERCENT: usize = 5;
+/// A grant that was refused in a trouble and this often again between troubles is dead.
+const AGAIN_MAX: u32 = 2;
 /// After this long without any success, refusals are believed: everybody did revoke.
 const DISBELIEF_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -77,6 +79,14 @@ pub(super) enum Refusal {
     DoubtedFromNow,
 }
 
+/// A grant that was refused while the provider was in trouble.
+#[derive(Debug, Clone, Copy)]
+struct Suspect {
+    since: Instant,
+    /// How often it was refused again after the provider was well.
+    again: u32,
+}
+
 /// What is known of one provider.
 #[derive(Debug, Default)]
 struct State {
@@ -88,8 +98,8 @@ struct State {
     puzzling: BTreeSet<GrantId>,
     /// Final refusals within the window.
     refused: BTreeMap<GrantId, Instant>,
-    /// Refused while the provider was in trouble: asked once more after it, then believed.
-    suspects: BTreeMap<GrantId, Instant>,
+    /// Refused while the provider was in trouble.
+    suspects: BTreeMap<GrantId, Suspect>,
     recovered_at: Option<Instant>,
     /// When the next refresh token in doubt may be presented again.
     next_resend: Option<Instant>,
@@ -185,17 +195,23 @@ impl Providers {
     ) -> Refusal {
         let mut state = self.each.entry(provider.clone()).or_default();
         let now = Instant::now();
-        state.suspects.retain(|_, since| now - *since < DISBELIEF_MAX);
+        state.suspects.retain(|_, suspect| now - suspect.since < DISBELIEF_MAX);
+        let suspected = |again| Suspect { since: now, again };
         if let Some(incident) = state.incident.as_ref().filter(|one| one.kind == Kind::Refusing) {
             if now - incident.since >= DISBELIEF_MAX {
                 return Refusal::Final;
             }
-            state.suspects.insert(grant.clone(), now);
+            state.suspects.entry(grant.clone()).or_insert(suspected(0));
             return Refusal::Doubted;
         }
-        // The provider was well in between, so this is about the grant.
-        if state.suspects.remove(grant).is_some() {
-            return Refusal::Final;
+        // The provider was well in between, so this is about the grant; unless it is only half
+        // well, which the next time tells.
+        if let Some(suspect) = state.suspects.get_mut(grant) {
+            suspect.again += 1;
+            if suspect.again >= AGAIN_MAX {
+                state.suspects.remove(grant);
+                return Refusal::Final;
+            }
         }
         state.refused.retain(|_, since| now - *since < window);
         state.refused.insert(grant.clone(), now);
@@ -204,7 +220,9 @@ impl Providers {
             return Refusal::Final;
         }
         let State { refused: those, suspects, .. } = &mut *state;
-        suspects.extend(those.keys().map(|grant| (grant.clone(), now)));
+        for grant in those.keys() {
+            suspects.entry(grant.clone()).or_insert(suspected(0));
+        }
         // Another trouble that is still on does not hide this one.
         state.incident = None;
         state.notice(Kind::Refusing, refused, REFUSALS_MIN, failure);

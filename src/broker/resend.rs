@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use crate::broker::Broker;
@@ -16,6 +16,7 @@ use crate::broker::grant::{Doubt, DoubtKind, Grant, Intent, ProviderId};
 use crate::broker::known::{Entry, View};
 use crate::broker::metrics::Resend;
 use crate::broker::resolve::RESTORED;
+use crate::broker::rotation::usable;
 use crate::broker::settings::Predecessors;
 use crate::broker::store::{Claim, StoreError};
 use crate::clock::between;
@@ -94,7 +95,7 @@ impl Broker {
         let now = self.clock.now();
         let settings = &self.settings;
         let habits = self.habits(&view.grant.descriptor.provider);
-        let silent_for = entry.silent_for(doubt, now);
+        let silent_for = entry.silent_for(doubt, now, self.started.elapsed());
         let situation = Situation {
             kind: doubt.kind,
             attempts: doubt.attempts,
@@ -143,6 +144,9 @@ impl Broker {
             fence: intent.fence,
         };
         entry.doubted(intent, doubt.clone());
+        if before.is_some() {
+            entry.use_report(grant);
+        }
         let held = Intent { doubt: Some(doubt.clone()), ..intent.clone() };
         let view = entry.adopt(Grant { intent: Some(held.clone()), ..grant.clone() });
         let next = self.next_try(entry, &view, &doubt);
@@ -159,21 +163,29 @@ impl Broker {
         doubt: &Doubt,
         next: Next,
     ) {
-        let due_at = match next {
-            Next::In(wait) => Some(self.clock.now() + wait),
-            Next::WhenTold => None,
-        };
-        let Err(failure) = self.store.doubt(&entry.id, held, doubt, due_at).await else { return };
+        let due_at = self.look_at(next);
+        let told = self.store.doubt(&entry.id, held, doubt, due_at).await;
+        let Err(failure) = told else { return };
         debug!(grant.id = %entry.id, error = chain(&failure), "a doubt is recorded once the store answers");
         let (broker, entry) = (Arc::clone(self), Arc::clone(entry));
         let (held, doubt) = (held.clone(), doubt.clone());
         self.tasks.spawn(async move {
-            let step = || broker.store.doubt(&entry.id, &held, &doubt, due_at);
-            tokio::select! {
-                () = broker.drain.cancelled() => {}
-                _ = broker.insist(step, |_: &StoreError| {}) => {}
-            }
+            let step = || async {
+                // An operator may have said something meanwhile.
+                let next = broker.next_try(&entry, &entry.view(), &doubt);
+                let due_at = broker.look_at(next);
+                broker.store.doubt(&entry.id, &held, &doubt, due_at).await
+            };
+            broker.insist(step, |_: &StoreError| {}).await;
         });
+    }
+
+    /// When somebody has to look at a grant in doubt again.
+    fn look_at(&self, next: Next) -> Option<SystemTime> {
+        match next {
+            Next::In(wait) => Some(self.clock.now() + wait),
+            Next::WhenTold => None,
+        }
     }
 
     /// Takes the claim over to present the token again, or says when that will be.
@@ -182,8 +194,8 @@ impl Broker {
         entry: &Arc<Entry>,
         view: &View,
         doubt: Doubt,
-    ) -> Result<Option<Intent>, Error> {
-        let (grant, provider) = (&view.grant, &view.grant.descriptor.provider);
+    ) -> Result<Option<(Intent, Instant)>, Error> {
+        let grant = &view.grant;
         let next = self.next_try(entry, view, &doubt);
         let waits = next != Next::In(Duration::ZERO);
         let watch = self.settings.suspect_after;
@@ -214,23 +226,40 @@ impl Broker {
         if !self.store.doubt(&entry.id, &held, &doubt, Some(self.clock.now() + watch)).await? {
             return Ok(None);
         }
-        let slot = self.providers.resend_slot(provider, self.habits(provider).resend_rate);
-        tokio::select! {
-            () = self.drain.cancelled() => return Err(Error::Draining),
-            () = sleep_until(slot) => {}
-        }
+        self.wait_for_turn(entry, &doubt).await?;
+        let claimed_at = Instant::now();
         let owner = self.next_owner();
         let attempt = owner.attempt;
         let claim = self.store.take_over(&entry.id, &held, owner, watch).await;
         match claim.inspect_err(|_| self.settle_later(entry, attempt))? {
             Claim::Granted(intent) => {
-                entry.use_report(grant);
                 debug!(grant.id = %grant.id, generation = %intent.generation, attempts = doubt.attempts,
                     kind = doubt.kind.name(), "a refresh token in doubt is presented again");
-                Ok(Some(intent))
+                Ok(Some((intent, claimed_at)))
             }
             Claim::Busy(_) | Claim::Moved => Ok(None),
         }
+    }
+
+    /// Waits until the provider's rate allows this resend, and looks again if that took time.
+    async fn wait_for_turn(&self, entry: &Entry, doubt: &Doubt) -> Result<(), Error> {
+        let provider = entry.provider();
+        let slot = self.providers.resend_slot(&provider, self.habits(&provider).resend_rate);
+        if slot <= Instant::now() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = self.drain.cancelled() => return Err(Error::Draining),
+            () = sleep_until(slot) => {}
+        }
+        let view = entry.view();
+        usable(&view.grant)?;
+        let next = self.next_try(entry, &view, doubt);
+        if next != Next::In(Duration::ZERO) {
+            return Err(in_doubt(&view.grant, doubt, next));
+        }
+        let admitted = self.providers.admit(&provider, &self.settings);
+        admitted.map_err(|(_, left)| in_doubt(&view.grant, doubt, Next::In(left)))
     }
 
     /// Counts how a resend ended.
@@ -249,14 +278,17 @@ impl Broker {
                 waits && entry.provider() == provider
             });
             let waiting: Vec<_> = waiting.map(|entry| Arc::clone(&entry)).collect();
+            let mut turn = Instant::now();
             for entry in waiting {
                 let view = entry.view();
                 let doubt = broker.doubt_of(&entry, &view.grant);
-                let next = doubt.map_or(Next::In(Duration::ZERO), |doubt| {
-                    broker.next_try(&entry, &view, &doubt)
-                });
-                let Next::In(wait) = next else { continue };
-                let due_at = broker.clock.now() + wait;
+                let due_at = match doubt {
+                    Some(doubt) => broker.look_at(broker.next_try(&entry, &view, &doubt)),
+                    // One after the other: the provider has only just recovered.
+                    None => Some(broker.clock.now() + turn.saturating_duration_since(Instant::now())),
+                };
+                turn += Duration::from_secs(1) / broker.habits(&provider).resend_rate.max(1);
+                let Some(due_at) = due_at else { continue };
                 let told =
                     broker.store.schedule(&entry.id, view.grant.generation(), due_at).await;
                 if let Err(failure) = told {

@@ -51,7 +51,12 @@ impl Broker {
                     return Err(Error::EtagMismatch(id.clone()));
                 }
                 Self::forget_trouble(&entry);
-                self.refresh(&entry, &entry.view(), Trigger::Admin, deadline).await?;
+                match self.doubt_of(&entry, &entry.view().grant) {
+                    Some(doubt) => self.order_resend(&entry, &doubt, deadline).await?,
+                    None => {
+                        self.refresh(&entry, &entry.view(), Trigger::Admin, deadline).await?;
+                    }
+                }
             }
             (Standing::Refused(_), _, Resolution::Reauthorize) => {}
             (_, Some(doubt), Resolution::Retry) => {
@@ -129,12 +134,14 @@ impl Broker {
                 provider_status: doubt.status,
                 time: broker.clock.now(),
                 token_rejected: entry.token_rejected(&grant),
+                given_up: Some(doubt.clone()),
             };
             if !broker.store.refuse(&grant.id, &held, &verdict).await? {
                 return Err(moved());
             }
             entry.settled(&held);
-            let position = Position { generation: held.generation, fence: held.fence };
+            let fence = held.fence.max(grant.position.fence);
+            let position = Position { generation: held.generation, fence };
             let standing = Standing::Refused(verdict);
             entry.adopt(Grant { position, standing, intent: None, ..grant });
             Ok(())
@@ -192,7 +199,7 @@ impl Broker {
         loop {
             let page = self.store.list(cursor.as_deref(), PAGE).await?;
             for grant in &page.grants {
-                if usable(grant).is_ok() && self.spends(grant) {
+                if grant.standing == Standing::Usable && self.spends(grant) {
                     doubted += u64::from(self.distrust(grant).await?);
                 }
             }

@@ -14,6 +14,7 @@ use crate::broker::known::Entry;
 use crate::broker::metrics::{ByProvider, Refresh};
 use crate::broker::settings::backoff;
 use crate::broker::store::StoreError;
+use crate::clock::from_unix_ms;
 use crate::crash::{self, Moment};
 
 impl Broker {
@@ -118,7 +119,8 @@ impl Broker {
             self.release(entry, &intent).await;
             return Err(if self.draining() { Error::Draining } else { slow_store() });
         }
-        let sent_at = self.clock.now();
+        // Whole milliseconds, as stores keep them: a doubt is the same from memory and from there.
+        let sent_at = from_unix_ms(self.clock.now_ms());
         entry.sent(&intent);
         let reply = self.endpoint.exchange(&grant.descriptor.provider, request).await;
         crash::reached(stop_at, Moment::AfterReply).await;
@@ -135,6 +137,7 @@ impl Broker {
                 provider_status: None,
                 time: self.clock.now(),
                 token_rejected: false,
+                given_up: None,
             },
         };
         usable(grant)?;

@@ -13,6 +13,9 @@ use crate::broker::flight::Trigger;
 use crate::broker::grant::{Doubt, GrantId, Standing};
 use crate::broker::known::{Entry, View};
 
+/// How often the due index brings up a grant that is switched off.
+const DISABLED_LOOK: Duration = Duration::from_secs(24 * 3600);
+
 impl Broker {
     /// Works off the due index until the process drains.
     pub async fn run_scheduler(self: Arc<Self>) {
@@ -40,7 +43,12 @@ impl Broker {
     async fn refresh_due(self: &Arc<Self>, id: &GrantId) -> Result<(), Error> {
         let entry = self.entry(id).await?;
         let view = entry.view();
-        if view.grant.standing != Standing::Usable || view.grant.descriptor.disabled {
+        if view.grant.descriptor.disabled {
+            // Enabling it makes it due; until then it is in nobody's way.
+            let later = self.clock.now() + DISABLED_LOOK;
+            return Ok(self.store.schedule(id, view.grant.generation(), later).await?);
+        }
+        if view.grant.standing != Standing::Usable {
             return Ok(());
         }
         if let Some(doubt) = self.doubt_of(&entry, &view.grant) {

@@ -146,6 +146,8 @@ pub struct Amendment {
     pub lift: bool,
     /// Switched off or on.
     pub disabled: Option<bool>,
+    /// The refresh token is in doubt (again), under a claim of this owner.
+    pub in_doubt: Option<(Owner, Doubt)>,
     /// When it is due from now on.
     pub due_at: Option<SystemTime>,
 }

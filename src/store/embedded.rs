@@ -121,7 +121,8 @@ impl Inner {
         }
         // The file is locked by the one that failed until that is dropped.
         drop(database.take());
-        *database = Some(Database::create(path).map_err(unavailable)?);
+        // Opened and never made anew: another file would hide what this one holds.
+        *database = Some(Database::open(path).map_err(unavailable)?);
         self.spoiled.store(false, Ordering::SeqCst);
         info!(file = %path.display(), "opened the store anew after a failure");
         Ok(())

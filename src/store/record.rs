@@ -95,6 +95,8 @@ pub(crate) struct StoredVerdict {
     time: u64,
     #[serde(default)]
     token_rejected: bool,
+    #[serde(default)]
+    given_up: Option<StoredDoubt>,
 }
 
 /// A claim.
@@ -268,6 +270,7 @@ impl Record {
                 provider_status: verdict.provider_status,
                 time: from_unix_ms(verdict.time),
                 token_rejected: verdict.token_rejected,
+                given_up: verdict.given_up.as_ref().map(Doubt::from),
             }),
             None => Standing::Usable,
         }
@@ -283,6 +286,7 @@ impl StoredVerdict {
             provider_status: verdict.provider_status,
             time: unix_ms(verdict.time),
             token_rejected: verdict.token_rejected,
+            given_up: verdict.given_up.as_ref().map(|doubt| StoredDoubt::new(doubt, fence)),
         }
     }
 }

@@ -392,7 +392,14 @@ impl Store for Redis {
                 known.about.disabled = disabled;
                 serde_json::to_vec(&known.about).unwrap_or_default()
             });
-            let arguments: [&[u8]; 7] = [
+            let (owner, doubt) = match &amendment.in_doubt {
+                Some((owner, doubt)) => (
+                    serde_json::to_vec(&StoredOwner::from(owner.clone())).unwrap_or_default(),
+                    serde_json::to_vec(&StoredDoubt::new(doubt, fence)).unwrap_or_default(),
+                ),
+                None => (Vec::new(), Vec::new()),
+            };
+            let arguments: [&[u8]; 9] = [
                 &text(known.generation),
                 &text(known.last_fence),
                 &text(fence.0),
@@ -400,6 +407,8 @@ impl Store for Redis {
                 due_at.as_bytes(),
                 id.as_str().as_bytes(),
                 &about.unwrap_or_default(),
+                &owner,
+                &doubt,
             ];
             let amended: u64 = self
                 .session

@@ -165,6 +165,15 @@ pub(crate) fn amend(record: &mut Record, amendment: &Amendment, now_ms: u64) {
     if amendment.lift {
         record.verdict = None;
     }
+    if let Some((owner, doubt)) = &amendment.in_doubt {
+        record.intent = Some(StoredIntent {
+            generation: record.generation,
+            owner: owner.clone().into(),
+            fence: fence.0,
+            since: now_ms,
+            doubt: Some(StoredDoubt::new(doubt, fence)),
+        });
+    }
     if let Some(disabled) = amendment.disabled {
         record.about.disabled = disabled;
     }

@@ -137,14 +137,18 @@ async fn listen<T>(deadline: Instant, work: impl Future<Output = T>) -> Option<T
 /// rest never does.
 async fn read(mut response: Response, deadline: Instant) -> Vec<u8> {
     let mut body = Vec::new();
-    while let Some(Ok(Some(chunk))) = listen(deadline, response.chunk()).await {
+    listen(deadline, fill(&mut response, &mut body)).await;
+    body
+}
+
+async fn fill(response: &mut Response, body: &mut Vec<u8>) {
+    while let Ok(Some(chunk)) = response.chunk().await {
         let room = BODY_MAX - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if body.len() == BODY_MAX {
-            break;
+            return;
         }
     }
-    body
 }
 
 /// No answer came: was anything sent?

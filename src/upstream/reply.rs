@@ -27,6 +27,9 @@ const ERROR_LEN_MAX: usize = 64;
 /// The status of a client that did not prove who it is.
 const UNAUTHORIZED: u16 = 401;
 
+/// From here on the server failed, and not the request.
+const SERVER_ERRORS: u16 = 500;
+
 /// What providers call the lifetime of the refresh token.
 const REFRESH_LIFETIMES: [&str; 3] =
     ["refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"];
@@ -112,7 +115,10 @@ fn refused(provider: &Provider, raw: &Raw<'_>, fields: Option<&Map<String, Value
         .iter()
         .find(|rule| rule.matches(raw.status, code.as_deref(), &body))
         .map(|rule| by_rule(rule.verdict));
-    let by_code = || code.as_deref().filter(|_| raw.status != UNAUTHORIZED).and_then(by_code);
+    // A gateway may answer with a server error, and words of the standard in it, while the server
+    // behind it goes on.
+    let told = raw.status != UNAUTHORIZED && raw.status < SERVER_ERRORS;
+    let by_code = || code.as_deref().filter(|_| told).and_then(by_code);
     let (reason, disposition, concern) =
         rule.or_else(by_code).unwrap_or_else(|| by_status(raw, fields.is_some()));
     Failure {
@@ -169,7 +175,6 @@ fn by_status(raw: &Raw<'_>, structured: bool) -> Meaning {
             (Reason::ProviderEndpointMisconfigured, NotProcessed, Provider)
         }
         429 => (Reason::ProviderRateLimited, NotProcessed, Provider),
-        503 if raw.retry_after.is_some() => (Reason::ProviderUnavailable, NotProcessed, Grant),
         408 => (Reason::RefreshOutcomeUnknown, UNKNOWN, Grant),
         400..=499 if structured => (Reason::ProviderUnrecognizedError, NotProcessed, Grant),
         // A page for people comes from a firewall or proxy, which knows nothing of the grant.
@@ -452,11 +457,17 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_503_that_says_when_was_not_processed() {
-        let raw = Raw { status: 503, body: b"", retry_after: Some(Duration::from_secs(7)) };
+    fn a_server_error_leaves_the_outcome_unknown_whatever_it_says() {
+        let wait = Some(Duration::from_secs(7));
+        for body in ["", r#"{"error":"temporarily_unavailable"}"#, r#"{"error":"invalid_grant"}"#] {
+            let raw = Raw { status: 503, body: body.as_bytes(), retry_after: wait };
+            let failure = judge(&provider(), &raw).issued.unwrap_err();
+            assert_eq!((failure.disposition, failure.retry_after), (ANSWERED, wait), "{body}");
+        }
+        let body = br#"{"error":"temporarily_unavailable"}"#;
+        let raw = Raw { status: 400, body, retry_after: wait };
         let failure = judge(&provider(), &raw).issued.unwrap_err();
         assert_eq!(failure.disposition, Disposition::NotProcessed);
-        assert_eq!(failure.retry_after, Some(Duration::from_secs(7)));
     }
 
     #[test]

@@ -121,6 +121,17 @@ async fn a_rejected_token_in_doubt_moves_the_resend_forward_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_report_is_not_used_up_by_a_request_that_was_not_processed() {
+    let (world, first) = doubtful(Fault::Answer(500, "")).await;
+    world.authority.next(Fault::AnswerLater(429, Duration::from_secs(20)));
+    let error = world.calls.clone().reject(ALICE, first).await.unwrap_err();
+    assert_eq!((error.reason, world.authority.posts()), (ErrorReason::ProviderRateLimited, 3));
+    pass(25).await;
+    let answer = world.calls.clone().reject(ALICE, first).await.unwrap();
+    assert_eq!(answer.token.unwrap().generation, first + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_grant_is_in_doubt_until_the_resend_is_answered() {
     let (world, _) = doubtful(Fault::Answer(500, "")).await;
     world.authority.delay(Duration::from_secs(40));

@@ -92,6 +92,7 @@ fn verdict() -> Verdict {
         provider_status: Some(400),
         time: UNIX_EPOCH + Duration::from_secs(1_800_000_001),
         token_rejected: true,
+        given_up: None,
     }
 }
 
@@ -268,6 +269,29 @@ async fn a_pair_is_published_once_and_frees_the_claim() {
         assert_eq!(loaded.pair, pair("1"));
         let late = publication(grant.generation(), Fence(u64::from(u32::MAX)), "late");
         assert_eq!(store.merge(&grant.id, late).await.unwrap(), Merged::Old);
+    }
+}
+
+#[tokio::test]
+async fn a_doubt_that_was_given_up_comes_back_with_the_grant() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let grant = start(store, "a/1").await;
+        let intent = claim(store, &grant, 1).await;
+        let doubted = doubt(&intent);
+        assert!(store.doubt(&grant.id, &intent, &doubted, None).await.unwrap());
+        let given_up = Verdict { given_up: Some(doubted.clone()), ..verdict() };
+        assert!(store.refuse(&grant.id, &intent, &given_up).await.unwrap());
+        let refused = store.load(&grant.id).await.unwrap().unwrap();
+        assert_eq!(refused.standing, Standing::Refused(given_up));
+        let in_doubt = Some((owner(2), doubted.clone()));
+        let lift = Amendment { lift: true, in_doubt, ..Amendment::default() };
+        let lifted = store.amend(&grant.id, refused.position, lift).await.unwrap().unwrap();
+        let held = lifted.intent.unwrap();
+        assert_eq!((held.generation, &held.owner), (grant.generation(), &owner(2)));
+        assert_eq!(held.in_doubt(), Some(&Doubt { fence: held.fence, ..doubted }));
+        let taken = store.take_over(&grant.id, &held, owner(3), WATCH).await.unwrap();
+        assert!(matches!(taken, Claim::Granted(_)));
     }
 }
 

@@ -71,6 +71,18 @@ async fn what_arrived_before_the_deadline_is_read_even_if_nobody_looked() {
     assert_eq!(reply.refresh_token, Some(RefreshToken::new("new")));
 }
 
+#[tokio::test]
+async fn an_answer_that_drips_is_not_listened_to_for_ever() {
+    let wire = Wire::with(|stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n");
+        while stream.write_all(b" ").is_ok() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let reply = tokio::time::timeout(Duration::from_secs(5), exchange(&wire.url)).await;
+    assert!(reply.expect("it comes back by its deadline").issued.is_err());
+}
+
 async fn exchange(url: &str) -> Reply {
     let provider = Provider {
         id: ProviderId::new("kroger"),

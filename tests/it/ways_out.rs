@@ -87,6 +87,24 @@ async fn a_token_in_doubt_can_be_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_given_up_is_in_doubt_again_when_that_is_taken_back() {
+    let world = doubtful(Fault::Answer(500, "")).await;
+    pass(5).await;
+    resolve(&world, ALICE, Resolution::Reauthorize).await.unwrap();
+    for world in [&world, &world.restarted()] {
+        assert!(world.calls.clone().get(ALICE).await.is_err());
+    }
+    pass(5).await;
+    let grant = resolve(&world, ALICE, Resolution::Retry).await.unwrap();
+    assert_eq!(grant.state(), GrantState::OutcomeUnknown, "the last request may be under way");
+    assert_eq!(world.authority.posts(), 1);
+    pass(60).await;
+    let grant = world.calls.clone().show(ALICE).await.unwrap();
+    assert_eq!(grant.state(), GrantState::Active);
+    assert_eq!(world.authority.posts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn there_must_be_something_to_resolve() {
     let world = World::new();
     world.alice().await;
@@ -185,8 +203,13 @@ async fn what_a_restored_store_holds_is_presented_only_when_told() {
     world.alice().await;
     let token = world.calls.clone().get(ALICE).await.unwrap();
     world.calls.clone().create("kroger/service").await.unwrap();
+    let bob = world.authority.consent("bob");
+    world.calls.clone().import("kroger/bob", &bob).await.unwrap();
+    let disable = DisableGrantRequest { grant_id: "kroger/bob".to_owned() };
+    world.calls.clone().admin.disable_grant(disable).await.unwrap();
     let world = world.restarted();
-    assert_eq!(world.broker.distrust_all().await.unwrap(), 1, "nothing spends the service's right");
+    let doubted = world.broker.distrust_all().await.unwrap();
+    assert_eq!(doubted, 2, "what is switched off, too; nothing spends the service's right");
     world.start_scheduler();
     let served = world.calls.clone().get(ALICE).await.unwrap();
     assert_eq!(served.access_token, token.access_token);
@@ -198,6 +221,10 @@ async fn what_a_restored_store_holds_is_presented_only_when_told() {
     assert_eq!(doubt.kind(), grant_doubt::Kind::Restored);
     assert_eq!(world.authority.posts(), 1);
     assert!(world.calls.clone().get("kroger/service").await.is_ok());
+    let enable = EnableGrantRequest { grant_id: "kroger/bob".to_owned() };
+    world.calls.clone().admin.enable_grant(enable).await.unwrap();
+    pass(600).await;
+    assert_eq!(world.authority.head("bob").unwrap(), bob, "switched on and still not presented");
     let grant = resolve(&world, ALICE, Resolution::Retry).await.unwrap();
     assert_eq!(grant.state(), GrantState::Active);
     world.authority.audit();

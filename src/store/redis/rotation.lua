@@ -196,7 +196,8 @@ local function start(keys, args)
 end
 
 -- keys: grant due   args: expected generation and last fence, fence, '1' lifts the verdict, due time
--- ('' = as it is), grant_id, what operators say ('' = as it is)   returns: 1 | 0
+-- ('' = as it is), grant_id, what operators say ('' = as it is), owner and doubt of the claim under
+-- which the generation is in doubt ('' = as it is)   returns: 1 | 0
 local function amend(keys, args)
   local grant = keys[1]
   if not unchanged(grant, args[1], args[2]) then
@@ -211,6 +212,9 @@ local function amend(keys, args)
   end
   if args[7] ~= '' then
     redis.call('HSET', grant, 'm', args[7])
+  end
+  if args[9] ~= '' then
+    redis.call('HSET', grant, 'igen', args[1], 'io', args[8], 'ifn', args[3], 'it', decimal(time_ms()), 'd', args[9], 'df', args[3])
   end
   return 1
 end
