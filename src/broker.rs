@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`grant`] what is kept, [`freshness`] when to refresh, [`serving`] what a caller
 //! gets, [`flight`] one refresh per grant, [`rotation`] how it is done,
-//! [`claim`] under what right, [`resend`] (with `doubt`) what follows a lost answer, [`outcome`] what replies mean, [`providers`] whose trouble a failure
+//! [`claim`] under what right, [`resend`] (with `doubt`) what follows a lost answer, [`answer`] what replies mean, [`providers`] whose trouble a failure
 //! is, [`publish`] how a pair is kept, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked, [`admin`] what operators do, [`resolve`] what they do
 //! about grants that do not go on by themselves. The process ends at
 //! two traits, [`store::Store`] and [`endpoint::TokenEndpoint`].
@@ -28,6 +28,7 @@ use crate::broker::store::{Store, StoreError};
 use crate::clock::{Clock, from_unix_ms};
 
 pub mod admin;
+pub mod answer;
 pub mod claim;
 mod doubt;
 pub mod endpoint;
@@ -37,7 +38,6 @@ pub mod freshness;
 pub mod grant;
 pub mod known;
 pub mod metrics;
-pub mod outcome;
 pub mod pacing;
 pub mod providers;
 pub mod publish;

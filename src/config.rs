@@ -1,6 +1,6 @@
 //! Configuration: built-in defaults, then a YAML file, then the environment; later wins.
 //!
-//! `file` is what can be written, `load` how the layers meet and how mistakes are told, `settle`
+//! `file` is what can be written, `load` how the layers meet and how mistakes are told, `check`
 //! how the result becomes what the program runs on, `profile` what is known of providers.
 
 use std::collections::BTreeMap;
@@ -13,10 +13,10 @@ use crate::broker::settings::Settings;
 use crate::store::redis::Address;
 use crate::upstream::Provider;
 
+mod check;
 mod file;
 mod load;
 mod profile;
-mod settle;
 
 pub use load::{load, schema};
 

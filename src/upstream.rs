@@ -9,4 +9,4 @@ pub mod provider;
 pub mod reply;
 
 pub use http::Http;
-pub use provider::{BasicEncoding, ClientAuth, Provider, Rule, Verdict};
+pub use provider::{BasicEncoding, ClientAuth, Meaning, Provider, Rule};

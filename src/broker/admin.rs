@@ -207,10 +207,10 @@ impl Broker {
         etag: Option<String>,
     ) -> Result<(), Error> {
         let (broker, id) = (Arc::clone(self), id.clone());
-        self.to_the_end(async move { broker.bury(&id, etag.as_deref()).await }).await
+        self.to_the_end(async move { broker.try_delete(&id, etag.as_deref()).await }).await
     }
 
-    async fn bury(&self, id: &GrantId, etag: Option<&str>) -> Result<(), Error> {
+    async fn try_delete(&self, id: &GrantId, etag: Option<&str>) -> Result<(), Error> {
         for _ in 0..CONFLICTS_MAX {
             let position = match self.stored(id).await {
                 Ok(grant) if etag.is_some_and(|etag| etag != grant.etag()) => {
@@ -236,7 +236,7 @@ impl Broker {
     }
 
     /// The configured providers.
-    pub fn providers(&self) -> Vec<endpoint::Provider> {
+    pub fn providers(&self) -> Vec<endpoint::ProviderSummary> {
         self.endpoint.providers()
     }
 

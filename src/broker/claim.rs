@@ -37,12 +37,12 @@ impl Broker {
             let attempt = owner.attempt;
             let claim =
                 self.store.claim(&entry.id, grant.generation(), owner, takeover, lease).await;
-            let claim = claim.inspect_err(|_| self.settle_later(entry, attempt))?;
+            let claim = claim.inspect_err(|_| self.give_back_later(entry, attempt))?;
             match claim {
                 Claim::Granted(intent) => return Ok(Some((intent, claimed_at))),
                 Claim::Moved => return Ok(None),
                 Claim::Busy(held) if self.ours(&held.owner) => {
-                    if entry.unsettled(held.owner.attempt) {
+                    if entry.unanswered(held.owner.attempt) {
                         return Ok(None);
                     }
                     // The answer to our claim was lost and nothing was sent under it.
@@ -88,11 +88,11 @@ impl Broker {
 
     /// Gives a claim back under which nothing was sent, once the store answers again: its answer
     /// was lost, and after a restart nobody could tell that it was never used. Shutdown waits.
-    pub(super) fn settle_later(self: &Arc<Self>, entry: &Arc<Entry>, attempt: u64) {
+    pub(super) fn give_back_later(self: &Arc<Self>, entry: &Arc<Entry>, attempt: u64) {
         let (broker, entry) = (Arc::clone(self), Arc::clone(entry));
         self.tasks.spawn(async move {
             let mut failures = 0;
-            while let Err(failure) = broker.settle_claim(&entry, attempt).await {
+            while let Err(failure) = broker.give_back_claim(&entry, attempt).await {
                 if failures == 0 {
                     warn!(grant.id = %entry.id, error = %chain(&failure), "a claim is to be given back once the store answers");
                 }
@@ -104,11 +104,11 @@ impl Broker {
         });
     }
 
-    async fn settle_claim(&self, entry: &Entry, attempt: u64) -> Result<(), StoreError> {
+    async fn give_back_claim(&self, entry: &Entry, attempt: u64) -> Result<(), StoreError> {
         let grant = self.store.load(&entry.id).await?;
         let intent = grant.and_then(|grant| grant.intent);
         match intent.filter(|held| self.ours(&held.owner) && held.owner.attempt == attempt) {
-            Some(intent) if !entry.unsettled(attempt) => {
+            Some(intent) if !entry.unanswered(attempt) => {
                 self.store.release(&entry.id, &intent).await.map(drop)
             }
             _ => Ok(()),
@@ -118,7 +118,7 @@ impl Broker {
     /// Gives a claim back, at once or once the store answers again.
     pub(super) async fn release(self: &Arc<Self>, entry: &Arc<Entry>, intent: &Intent) {
         if self.store.release(&entry.id, intent).await.is_err() {
-            self.settle_later(entry, intent.owner.attempt);
+            self.give_back_later(entry, intent.owner.attempt);
         }
     }
 

@@ -20,12 +20,12 @@ pub trait TokenEndpoint: Send + Sync + 'static {
     async fn exchange(&self, provider: &ProviderId, request: Request) -> Reply;
 
     /// Says who the providers are.
-    fn providers(&self) -> Vec<Provider>;
+    fn providers(&self) -> Vec<ProviderSummary>;
 }
 
 /// What operators see of a provider.
 #[derive(Debug, Clone)]
-pub struct Provider {
+pub struct ProviderSummary {
     /// Its name.
     pub id: ProviderId,
     /// Its habits.

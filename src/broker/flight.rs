@@ -12,10 +12,10 @@ use crate::broker::store::StoreError;
 use crate::broker::{Broker, metrics};
 
 /// How a refresh ended.
-pub type Landing = Result<Arc<View>, Error>;
+pub type Refreshed = Result<Arc<View>, Error>;
 
 /// Where a refresh tells its callers how it ended.
-pub(super) type Tower = watch::Sender<Option<Landing>>;
+pub(super) type Callers = watch::Sender<Option<Refreshed>>;
 
 /// Why a refresh was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,29 +50,29 @@ impl Trigger {
 pub struct Flight {
     /// What it spends.
     generation: Generation,
-    landing: watch::Receiver<Option<Landing>>,
+    ended: watch::Receiver<Option<Refreshed>>,
 }
 
 impl Flight {
     /// Waits until the refresh ends or the deadline comes. Leaving does not end the refresh.
-    pub async fn wait(mut self, id: &GrantId, deadline: Instant) -> Landing {
-        match timeout_at(deadline, self.landing.wait_for(Option::is_some)).await {
+    pub async fn wait(mut self, id: &GrantId, deadline: Instant) -> Refreshed {
+        match timeout_at(deadline, self.ended.wait_for(Option::is_some)).await {
             Err(_elapsed) => Err(Error::RefreshInProgress(id.clone())),
-            // The task ended without landing: it panicked. Its intent stays, so nothing is spent
+            // The task ended without saying how: it panicked. Its claim stays, so nothing is spent
             // twice.
             Ok(Err(_closed)) => Err(Error::Internal),
-            Ok(Ok(landing)) => landing.clone().unwrap_or(Err(Error::Internal)),
+            Ok(Ok(ended)) => ended.clone().unwrap_or(Err(Error::Internal)),
         }
     }
 }
 
 /// Answer to somebody who wants a generation replaced.
 #[derive(Debug)]
-pub enum Boarding {
+pub enum Joined {
     /// Wait for this.
-    Flight(Flight),
-    /// Wait for this, and board again: it spends another generation.
-    Other(Flight),
+    Running(Flight),
+    /// Wait for this, and ask again: it spends another generation.
+    OtherGeneration(Flight),
     /// It was replaced in the meantime.
     Replaced(Arc<View>),
 }
@@ -82,45 +82,45 @@ impl Broker {
     ///
     /// A caller who decided on an old view is sent back to decide anew; the store's own check of
     /// the generation stands behind that.
-    pub(super) fn board(
+    pub(super) fn join_or_start(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
         trigger: Trigger,
-    ) -> Result<Boarding, Error> {
+    ) -> Result<Joined, Error> {
         let mut slot = entry.flight.lock();
         let view = entry.view();
         if let Some(flight) = slot.as_ref() {
-            let landed = flight.landing.borrow().is_some();
-            return match (landed, flight.generation == generation) {
-                (false, true) => Ok(Boarding::Flight(flight.clone())),
-                (false, false) => Ok(Boarding::Other(flight.clone())),
-                // It has landed and is still at work: the store does not take its pair.
-                (true, _) if view.grant.generation() != generation => Ok(Boarding::Replaced(view)),
+            let told = flight.ended.borrow().is_some();
+            return match (told, flight.generation == generation) {
+                (false, true) => Ok(Joined::Running(flight.clone())),
+                (false, false) => Ok(Joined::OtherGeneration(flight.clone())),
+                // Its callers have the token, and it is still at work: the store does not take the pair.
+                (true, _) if view.grant.generation() != generation => Ok(Joined::Replaced(view)),
                 (true, _) => Err(store_behind()),
             };
         }
         if view.grant.generation() != generation {
-            return Ok(Boarding::Replaced(view));
+            return Ok(Joined::Replaced(view));
         }
-        self.clear_for_takeoff(entry, &view, trigger)?;
+        self.may_refresh(entry, &view, trigger)?;
         let (sender, receiver) = watch::channel(None);
-        let flight = Flight { generation, landing: receiver };
+        let flight = Flight { generation, ended: receiver };
         *slot = Some(flight.clone());
         let broker = Arc::clone(self);
         let entry = Arc::clone(entry);
         self.tasks.spawn(async move {
-            let aboard = Aboard::new(&broker.metrics, &entry);
-            let landing = broker.fly(&entry, generation, trigger, &sender).await;
-            // The slot is free before anyone hears of the landing: who still needs a refresh then
+            let running = Running::new(&broker.metrics, &entry);
+            let ended = broker.run_flight(&entry, generation, trigger, &sender).await;
+            // The slot is free before anyone hears of the end: who still needs a refresh then
             // starts one instead of finding this one again.
-            drop(aboard);
-            // A pair that the store did not take at once has landed already.
+            drop(running);
+            // Of a pair that the store did not take at once the callers know already.
             if sender.borrow().is_none() {
-                sender.send_replace(Some(landing));
+                sender.send_replace(Some(ended));
             }
         });
-        Ok(Boarding::Flight(flight))
+        Ok(Joined::Running(flight))
     }
 
     /// Joins the refresh of `entry` if there is one.
@@ -135,19 +135,19 @@ fn store_behind() -> Error {
 }
 
 /// Frees the slot of the grant when the task ends, however it ends.
-struct Aboard<'a> {
+struct Running<'a> {
     metrics: &'a metrics::Metrics,
     entry: &'a Entry,
 }
 
-impl<'a> Aboard<'a> {
+impl<'a> Running<'a> {
     fn new(metrics: &'a metrics::Metrics, entry: &'a Entry) -> Self {
         metrics.flights.inc();
         Self { metrics, entry }
     }
 }
 
-impl Drop for Aboard<'_> {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         *self.entry.flight.lock() = None;
         self.metrics.flights.dec();

@@ -345,9 +345,9 @@ impl Grant {
         format!("{}-{}", self.position.generation.0, self.position.fence.0)
     }
 
-    /// The grant is of the chain that stood at `flown`, one rotation further at most.
-    pub fn continues(&self, flown: Generation) -> bool {
-        self.generation() <= flown.next()
+    /// The grant is of the chain that stood at `spent`, one rotation further at most.
+    pub fn continues(&self, spent: Generation) -> bool {
+        self.generation() <= spent.next()
     }
 
     /// The access token, if it is valid at `now`.

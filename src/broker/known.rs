@@ -68,7 +68,7 @@ impl Trouble {
 
 /// A request that left without a definite answer so far.
 #[derive(Debug, Clone)]
-struct Unsettled {
+struct Unanswered {
     /// The claim under which it left.
     intent: Intent,
     sent: Instant,
@@ -76,7 +76,7 @@ struct Unsettled {
     doubt: Option<Doubt>,
 }
 
-impl Unsettled {
+impl Unanswered {
     fn in_doubt(intent: &Intent, doubt: Doubt) -> Self {
         Self { intent: intent.clone(), sent: Instant::now(), doubt: Some(doubt) }
     }
@@ -104,7 +104,7 @@ pub struct Entry {
     pub(super) flight: Mutex<Option<Flight>>,
     pub(super) trouble: ArcSwapOption<Trouble>,
     /// The claim under which a request left without a definite answer.
-    unsettled: Mutex<Option<Unsettled>>,
+    unanswered: Mutex<Option<Unanswered>>,
     seen: Mutex<Option<Seen>>,
     /// Generation that was noted as used in the store.
     noted: AtomicU64,
@@ -124,7 +124,7 @@ impl Entry {
             view: ArcSwap::from_pointee(View::new(grant)),
             flight: Mutex::new(None),
             trouble: ArcSwapOption::empty(),
-            unsettled: Mutex::new(None),
+            unanswered: Mutex::new(None),
             seen: Mutex::new(None),
             noted: AtomicU64::new(NONE),
             rejected: AtomicU64::new(NONE),
@@ -159,12 +159,12 @@ impl Entry {
     /// A request is about to leave under this claim.
     pub(super) fn sent(&self, intent: &Intent) {
         let (intent, sent) = (intent.clone(), Instant::now());
-        *self.unsettled.lock() = Some(Unsettled { intent, sent, doubt: None });
+        *self.unanswered.lock() = Some(Unanswered { intent, sent, doubt: None });
     }
 
     /// The request under this claim had a definite end, or is in doubt as others were before.
-    pub(super) fn settled(&self, intent: &Intent) {
-        let mut slot = self.unsettled.lock();
+    pub(super) fn answered(&self, intent: &Intent) {
+        let mut slot = self.unanswered.lock();
         if slot.as_ref().is_some_and(|sent| sent.intent.owner.attempt == intent.owner.attempt) {
             *slot = None;
         }
@@ -173,34 +173,34 @@ impl Entry {
     /// The request under this claim got no definite answer.
     pub(super) fn doubted(&self, intent: &Intent, doubt: Doubt) {
         let (sent_at, attempts) = (doubt.sent_at, doubt.attempts);
-        let mut slot = self.unsettled.lock();
+        let mut slot = self.unanswered.lock();
         if let Some(sent) = slot.as_ref().filter(|sent| sent.intent.fence == intent.fence) {
             let (silent_for, at) = (Duration::ZERO, sent.sent);
             *self.seen.lock() = Some(Seen { sent_at, attempts, silent_for, at });
         }
-        *slot = Some(Unsettled::in_doubt(intent, doubt));
+        *slot = Some(Unanswered::in_doubt(intent, doubt));
     }
 
     /// The request under this claim was not processed; what was in doubt before still is.
     pub(super) fn still_doubted(&self, intent: &Intent, doubt: Doubt) {
-        *self.unsettled.lock() = Some(Unsettled::in_doubt(intent, doubt));
+        *self.unanswered.lock() = Some(Unanswered::in_doubt(intent, doubt));
     }
 
     /// A request under this attempt may have been processed without our knowing how it ended.
-    pub(super) fn unsettled(&self, attempt: u64) -> bool {
-        self.unsettled.lock().as_ref().is_some_and(|sent| sent.intent.owner.attempt == attempt)
+    pub(super) fn unanswered(&self, attempt: u64) -> bool {
+        self.unanswered.lock().as_ref().is_some_and(|sent| sent.intent.owner.attempt == attempt)
     }
 
     /// The doubt about this generation that this process remembers.
     pub(super) fn doubt(&self, generation: Generation) -> Option<Doubt> {
-        let slot = self.unsettled.lock();
+        let slot = self.unanswered.lock();
         slot.as_ref().filter(|sent| sent.intent.generation == generation)?.doubt.clone()
     }
 
     /// The claim under which a request for this generation left, of which nothing was heard since.
     /// Only the refresh that sent it can tell whether it is still under way.
     pub(super) fn unheard(&self, generation: Generation) -> Option<Intent> {
-        let slot = self.unsettled.lock();
+        let slot = self.unanswered.lock();
         let sent = slot.as_ref().filter(|sent| sent.doubt.is_none())?;
         (sent.intent.generation == generation).then(|| sent.intent.clone())
     }

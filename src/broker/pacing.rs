@@ -9,7 +9,7 @@ use crate::broker::Broker;
 use crate::broker::doubt::Next;
 use crate::broker::endpoint::{Concern, Disposition, Failure};
 use crate::broker::error::{Error, Reason};
-use crate::broker::flight::{Landing, Trigger};
+use crate::broker::flight::{Refreshed, Trigger};
 use crate::broker::freshness::spread;
 use crate::broker::grant::{Generation, Grant, ProviderId};
 use crate::broker::known::{Entry, Trouble, View};
@@ -23,7 +23,7 @@ const JITTER_FLOOR: f64 = 0.5;
 
 impl Broker {
     /// Says no to a refresh that cannot help now, and why.
-    pub(super) fn clear_for_takeoff(
+    pub(super) fn may_refresh(
         &self,
         entry: &Entry,
         view: &View,
@@ -64,12 +64,12 @@ impl Broker {
     pub(super) fn learn(
         &self,
         entry: &Entry,
-        flown: Generation,
+        spent: Generation,
         provider: &ProviderId,
-        landing: &Landing,
+        ended: &Refreshed,
     ) {
         let view = entry.view();
-        match landing {
+        match ended {
             Ok(_) => {
                 entry.trouble.store(None);
             }
@@ -81,7 +81,7 @@ impl Broker {
                     self.providers.hold(provider, failure, pause);
                 }
                 // What befell an old chain says nothing about the one that replaced it.
-                if view.grant.continues(flown) {
+                if view.grant.continues(spent) {
                     self.remember(entry, &view.grant, error);
                 }
             }

@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use crate::broker::Broker;
 use crate::broker::error::{Error, chain};
-use crate::broker::flight::{Landing, Tower};
+use crate::broker::flight::{Callers, Refreshed};
 use crate::broker::freshness::idle_due;
 use crate::broker::grant::{Grant, Intent, Pair, Position, Standing};
 use crate::broker::known::{Entry, View};
@@ -22,7 +22,7 @@ use crate::crash::{self, Moment};
 impl Broker {
     /// Reads the grant from the store. Where the store is behind what we know, or has lost the
     /// grant, it gets what we know before anything is spent: what it holds is spent already.
-    pub(super) async fn reconcile(&self, entry: &Entry) -> Landing {
+    pub(super) async fn reconcile(&self, entry: &Entry) -> Refreshed {
         let known = entry.view();
         let stored = self.load(&entry.id).await?;
         let heals = known.grant.standing == Standing::Usable;
@@ -94,8 +94,8 @@ impl Broker {
         grant: Grant,
         intent: &Intent,
         pair: Pair,
-        tower: Option<&Tower>,
-    ) -> Landing {
+        callers: Option<&Callers>,
+    ) -> Refreshed {
         let generation = intent.generation.next();
         let position = Position { generation, fence: intent.fence };
         // What operators changed meanwhile stands.
@@ -115,8 +115,8 @@ impl Broker {
         let step = || self.store.merge(&entry.id, publication.clone());
         let serve_from_memory = || {
             let view = entry.adopt(next.clone());
-            if let Some(tower) = tower {
-                tower.send_replace(Some(Ok(view)));
+            if let Some(callers) = callers {
+                callers.send_replace(Some(Ok(view)));
             }
         };
         let merged = self.persist(&grant, "the new token pair", step, serve_from_memory).await;
@@ -189,7 +189,7 @@ impl Broker {
         }
     }
 
-    pub(super) async fn reload(&self, entry: &Entry) -> Landing {
+    pub(super) async fn reload(&self, entry: &Entry) -> Refreshed {
         let grant = self.load(&entry.id).await?;
         let grant = grant.ok_or_else(|| Error::GrantNotFound(entry.id.clone()))?;
         let view = entry.adopt(grant);

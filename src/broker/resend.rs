@@ -10,7 +10,7 @@ use crate::broker::Broker;
 use crate::broker::doubt::{Next, Patience, Situation};
 use crate::broker::endpoint::{Concern, Disposition, Failure, Habits};
 use crate::broker::error::{Error, Reason, chain};
-use crate::broker::flight::Landing;
+use crate::broker::flight::Refreshed;
 use crate::broker::freshness::spread;
 use crate::broker::grant::{Doubt, DoubtKind, Grant, Intent, ProviderId};
 use crate::broker::known::{Entry, View};
@@ -133,7 +133,7 @@ impl Broker {
         sent_at: SystemTime,
         kind: DoubtKind,
         failure: Failure,
-    ) -> Landing {
+    ) -> Refreshed {
         let before = intent.doubt.as_ref();
         let doubt = Doubt {
             kind,
@@ -231,7 +231,7 @@ impl Broker {
         let owner = self.next_owner();
         let attempt = owner.attempt;
         let claim = self.store.take_over(&entry.id, &held, owner, watch).await;
-        match claim.inspect_err(|_| self.settle_later(entry, attempt))? {
+        match claim.inspect_err(|_| self.give_back_later(entry, attempt))? {
             Claim::Granted(intent) => {
                 debug!(grant.id = %grant.id, generation = %intent.generation, attempts = doubt.attempts,
                     kind = doubt.kind.name(), "a refresh token in doubt is presented again");

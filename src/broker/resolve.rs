@@ -139,7 +139,7 @@ impl Broker {
             if !broker.store.refuse(&grant.id, &held, &verdict).await? {
                 return Err(moved());
             }
-            entry.settled(&held);
+            entry.answered(&held);
             let fence = held.fence.max(grant.position.fence);
             let position = Position { generation: held.generation, fence };
             let standing = Standing::Refused(verdict);

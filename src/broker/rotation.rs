@@ -8,7 +8,7 @@ use tracing::{Instrument, debug, info_span, warn};
 use crate::broker::Broker;
 use crate::broker::endpoint::{Disposition, Request};
 use crate::broker::error::{Error, Reason, chain};
-use crate::broker::flight::{Landing, Tower, Trigger};
+use crate::broker::flight::{Callers, Refreshed, Trigger};
 use crate::broker::grant::{Generation, Grant, GrantKind, Standing, Verdict};
 use crate::broker::known::Entry;
 use crate::broker::metrics::{ByProvider, Refresh};
@@ -19,22 +19,22 @@ use crate::crash::{self, Moment};
 
 impl Broker {
     /// Refreshes the grant once. Never cancelled: it runs as a tracked task.
-    pub(super) async fn fly(
+    pub(super) async fn run_flight(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
         trigger: Trigger,
-        tower: &Tower,
-    ) -> Landing {
+        callers: &Callers,
+    ) -> Refreshed {
         let provider_id = entry.view().grant.descriptor.provider.clone();
         let span = info_span!("refresh", grant.id = %entry.id, provider = %provider_id, trigger = trigger.name());
         let start = Instant::now();
-        let rotation = self.rotate(entry, generation, tower);
-        let landing = rotation.instrument(span.clone()).await;
-        if let Err(error) = &landing {
+        let rotation = self.rotate(entry, generation, callers);
+        let ended = rotation.instrument(span.clone()).await;
+        if let Err(error) = &ended {
             span.in_scope(|| self.tell_failure(entry, generation, error));
         }
-        let result = match &landing {
+        let result = match &ended {
             Ok(_) => "success",
             Err(error) => error.degraded_reason().map_or("error", Reason::name),
         };
@@ -45,13 +45,13 @@ impl Broker {
             .observe(start.elapsed().as_secs_f64());
         let refresh = Refresh { provider, trigger: trigger.name(), result };
         self.metrics.refreshes.get_or_create(&refresh).inc();
-        self.learn(entry, generation, &provider_id, &landing);
-        if let Err(Error::Upstream { failure, .. }) = &landing
+        self.learn(entry, generation, &provider_id, &ended);
+        if let Err(Error::Upstream { failure, .. }) = &ended
             && !matches!(failure.disposition, Disposition::Unknown(_))
         {
             self.retry_later(entry, generation).await;
         }
-        landing
+        ended
     }
 
     /// What callers are told, that it is tried again, holds without their asking again.
@@ -79,16 +79,16 @@ impl Broker {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
-        tower: &Tower,
-    ) -> Landing {
+        callers: &Callers,
+    ) -> Refreshed {
         let mut tries = 0;
         loop {
-            let landing = self.attempt(entry, generation, tower).await;
+            let ended = self.attempt(entry, generation, callers).await;
             tries += 1;
-            let unsent = matches!(&landing, Err(Error::Upstream { failure, .. })
+            let unsent = matches!(&ended, Err(Error::Upstream { failure, .. })
                 if failure.disposition == Disposition::NotSent);
             if !unsent || tries >= self.settings.attempts_max || self.draining() {
-                return landing;
+                return ended;
             }
             sleep(backoff(self.settings.attempt_backoff, tries - 1, self.settings.retry_backoff))
                 .await;
@@ -100,8 +100,8 @@ impl Broker {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
-        tower: &Tower,
-    ) -> Landing {
+        callers: &Callers,
+    ) -> Refreshed {
         let view = self.reconcile(entry).await?;
         if view.grant.generation() != generation {
             return Ok(view);
@@ -124,7 +124,7 @@ impl Broker {
         entry.sent(&intent);
         let reply = self.endpoint.exchange(&grant.descriptor.provider, request).await;
         crash::reached(stop_at, Moment::AfterReply).await;
-        self.settle(entry, grant, &intent, sent_at, reply, tower).await
+        self.take_answer(entry, grant, &intent, sent_at, reply, callers).await
     }
 
     /// What to send for the grant, if it can be refreshed at all.

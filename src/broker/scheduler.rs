@@ -59,7 +59,7 @@ impl Broker {
             self.store.schedule(id, view.grant.generation(), due_at).await?;
             return Ok(());
         }
-        self.board(&entry, view.grant.generation(), Trigger::Proactive).map(drop)
+        self.join_or_start(&entry, view.grant.generation(), Trigger::Proactive).map(drop)
     }
 
     /// Presents a refresh token in doubt again if it is time, or notes when that will be.
@@ -72,7 +72,7 @@ impl Broker {
         let next = self.next_try(entry, view, doubt);
         match (next, &view.grant.intent) {
             (Next::In(Duration::ZERO), _) | (_, None) => {
-                self.board(entry, view.grant.generation(), Trigger::Proactive).map(drop)
+                self.join_or_start(entry, view.grant.generation(), Trigger::Proactive).map(drop)
             }
             (next, Some(held)) => {
                 self.record_doubt(entry, held, doubt, next).await;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::broker::error::{Error, Reason};
-use crate::broker::flight::{Boarding, Landing, Trigger};
+use crate::broker::flight::{Joined, Refreshed, Trigger};
 use crate::broker::freshness::Stage;
 use crate::broker::grant::{Generation, GrantId, Standing};
 use crate::broker::known::{Entry, View};
@@ -78,7 +78,7 @@ enum Decision {
     Fail(Error),
 }
 
-/// Rounds of deciding and waiting: a landing may be overtaken by an import once, not for ever.
+/// Rounds of deciding and waiting: a refresh may be overtaken by an import once, not for ever.
 const ROUNDS_MAX: u32 = 3;
 
 impl Broker {
@@ -104,8 +104,9 @@ impl Broker {
                     (if round == 0 { result } else { "refreshed" }, Ok(Served { view, degraded }))
                 }
                 Decision::Renew => {
-                    let boarding = self.board(&entry, view.grant.generation(), Trigger::OnDemand);
-                    let degraded = boarding.err().and_then(|error| failing(&error, now));
+                    let joined =
+                        self.join_or_start(&entry, view.grant.generation(), Trigger::OnDemand);
+                    let degraded = joined.err().and_then(|error| failing(&error, now));
                     let result = if degraded.is_some() { "degraded" } else { "hit" };
                     (result, Ok(Served { view, degraded }))
                 }
@@ -166,14 +167,14 @@ impl Broker {
         {
             return Err(Error::ForceRefreshCooldown { grant: id.clone(), retry_after });
         }
-        let (landed, outcome) = self.refresh(&entry, &view, Trigger::Forced, deadline).await?;
-        self.note_use(&entry, &landed);
+        let (refreshed, outcome) = self.refresh(&entry, &view, Trigger::Forced, deadline).await?;
+        self.note_use(&entry, &refreshed);
         let old = current.map(|token| Rejected::Generation(token.generation));
-        let newer = old.is_none_or(|old| matches!(compare(&old, &landed), Compared::Replaced));
-        if !newer || landed.grant.valid_token(self.clock.now()).is_none() {
+        let newer = old.is_none_or(|old| matches!(compare(&old, &refreshed), Compared::Replaced));
+        if !newer || refreshed.grant.valid_token(self.clock.now()).is_none() {
             return Err(Error::RefreshInProgress(id.clone()));
         }
-        Ok((Served { view: landed, degraded: None }, outcome))
+        Ok((Served { view: refreshed, degraded: None }, outcome))
     }
 
     /// What is known of the grant if the rejected token is the newest one; `None` if there is a
@@ -267,13 +268,13 @@ impl Broker {
         deadline: Instant,
     ) -> Result<(Arc<View>, Outcome), Error> {
         loop {
-            match self.board(entry, view.grant.generation(), trigger)? {
-                Boarding::Replaced(view) => return Ok((view, Outcome::AlreadyReplaced)),
-                Boarding::Flight(flight) => {
+            match self.join_or_start(entry, view.grant.generation(), trigger)? {
+                Joined::Replaced(view) => return Ok((view, Outcome::AlreadyReplaced)),
+                Joined::Running(flight) => {
                     return Ok((flight.wait(&entry.id, deadline).await?, Outcome::Rotated));
                 }
-                // How it ends is the business of those who boarded it.
-                Boarding::Other(flight) => match flight.wait(&entry.id, deadline).await {
+                // How it ends is the business of those who joined it.
+                Joined::OtherGeneration(flight) => match flight.wait(&entry.id, deadline).await {
                     Err(late @ Error::RefreshInProgress(_)) => return Err(late),
                     _ => tokio::task::yield_now().await,
                 },
@@ -282,20 +283,20 @@ impl Broker {
     }
 
     /// Looks for a generation that a caller knows and we do not.
-    async fn catch_up(&self, entry: &Entry, named: Generation, deadline: Instant) -> Landing {
-        let landed = match Self::join(entry) {
+    async fn catch_up(&self, entry: &Entry, named: Generation, deadline: Instant) -> Refreshed {
+        let refreshed = match Self::join(entry) {
             Some(flight) => flight.wait(&entry.id, deadline).await?,
             None => match self.load(&entry.id).await? {
                 Some(grant) => entry.adopt(grant),
                 None => entry.view(),
             },
         };
-        let current = landed.token().map_or(Generation(0), |(token, _)| token.generation);
+        let current = refreshed.token().map_or(Generation(0), |(token, _)| token.generation);
         if current < named {
             let grant = entry.id.clone();
             return Err(Error::GenerationUnknown { grant, named, current });
         }
-        Ok(landed)
+        Ok(refreshed)
     }
 
     /// Tells the store, once per generation, that the grant is in use and so to be kept fresh.

@@ -22,7 +22,7 @@ pub(super) struct File {
     /// What the store is sealed with.
     pub(super) keys: Keys,
     /// Who issues tokens, by name.
-    pub(super) providers: BTreeMap<String, Provider>,
+    pub(super) providers: BTreeMap<String, ProviderSection>,
     /// Waits and bounds.
     pub(super) timing: Timing,
     /// How to stop.
@@ -79,7 +79,7 @@ pub(super) struct Keys {
 /// A provider and our client registration there.
 #[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Provider {
+pub(super) struct ProviderSection {
     /// Whose habits it has: they set the defaults of everything below.
     pub(super) profile: Profile,
     /// The token endpoint is this plus `/token`, the authorization endpoint this plus `/authorize`.

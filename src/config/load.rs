@@ -7,7 +7,7 @@ use jsonschema::error::ValidationErrorKind;
 use serde_json::{Map, Value};
 
 use crate::config::file::File;
-use crate::config::{Config, Environment, Problem, settle};
+use crate::config::{Config, Environment, Problem, check};
 
 /// What variables of ours begin with.
 const PREFIX: &str = "TOKEN_BROKER__";
@@ -43,7 +43,7 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Config, Ve
     let file: File = serde_json::from_value(tree).map_err(|_| {
         vec![Problem::new("configuration", "cannot be read, though it fits the schema")]
     })?;
-    settle::settle(file, environment).map_err(sorted)
+    check::check(file, environment).map_err(sorted)
 }
 
 fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::broker::endpoint::Habits;
 use crate::config::file::Profile;
-use crate::upstream::{BasicEncoding, ClientAuth, Rule, Verdict};
+use crate::upstream::{BasicEncoding, ClientAuth, Meaning, Rule};
 
 /// Defaults of a provider.
 pub(super) struct Defaults {
@@ -56,18 +56,18 @@ impl Defaults {
 /// developer tutorial. One `invalid_request` has four meanings there: only the description tells a
 /// dead refresh token from a bad code, a wrong `redirect_uri` and a person's no.
 fn kroger_errors() -> Vec<Rule> {
-    let rule = |code: Option<&str>, text: Option<&str>, verdict| Rule {
+    let rule = |code: Option<&str>, text: Option<&str>, meaning| Rule {
         status: Some(400),
         code: code.map(str::to_owned),
         text: text.map(str::to_owned),
-        verdict,
+        meaning,
     };
     vec![
-        rule(Some("invalid_request"), Some("invalid refresh_token"), Verdict::Reauth),
+        rule(Some("invalid_request"), Some("invalid refresh_token"), Meaning::Reauth),
         // The tutorial: "Missing/Invalid Refresh Token".
-        rule(None, Some("invalid refresh token"), Verdict::Reauth),
+        rule(None, Some("invalid refresh token"), Meaning::Reauth),
         // A wrong client id or secret: "invalid credentials".
-        rule(Some("unauthorized"), None, Verdict::Client),
+        rule(Some("unauthorized"), None, Meaning::Client),
     ]
 }
 

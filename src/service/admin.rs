@@ -42,7 +42,7 @@ impl Admin {
 
     fn hold(
         &self,
-        provider: &endpoint::Provider,
+        provider: &endpoint::ProviderSummary,
     ) -> Option<(endpoint::Failure, std::time::Duration)> {
         let (failure, until) = self.broker.provider_waits(&provider.id)?;
         Some((failure, until.saturating_duration_since(Instant::now())))

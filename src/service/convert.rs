@@ -324,7 +324,7 @@ fn failure(trouble: &Trouble, state: State, now: SystemTime) -> proto::GrantFail
 }
 
 pub(super) fn provider(
-    provider: endpoint::Provider,
+    provider: endpoint::ProviderSummary,
     hold: Option<(endpoint::Failure, Duration)>,
     now: SystemTime,
 ) -> proto::Provider {

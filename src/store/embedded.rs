@@ -49,7 +49,7 @@ struct Inner {
     clock: Clock,
 }
 
-type Outcome<T> = Result<T, StoreError>;
+type StoreResult<T> = Result<T, StoreError>;
 
 impl Embedded {
     /// Opens the file, or makes it.
@@ -91,8 +91,8 @@ impl Embedded {
     /// Runs a step of blocking I/O. In memory there is none, so it runs in place.
     async fn run<T: Send + 'static>(
         &self,
-        step: impl FnOnce(&Inner) -> Outcome<T> + Send + 'static,
-    ) -> Outcome<T> {
+        step: impl FnOnce(&Inner) -> StoreResult<T> + Send + 'static,
+    ) -> StoreResult<T> {
         if self.inner.path.is_none() {
             return step(&self.inner);
         }
@@ -111,7 +111,7 @@ impl Embedded {
 
 impl Inner {
     /// Opens the file anew after a failure, once that is possible again.
-    fn mend(&self) -> Outcome<()> {
+    fn mend(&self) -> StoreResult<()> {
         let Some(path) = self.path.as_ref().filter(|_| self.spoiled.load(Ordering::SeqCst)) else {
             return Ok(());
         };
@@ -128,17 +128,17 @@ impl Inner {
         Ok(())
     }
 
-    fn begin_read(&self) -> Outcome<ReadTransaction> {
+    fn begin_read(&self) -> StoreResult<ReadTransaction> {
         let database = self.database.read();
         database.as_ref().ok_or_else(closed)?.begin_read().map_err(unavailable)
     }
 
-    fn begin_write(&self) -> Outcome<WriteTransaction> {
+    fn begin_write(&self) -> StoreResult<WriteTransaction> {
         let database = self.database.read();
         database.as_ref().ok_or_else(closed)?.begin_write().map_err(unavailable)
     }
 
-    fn read(&self, id: &GrantId) -> Outcome<Option<Record>> {
+    fn read(&self, id: &GrantId) -> StoreResult<Option<Record>> {
         let transaction = self.begin_read()?;
         let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
         let found = grants.get(id.as_str()).map_err(unavailable)?;
@@ -150,7 +150,7 @@ impl Inner {
         &self,
         id: &GrantId,
         change: impl FnOnce(&mut Option<Record>) -> (T, bool),
-    ) -> Outcome<T> {
+    ) -> StoreResult<T> {
         let transaction = self.begin_write()?;
         let mut record = {
             let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
@@ -166,7 +166,7 @@ impl Inner {
         Ok(answer)
     }
 
-    fn page(&self, after: Option<&str>, limit: usize) -> Outcome<Page> {
+    fn page(&self, after: Option<&str>, limit: usize) -> StoreResult<Page> {
         let transaction = self.begin_read()?;
         let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
         let mut page = Page { grants: Vec::new(), next: None };
@@ -191,7 +191,7 @@ impl Inner {
         Ok(page)
     }
 
-    fn take(&self, limit: usize, visibility: Duration) -> Outcome<Vec<GrantId>> {
+    fn take(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
         let now = self.clock.now_ms();
         let due: Vec<(u64, String)> = {
             let transaction = self.begin_read()?;
@@ -230,7 +230,7 @@ impl Inner {
 
 #[async_trait]
 impl Store for Embedded {
-    async fn load(&self, id: &GrantId) -> Outcome<Option<Grant>> {
+    async fn load(&self, id: &GrantId) -> StoreResult<Option<Grant>> {
         let id = id.clone();
         self.run(move |inner| {
             let now = inner.clock.now_ms();
@@ -240,7 +240,7 @@ impl Store for Embedded {
         .await
     }
 
-    async fn list(&self, after: Option<&str>, limit: usize) -> Outcome<Page> {
+    async fn list(&self, after: Option<&str>, limit: usize) -> StoreResult<Page> {
         let after = after.map(str::to_owned);
         self.run(move |inner| inner.page(after.as_deref(), limit)).await
     }
@@ -250,7 +250,7 @@ impl Store for Embedded {
         id: &GrantId,
         expected: Option<Position>,
         seed: Seed,
-    ) -> Outcome<Option<Grant>> {
+    ) -> StoreResult<Option<Grant>> {
         let id = id.clone();
         self.run(move |inner| {
             let now = inner.clock.now();
@@ -280,7 +280,7 @@ impl Store for Embedded {
         owner: Owner,
         takeover: Option<Duration>,
         watch: Duration,
-    ) -> Outcome<Claim> {
+    ) -> StoreResult<Claim> {
         let id = id.clone();
         self.run(move |inner| {
             let now = inner.clock.now_ms();
@@ -302,7 +302,7 @@ impl Store for Embedded {
         held: &Intent,
         owner: Owner,
         watch: Duration,
-    ) -> Outcome<Claim> {
+    ) -> StoreResult<Claim> {
         let (id, held) = (id.clone(), held.clone());
         self.run(move |inner| {
             let now = inner.clock.now_ms();
@@ -322,7 +322,7 @@ impl Store for Embedded {
         intent: &Intent,
         doubt: &Doubt,
         due_at: Option<SystemTime>,
-    ) -> Outcome<bool> {
+    ) -> StoreResult<bool> {
         let (id, intent, doubt) = (id.clone(), intent.clone(), doubt.clone());
         self.run(move |inner| {
             let due_at = due_at.map(unix_ms);
@@ -336,7 +336,7 @@ impl Store for Embedded {
         .await
     }
 
-    async fn release(&self, id: &GrantId, intent: &Intent) -> Outcome<bool> {
+    async fn release(&self, id: &GrantId, intent: &Intent) -> StoreResult<bool> {
         let (id, intent) = (id.clone(), intent.clone());
         self.run(move |inner| {
             inner.change(&id, |slot| {
@@ -347,7 +347,7 @@ impl Store for Embedded {
         .await
     }
 
-    async fn merge(&self, id: &GrantId, publication: Publication) -> Outcome<Merged> {
+    async fn merge(&self, id: &GrantId, publication: Publication) -> StoreResult<Merged> {
         let id = id.clone();
         self.run(move |inner| {
             let Publication { generation, fence, descriptor, pair, due_at } = publication;
@@ -366,7 +366,7 @@ impl Store for Embedded {
         .await
     }
 
-    async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> Outcome<bool> {
+    async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> StoreResult<bool> {
         let (id, intent, verdict) = (id.clone(), intent.clone(), verdict.clone());
         self.run(move |inner| {
             inner.change(&id, |slot| {
@@ -384,7 +384,7 @@ impl Store for Embedded {
         id: &GrantId,
         expected: Position,
         amendment: Amendment,
-    ) -> Outcome<Option<Grant>> {
+    ) -> StoreResult<Option<Grant>> {
         let id = id.clone();
         self.run(move |inner| {
             let now = inner.clock.now_ms();
@@ -400,7 +400,7 @@ impl Store for Embedded {
         .await
     }
 
-    async fn delete(&self, id: &GrantId, expected: Position) -> Outcome<bool> {
+    async fn delete(&self, id: &GrantId, expected: Position) -> StoreResult<bool> {
         let id = id.clone();
         self.run(move |inner| {
             let now = inner.clock.now();
@@ -421,7 +421,7 @@ impl Store for Embedded {
         id: &GrantId,
         generation: Generation,
         due_at: SystemTime,
-    ) -> Outcome<()> {
+    ) -> StoreResult<()> {
         let id = id.clone();
         self.run(move |inner| {
             inner.change(&id, |slot| match slot {
@@ -439,7 +439,7 @@ impl Store for Embedded {
         .await
     }
 
-    async fn take_due(&self, limit: usize, visibility: Duration) -> Outcome<Vec<GrantId>> {
+    async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
         self.run(move |inner| inner.take(limit, visibility)).await
     }
 
@@ -473,7 +473,7 @@ fn write(
     id: &GrantId,
     record: &Record,
     due_before: Option<u64>,
-) -> Outcome<()> {
+) -> StoreResult<()> {
     let bytes = serde_json::to_vec(record).map_err(unavailable)?;
     let mut grants = transaction.open_table(GRANTS).map_err(unavailable)?;
     grants.insert(id.as_str(), bytes.as_slice()).map_err(unavailable)?;
@@ -512,7 +512,7 @@ fn identity(
     Ok(identity)
 }
 
-fn decode(id: &GrantId, bytes: &[u8]) -> Outcome<Record> {
+fn decode(id: &GrantId, bytes: &[u8]) -> StoreResult<Record> {
     serde_json::from_slice(bytes).map_err(|_| StoreError::Unreadable {
         grant: id.clone(),
         why: "its stored form is of another version",
@@ -520,7 +520,7 @@ fn decode(id: &GrantId, bytes: &[u8]) -> Outcome<Record> {
     })
 }
 
-fn stored_id(name: &str) -> Outcome<GrantId> {
+fn stored_id(name: &str) -> StoreResult<GrantId> {
     GrantId::parse(name)
         .map_err(|_| StoreError::Refused("a stored grant has a malformed name".to_owned()))
 }

@@ -48,7 +48,7 @@ pub struct Redis {
     identity: Identity,
 }
 
-type Outcome<T> = Result<T, StoreError>;
+type StoreResult<T> = Result<T, StoreError>;
 type Fields = HashMap<String, Vec<u8>>;
 
 impl Redis {
@@ -89,7 +89,7 @@ impl Redis {
         format!("{}:{{{shard:02x}}}:ids", self.prefix)
     }
 
-    async fn read(&self, id: &GrantId) -> Outcome<Option<Record>> {
+    async fn read(&self, id: &GrantId) -> StoreResult<Option<Record>> {
         let [grant, ..] = self.keys(id);
         let fields: Fields =
             self.session.query(redis::cmd("HGETALL").arg(grant)).await.map_err(unavailable)?;
@@ -102,7 +102,7 @@ impl Redis {
         id: &GrantId,
         publication: &Publication,
         make: bool,
-    ) -> Outcome<Option<Merged>> {
+    ) -> StoreResult<Option<Merged>> {
         let [grant, due, ids] = self.keys(id);
         let Publication { generation, fence, descriptor, pair, due_at } = publication;
         let position = Position { generation: *generation, fence: *fence };
@@ -142,7 +142,7 @@ impl Redis {
         lease: String,
         fence: String,
         watch: Duration,
-    ) -> Outcome<Claim> {
+    ) -> StoreResult<Claim> {
         let [grant, due, _] = self.keys(id);
         let stored_owner =
             serde_json::to_vec(&StoredOwner::from(owner.clone())).unwrap_or_default();
@@ -183,7 +183,7 @@ impl Redis {
 
     /// Names the store again where that was lost with the rest: what is sealed to a deployment
     /// cannot be opened under another name.
-    async fn still_ours(&self) -> Outcome<()> {
+    async fn still_ours(&self) -> StoreResult<()> {
         let meta = check::meta_key(&self.prefix);
         let found = check::claim_identity(&self.session, &meta, &self.identity).await;
         match found.map_err(unavailable)? {
@@ -215,12 +215,12 @@ impl Redis {
 
 #[async_trait]
 impl Store for Redis {
-    async fn load(&self, id: &GrantId) -> Outcome<Option<Grant>> {
+    async fn load(&self, id: &GrantId) -> StoreResult<Option<Grant>> {
         let record = self.read(id).await?;
         record.map(|record| self.codec.open(id, &record)).transpose()
     }
 
-    async fn list(&self, after: Option<&str>, limit: usize) -> Outcome<Page> {
+    async fn list(&self, after: Option<&str>, limit: usize) -> StoreResult<Page> {
         let (first, name) = cursor(after)?;
         let mut pipeline = redis::pipe();
         for shard in first..SHARDS {
@@ -267,7 +267,7 @@ impl Store for Redis {
         id: &GrantId,
         expected: Option<Position>,
         seed: Seed,
-    ) -> Outcome<Option<Grant>> {
+    ) -> StoreResult<Option<Grant>> {
         let [grant, due, ids] = self.keys(id);
         for _ in 0..CONFLICTS_MAX {
             let known = self.read(id).await?;
@@ -309,7 +309,7 @@ impl Store for Redis {
         owner: Owner,
         takeover: Option<Duration>,
         watch: Duration,
-    ) -> Outcome<Claim> {
+    ) -> StoreResult<Claim> {
         let lease = takeover.map_or(String::new(), |lease| lease.as_millis().to_string());
         self.hold(id, generation, owner, lease, String::new(), watch).await
     }
@@ -320,7 +320,7 @@ impl Store for Redis {
         held: &Intent,
         owner: Owner,
         watch: Duration,
-    ) -> Outcome<Claim> {
+    ) -> StoreResult<Claim> {
         let fence = held.fence.0.to_string();
         self.hold(id, held.generation, owner, String::new(), fence, watch).await
     }
@@ -331,7 +331,7 @@ impl Store for Redis {
         intent: &Intent,
         doubt: &Doubt,
         due_at: Option<SystemTime>,
-    ) -> Outcome<bool> {
+    ) -> StoreResult<bool> {
         let [grant, due, _] = self.keys(id);
         let stored = serde_json::to_vec(&StoredDoubt::new(doubt, intent.fence)).unwrap_or_default();
         let due_at = optional(due_at);
@@ -347,7 +347,7 @@ impl Store for Redis {
         Ok(held == 1)
     }
 
-    async fn release(&self, id: &GrantId, intent: &Intent) -> Outcome<bool> {
+    async fn release(&self, id: &GrantId, intent: &Intent) -> StoreResult<bool> {
         let [grant, ..] = self.keys(id);
         let arguments: [&[u8]; 2] = [&text(intent.generation.0), &text(intent.fence.0)];
         let released: u64 =
@@ -355,7 +355,7 @@ impl Store for Redis {
         Ok(released == 1)
     }
 
-    async fn merge(&self, id: &GrantId, publication: Publication) -> Outcome<Merged> {
+    async fn merge(&self, id: &GrantId, publication: Publication) -> StoreResult<Merged> {
         if let Some(merged) = self.try_merge(id, &publication, false).await? {
             return Ok(merged);
         }
@@ -363,7 +363,7 @@ impl Store for Redis {
         self.try_merge(id, &publication, true).await?.ok_or_else(malformed)
     }
 
-    async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> Outcome<bool> {
+    async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> StoreResult<bool> {
         let [grant, due, _] = self.keys(id);
         let stored = StoredVerdict::new(intent.fence, verdict);
         let stored = serde_json::to_vec(&stored).unwrap_or_default();
@@ -379,7 +379,7 @@ impl Store for Redis {
         id: &GrantId,
         expected: Position,
         amendment: Amendment,
-    ) -> Outcome<Option<Grant>> {
+    ) -> StoreResult<Option<Grant>> {
         let [grant, due, _] = self.keys(id);
         for _ in 0..CONFLICTS_MAX {
             let known = self.read(id).await?.filter(|known| known.deleted_at.is_none());
@@ -422,7 +422,7 @@ impl Store for Redis {
         Ok(None)
     }
 
-    async fn delete(&self, id: &GrantId, expected: Position) -> Outcome<bool> {
+    async fn delete(&self, id: &GrantId, expected: Position) -> StoreResult<bool> {
         let [grant, due, ids] = self.keys(id);
         for _ in 0..CONFLICTS_MAX {
             let known = self.read(id).await?.filter(|known| known.deleted_at.is_none());
@@ -456,7 +456,7 @@ impl Store for Redis {
         id: &GrantId,
         generation: Generation,
         due_at: SystemTime,
-    ) -> Outcome<()> {
+    ) -> StoreResult<()> {
         let [grant, due, _] = self.keys(id);
         let due_at = text(unix_ms(due_at));
         let arguments: [&[u8]; 3] = [&text(generation.0), &due_at, id.as_str().as_bytes()];
@@ -468,7 +468,7 @@ impl Store for Redis {
         Ok(())
     }
 
-    async fn take_due(&self, limit: usize, visibility: Duration) -> Outcome<Vec<GrantId>> {
+    async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
         // Every shard gets its turn, so that none starves behind a crowded one.
         let limit = limit.div_ceil(SHARDS);
         let mut pipeline = redis::pipe();
@@ -501,7 +501,7 @@ fn shard(id: &GrantId) -> usize {
 }
 
 /// A cursor is `NN/name`: the shard, and the last name that was listed.
-fn cursor(after: Option<&str>) -> Outcome<(usize, &str)> {
+fn cursor(after: Option<&str>) -> StoreResult<(usize, &str)> {
     let Some(after) = after else { return Ok((0, "")) };
     after
         .split_once('/')
@@ -510,7 +510,7 @@ fn cursor(after: Option<&str>) -> Outcome<(usize, &str)> {
         .ok_or(StoreError::BadCursor)
 }
 
-fn record(id: &GrantId, fields: &Fields) -> Outcome<Option<Record>> {
+fn record(id: &GrantId, fields: &Fields) -> StoreResult<Option<Record>> {
     if fields.is_empty() {
         return Ok(None);
     }
@@ -561,7 +561,7 @@ fn record(id: &GrantId, fields: &Fields) -> Outcome<Option<Record>> {
 }
 
 /// Its fence is kept beside it.
-fn stored_doubt(text: &str, fence: &str) -> Outcome<Option<StoredDoubt>> {
+fn stored_doubt(text: &str, fence: &str) -> StoreResult<Option<StoredDoubt>> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -578,11 +578,11 @@ fn optional(time: Option<SystemTime>) -> String {
     time.map_or(String::new(), |time| unix_ms(time).to_string())
 }
 
-fn number(text: &str) -> Outcome<u64> {
+fn number(text: &str) -> StoreResult<u64> {
     text.parse().map_err(|_| malformed())
 }
 
-fn stored_id(name: &str) -> Outcome<GrantId> {
+fn stored_id(name: &str) -> StoreResult<GrantId> {
     GrantId::parse(name).map_err(|_| malformed())
 }
 

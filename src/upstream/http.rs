@@ -111,8 +111,8 @@ impl TokenEndpoint for Http {
         }
     }
 
-    fn providers(&self) -> Vec<endpoint::Provider> {
-        let each = self.providers.values().map(|(provider, _)| endpoint::Provider {
+    fn providers(&self) -> Vec<endpoint::ProviderSummary> {
+        let each = self.providers.values().map(|(provider, _)| endpoint::ProviderSummary {
             id: provider.id.clone(),
             profile: provider.profile.clone(),
             token_endpoint: provider.token_url.clone(),

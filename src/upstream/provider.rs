@@ -63,12 +63,12 @@ pub struct Rule {
     /// Text in the reply, in any case.
     pub text: Option<String>,
     /// What it means.
-    pub verdict: Verdict,
+    pub meaning: Meaning,
 }
 
 /// What a failure means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Meaning {
     /// The grant is dead: a person must consent again.
     Reauth,
     /// Our client registration is refused.

@@ -13,7 +13,7 @@ use crate::broker::endpoint::{Concern, Disposition, Failure, Issued, Reply};
 use crate::broker::error::Reason;
 use crate::broker::grant::DoubtKind;
 use crate::secret::{AccessToken, RefreshToken};
-use crate::upstream::provider::{Provider, Verdict};
+use crate::upstream::provider::{Meaning, Provider};
 
 /// Longest lifetime that is believed: ten years.
 const LIFETIME_MAX_S: f64 = 10.0 * 365.0 * 86_400.0;
@@ -114,7 +114,7 @@ fn refused(provider: &Provider, raw: &Raw<'_>, fields: Option<&Map<String, Value
         .error_map
         .iter()
         .find(|rule| rule.matches(raw.status, code.as_deref(), &body))
-        .map(|rule| by_rule(rule.verdict));
+        .map(|rule| by_rule(rule.meaning));
     // A gateway may answer with a server error, and words of the standard in it, while the server
     // behind it goes on.
     let told = raw.status != UNAUTHORIZED && raw.status < SERVER_ERRORS;
@@ -131,20 +131,20 @@ fn refused(provider: &Provider, raw: &Raw<'_>, fields: Option<&Map<String, Value
     }
 }
 
-type Meaning = (Reason, Disposition, Concern);
+type Reading = (Reason, Disposition, Concern);
 
-fn by_rule(verdict: Verdict) -> Meaning {
+fn by_rule(meaning: Meaning) -> Reading {
     use Disposition::{NotProcessed, Refused};
-    match verdict {
-        Verdict::Reauth => (Reason::GrantReauthRequired, Refused, Concern::Grant),
-        Verdict::Client => (Reason::ClientCredentialsRejected, NotProcessed, Concern::Provider),
-        Verdict::Unavailable => (Reason::ProviderUnavailable, NotProcessed, Concern::Grant),
-        Verdict::Conflict => (Reason::ProviderConflict, NotProcessed, Concern::Grant),
+    match meaning {
+        Meaning::Reauth => (Reason::GrantReauthRequired, Refused, Concern::Grant),
+        Meaning::Client => (Reason::ClientCredentialsRejected, NotProcessed, Concern::Provider),
+        Meaning::Unavailable => (Reason::ProviderUnavailable, NotProcessed, Concern::Grant),
+        Meaning::Conflict => (Reason::ProviderConflict, NotProcessed, Concern::Grant),
     }
 }
 
 /// RFC 6749 section 5.2 and its neighbours.
-fn by_code(code: &str) -> Option<Meaning> {
+fn by_code(code: &str) -> Option<Reading> {
     use Concern::{Grant, Provider};
     use Disposition::{NotProcessed, Refused};
     Some(match code {
@@ -165,7 +165,7 @@ fn by_code(code: &str) -> Option<Meaning> {
     })
 }
 
-fn by_status(raw: &Raw<'_>, structured: bool) -> Meaning {
+fn by_status(raw: &Raw<'_>, structured: bool) -> Reading {
     use Concern::{Grant, Provider};
     use Disposition::NotProcessed;
     const UNKNOWN: Disposition = Disposition::Unknown(DoubtKind::Answered);
@@ -289,7 +289,7 @@ pub(crate) mod tests {
                 status: Some(400),
                 code: None,
                 text: Some("refresh token".to_owned()),
-                verdict: Verdict::Reauth,
+                meaning: Meaning::Reauth,
             }],
         }
     }
@@ -365,7 +365,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_refresh_token_is_saved_from_the_wreck() {
+    fn a_refresh_token_is_found_in_a_broken_reply() {
         for body in [
             r#"{"refresh_token":"r"}"#,
             r#"{"access_token":"","refresh_token":"r"}"#,

@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use token_broker::broker::endpoint::{
-    Concern, Disposition, Failure, Habits, Issued, Provider, Reply, Request, TokenEndpoint,
+    Concern, Disposition, Failure, Habits, Issued, ProviderSummary, Reply, Request, TokenEndpoint,
 };
 use token_broker::broker::error::Reason;
 use token_broker::broker::grant::{DoubtKind, ProviderId};
@@ -310,9 +310,9 @@ impl TokenEndpoint for Authority {
         Reply { refresh_token, refresh_token_lifetime: None, issued }
     }
 
-    fn providers(&self) -> Vec<Provider> {
+    fn providers(&self) -> Vec<ProviderSummary> {
         ["kroger", "other"]
-            .map(|name| Provider {
+            .map(|name| ProviderSummary {
                 id: ProviderId::new(name),
                 profile: "kroger".to_owned(),
                 token_endpoint: "in process".to_owned(),

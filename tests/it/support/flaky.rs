@@ -17,10 +17,10 @@ pub(crate) struct Flaky {
     pub(crate) off: Arc<AtomicBool>,
 }
 
-type Outcome<T> = Result<T, StoreError>;
+type StoreResult<T> = Result<T, StoreError>;
 
 impl Flaky {
-    fn reach(&self) -> Outcome<&dyn Store> {
+    fn reach(&self) -> StoreResult<&dyn Store> {
         if self.off.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable("switched off".into()));
         }
@@ -30,10 +30,10 @@ impl Flaky {
 
 #[async_trait]
 impl Store for Flaky {
-    async fn load(&self, id: &GrantId) -> Outcome<Option<Grant>> {
+    async fn load(&self, id: &GrantId) -> StoreResult<Option<Grant>> {
         self.reach()?.load(id).await
     }
-    async fn list(&self, after: Option<&str>, limit: usize) -> Outcome<Page> {
+    async fn list(&self, after: Option<&str>, limit: usize) -> StoreResult<Page> {
         self.reach()?.list(after, limit).await
     }
     async fn start_chain(
@@ -41,7 +41,7 @@ impl Store for Flaky {
         id: &GrantId,
         expected: Option<Position>,
         seed: Seed,
-    ) -> Outcome<Option<Grant>> {
+    ) -> StoreResult<Option<Grant>> {
         self.reach()?.start_chain(id, expected, seed).await
     }
     async fn claim(
@@ -51,7 +51,7 @@ impl Store for Flaky {
         owner: Owner,
         takeover: Option<Duration>,
         watch: Duration,
-    ) -> Outcome<Claim> {
+    ) -> StoreResult<Claim> {
         self.reach()?.claim(id, generation, owner, takeover, watch).await
     }
     async fn take_over(
@@ -60,7 +60,7 @@ impl Store for Flaky {
         held: &Intent,
         owner: Owner,
         watch: Duration,
-    ) -> Outcome<Claim> {
+    ) -> StoreResult<Claim> {
         self.reach()?.take_over(id, held, owner, watch).await
     }
     async fn doubt(
@@ -69,16 +69,16 @@ impl Store for Flaky {
         intent: &Intent,
         doubt: &Doubt,
         due_at: Option<SystemTime>,
-    ) -> Outcome<bool> {
+    ) -> StoreResult<bool> {
         self.reach()?.doubt(id, intent, doubt, due_at).await
     }
-    async fn release(&self, id: &GrantId, intent: &Intent) -> Outcome<bool> {
+    async fn release(&self, id: &GrantId, intent: &Intent) -> StoreResult<bool> {
         self.reach()?.release(id, intent).await
     }
-    async fn merge(&self, id: &GrantId, publication: Publication) -> Outcome<Merged> {
+    async fn merge(&self, id: &GrantId, publication: Publication) -> StoreResult<Merged> {
         self.reach()?.merge(id, publication).await
     }
-    async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> Outcome<bool> {
+    async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> StoreResult<bool> {
         self.reach()?.refuse(id, intent, verdict).await
     }
     async fn amend(
@@ -86,16 +86,21 @@ impl Store for Flaky {
         id: &GrantId,
         expected: Position,
         amendment: Amendment,
-    ) -> Outcome<Option<Grant>> {
+    ) -> StoreResult<Option<Grant>> {
         self.reach()?.amend(id, expected, amendment).await
     }
-    async fn delete(&self, id: &GrantId, expected: Position) -> Outcome<bool> {
+    async fn delete(&self, id: &GrantId, expected: Position) -> StoreResult<bool> {
         self.reach()?.delete(id, expected).await
     }
-    async fn schedule(&self, id: &GrantId, generation: Generation, at: SystemTime) -> Outcome<()> {
+    async fn schedule(
+        &self,
+        id: &GrantId,
+        generation: Generation,
+        at: SystemTime,
+    ) -> StoreResult<()> {
         self.reach()?.schedule(id, generation, at).await
     }
-    async fn take_due(&self, limit: usize, visibility: Duration) -> Outcome<Vec<GrantId>> {
+    async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
         self.reach()?.take_due(limit, visibility).await
     }
     async fn health(&self) -> Health {

@@ -16,7 +16,7 @@ use crate::config::{Config, Environment, Listen, Log, LogFormat, Problem, Shutdo
 use crate::crash::Moment;
 use crate::secret::ClientSecret;
 use crate::store::redis::Address;
-use crate::upstream::{BasicEncoding, ClientAuth, Provider, Rule, Verdict};
+use crate::upstream::{BasicEncoding, ClientAuth, Meaning, Provider, Rule};
 
 const DEFAULT_STORE: &str = "token-broker.redb";
 /// Kubernetes sets this in every pod.
@@ -33,7 +33,7 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 const SECRET_LEN_MAX: u64 = 64 * 1024;
 
 /// Checks what the schema cannot, and builds the configuration.
-pub(super) fn settle(file: File, environment: &Environment) -> Result<Config, Vec<Problem>> {
+pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec<Problem>> {
     let mut problems = Vec::new();
     let listen = listen(&file.listen, &mut problems);
     let store = store(&file.store, environment, &mut problems);
@@ -192,7 +192,11 @@ fn store(
     })
 }
 
-fn provider(name: &str, section: &file::Provider, problems: &mut Vec<Problem>) -> Option<Provider> {
+fn provider(
+    name: &str,
+    section: &file::ProviderSection,
+    problems: &mut Vec<Problem>,
+) -> Option<Provider> {
     let path = |key: &str| format!("providers.{name}.{key}");
     let before = problems.len();
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
@@ -287,7 +291,7 @@ fn provider(name: &str, section: &file::Provider, problems: &mut Vec<Problem>) -
     })
 }
 
-fn habits(section: &file::Provider, defaults: Habits) -> Habits {
+fn habits(section: &file::ProviderSection, defaults: Habits) -> Habits {
     let span = |span: Option<file::Span>, default| span.map_or(default, |span| span.0);
     Habits {
         listen_max: span(section.listen_max, defaults.listen_max),
@@ -340,7 +344,7 @@ fn endpoint(path: &str, text: &str, problems: &mut Vec<Problem>) -> Option<Strin
 }
 
 fn client_secret(
-    section: &file::Provider,
+    section: &file::ProviderSection,
     path: &impl Fn(&str) -> String,
     problems: &mut Vec<Problem>,
 ) -> Option<ClientSecret> {
@@ -392,11 +396,11 @@ fn rule(rule: &file::Rule) -> Rule {
         status: rule.status,
         code: rule.code.clone(),
         text: rule.text.clone(),
-        verdict: match rule.means {
-            file::Meaning::Reauth => Verdict::Reauth,
-            file::Meaning::Client => Verdict::Client,
-            file::Meaning::Unavailable => Verdict::Unavailable,
-            file::Meaning::Conflict => Verdict::Conflict,
+        meaning: match rule.means {
+            file::Meaning::Reauth => Meaning::Reauth,
+            file::Meaning::Client => Meaning::Client,
+            file::Meaning::Unavailable => Meaning::Unavailable,
+            file::Meaning::Conflict => Meaning::Conflict,
         },
     }
 }

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use crate::broker::Broker;
 use crate::broker::endpoint::{Concern, Disposition, Failure, Issued, Reply};
 use crate::broker::error::{Error, Reason, chain};
-use crate::broker::flight::{Landing, Tower};
+use crate::broker::flight::{Callers, Refreshed};
 use crate::broker::grant::{
     Doubt, DoubtKind, Grant, Intent, Pair, Position, ProviderId, Standing, Token, Verdict,
 };
@@ -21,15 +21,15 @@ const PAGE: usize = 500;
 
 impl Broker {
     /// Acts on what came back. The refresh token is made durable before anything else.
-    pub(super) async fn settle(
+    pub(super) async fn take_answer(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         grant: Grant,
         intent: &Intent,
         sent_at: SystemTime,
         reply: Reply,
-        tower: &Tower,
-    ) -> Landing {
+        callers: &Callers,
+    ) -> Refreshed {
         let spends = grant.descriptor.kind.spends();
         let fresh = reply.refresh_token.filter(|_| spends);
         let received = fresh.is_some();
@@ -58,9 +58,9 @@ impl Broker {
             token,
             published_at: self.clock.now(),
         };
-        let tower = failure.is_none().then_some(tower);
-        let view = self.publish(entry, grant, intent, pair, tower).await;
-        entry.settled(intent);
+        let callers = failure.is_none().then_some(callers);
+        let view = self.publish(entry, grant, intent, pair, callers).await;
+        entry.answered(intent);
         let view = view?;
         match failure {
             None => Ok(view),
@@ -80,7 +80,7 @@ impl Broker {
         intent: &Intent,
         sent_at: SystemTime,
         failure: Failure,
-    ) -> Landing {
+    ) -> Refreshed {
         let failure = self.whose_trouble(grant, failure);
         if let Some(doubt) = &intent.doubt {
             let result = match failure.disposition {
@@ -107,7 +107,7 @@ impl Broker {
     /// Nothing was processed under this claim: what was in doubt before still is.
     async fn give_back(self: &Arc<Self>, entry: &Arc<Entry>, grant: &Grant, intent: &Intent) {
         match &intent.doubt {
-            None => entry.settled(intent),
+            None => entry.answered(intent),
             Some(doubt) => {
                 let doubt = Doubt { fence: intent.fence, ..doubt.clone() };
                 entry.still_doubted(intent, doubt.clone());
@@ -240,7 +240,7 @@ impl Broker {
         grant: &Grant,
         intent: &Intent,
         failure: &Failure,
-    ) -> Landing {
+    ) -> Refreshed {
         // What is refused now was spent by a request before, whose answer was lost.
         let lost = intent.doubt.as_ref().filter(|_| failure.reason == Reason::GrantReauthRequired);
         let verdict = Verdict {
@@ -253,7 +253,7 @@ impl Broker {
         };
         let step = || self.store.refuse(&entry.id, intent, &verdict);
         let ours = self.persist(grant, "the provider's refusal", step, || {}).await;
-        entry.settled(intent);
+        entry.answered(intent);
         if ours {
             let fence = intent.fence.max(entry.view().grant.position.fence);
             let position = Position { generation: intent.generation, fence };
