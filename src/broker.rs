@@ -1,6 +1,6 @@
 //! The domain: grants, generations, and when and how to refresh. Plain Rust and tokio time.
 //!
-//! Reading order: [`grant`] what is kept, [`freshness`] when to refresh, [`serving`] what a caller
+//! Reading order: [`model`] what a grant is, [`freshness`] when to refresh, [`serving`] what a caller
 //! gets, [`flight`] one refresh per grant, [`rotation`] how it is done,
 //! [`claim`] under what right, [`resend`] (with `doubt`) what follows a lost answer, [`answer`] what replies mean, [`providers`] whose trouble a failure
 //! is, [`publish`] how a pair is kept, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked, [`admin`] what operators do, [`resolve`] what they do
@@ -19,9 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::endpoint::{Habits, TokenEndpoint};
 use crate::broker::error::Error;
-use crate::broker::grant::{Grant, GrantId, ProviderId, Standing};
 use crate::broker::known::Entry;
 use crate::broker::metrics::{ByProvider, Metrics};
+use crate::broker::model::{Grant, GrantId, ProviderId, Standing};
 use crate::broker::providers::Providers;
 use crate::broker::settings::Settings;
 use crate::broker::store::{Store, StoreError};
@@ -35,9 +35,9 @@ pub mod endpoint;
 pub mod error;
 pub mod flight;
 pub mod freshness;
-pub mod grant;
 pub mod known;
 pub mod metrics;
+pub mod model;
 pub mod pacing;
 pub mod providers;
 pub mod publish;

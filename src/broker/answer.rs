@@ -7,12 +7,12 @@ use tracing::{info, warn};
 
 use crate::broker::Broker;
 use crate::broker::endpoint::{Concern, Disposition, Failure, Issued, Reply};
-use crate::broker::error::{Error, Reason, chain};
+use crate::broker::error::{Error, chain};
 use crate::broker::flight::{Callers, Refreshed};
-use crate::broker::grant::{
-    Doubt, DoubtKind, Grant, Intent, Pair, Position, ProviderId, Standing, Token, Verdict,
-};
 use crate::broker::known::Entry;
+use crate::broker::model::{
+    Doubt, DoubtKind, Grant, Intent, Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
+};
 use crate::broker::providers::Refusal;
 use crate::broker::store::Amendment;
 

@@ -9,8 +9,8 @@ use tracing::warn;
 
 use crate::broker::Broker;
 use crate::broker::error::{Error, chain};
-use crate::broker::grant::{Doubt, DoubtKind, Grant, Intent, Owner};
 use crate::broker::known::{Entry, View};
+use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner};
 use crate::broker::settings::backoff;
 use crate::broker::store::{Claim, StoreError};
 use crate::clock::between;

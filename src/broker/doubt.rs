@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::broker::grant::DoubtKind;
+use crate::broker::model::DoubtKind;
 use crate::broker::settings::backoff;
 
 /// In a documented grace time the token is presented again only during this share of it: the

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_trait::async_trait;
-
-use crate::broker::error::Reason;
-use crate::broker::grant::{DoubtKind, ProviderId};
+use crate::broker::model::{DoubtKind, ProviderId, Reason};
 use crate::secret::{AccessToken, RefreshToken};
+use async_trait::async_trait;
 
 /// Exchanges what a grant holds for an access token.
 ///

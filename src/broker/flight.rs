@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::broker::error::Error;
-use crate::broker::grant::{Generation, GrantId};
 use crate::broker::known::{Entry, View};
+use crate::broker::model::{Generation, GrantId};
 use crate::broker::store::StoreError;
 use crate::broker::{Broker, metrics};
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::broker::grant::{Generation, GrantId, Token};
+use crate::broker::model::{Generation, GrantId, Token};
 use crate::clock::between;
 
 /// Least time before expiry at which callers begin to wait for a refresh.

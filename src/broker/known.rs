@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::broker::error::Error;
 use crate::broker::flight::Flight;
 use crate::broker::freshness::Window;
-use crate::broker::grant::{
+use crate::broker::model::{
     Doubt, Generation, Grant, GrantId, Intent, ProviderId, Standing, Token,
 };
 use crate::clock::between;
@@ -294,7 +294,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::broker::grant::{Descriptor, DoubtKind, Fence, GrantKind, Owner, Pair, Position};
+    use crate::broker::model::{Descriptor, DoubtKind, Fence, GrantKind, Owner, Pair, Position};
 
     fn grant() -> Grant {
         Grant {

@@ -13,8 +13,7 @@ use dashmap::DashMap;
 use tokio::time::Instant;
 
 use crate::broker::endpoint::{Concern, Disposition, Failure};
-use crate::broker::error::Reason;
-use crate::broker::grant::{GrantId, ProviderId};
+use crate::broker::model::{GrantId, ProviderId, Reason};
 use crate::broker::settings::{Settings, backoff};
 
 /// Grants that fail alike before it counts as the provider's trouble.

@@ -7,12 +7,12 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::broker::doubt::Next;
-use crate::broker::error::{Error, Reason};
+use crate::broker::error::Error;
 use crate::broker::flight::Trigger;
-use crate::broker::grant::{
-    Doubt, DoubtKind, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
-};
 use crate::broker::known::Entry;
+use crate::broker::model::{
+    Doubt, DoubtKind, Grant, GrantId, Intent, Owner, Position, Reason, Standing, Verdict,
+};
 use crate::broker::rotation::usable;
 use crate::broker::store::{Amendment, Claim};
 use crate::broker::{Broker, Overview};

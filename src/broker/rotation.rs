@@ -7,11 +7,11 @@ use tracing::{Instrument, debug, info_span, warn};
 
 use crate::broker::Broker;
 use crate::broker::endpoint::{Disposition, Request};
-use crate::broker::error::{Error, Reason, chain};
+use crate::broker::error::{Error, chain};
 use crate::broker::flight::{Callers, Refreshed, Trigger};
-use crate::broker::grant::{Generation, Grant, GrantKind, Standing, Verdict};
 use crate::broker::known::Entry;
 use crate::broker::metrics::{ByProvider, Refresh};
+use crate::broker::model::{Generation, Grant, GrantKind, Reason, Standing, Verdict};
 use crate::broker::settings::backoff;
 use crate::broker::store::StoreError;
 use crate::clock::from_unix_ms;

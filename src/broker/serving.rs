@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::broker::Broker;
-use crate::broker::error::{Error, Reason};
+use crate::broker::error::Error;
 use crate::broker::flight::{Joined, Refreshed, Trigger};
 use crate::broker::freshness::Stage;
-use crate::broker::grant::{Generation, GrantId, Standing};
 use crate::broker::known::{Entry, View};
 use crate::broker::metrics::TokenRequest;
+use crate::broker::model::{Generation, GrantId, Reason, Standing};
 use crate::broker::resend::in_doubt;
 use crate::clock::between;
 

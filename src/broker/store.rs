@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::broker::grant::{
+use crate::broker::model::{
     Descriptor, Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Pair, Position, Verdict,
 };
 

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::{self, Addresses};
 use crate::broker::admin::State;
 use crate::broker::error::Error;
-use crate::broker::grant::{GrantId, ProviderId};
+use crate::broker::model::{GrantId, ProviderId};
 use crate::broker::{Broker, NewGrant};
 use crate::cli::{EXIT_CONFIG, Failure, environment};
 use crate::clock::Clock;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use url::{Host, Url};
 
 use crate::broker::endpoint::Habits;
-use crate::broker::grant::ProviderId;
+use crate::broker::model::ProviderId;
 use crate::broker::settings::{Predecessors, Settings};
 use crate::config::file::{self, File};
 use crate::config::profile::Defaults;

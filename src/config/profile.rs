@@ -75,8 +75,7 @@ fn kroger_errors() -> Vec<Rule> {
 mod tests {
     use super::*;
     use crate::broker::endpoint::Disposition::{self, NotProcessed, Refused};
-    use crate::broker::error::Reason;
-    use crate::broker::grant::DoubtKind;
+    use crate::broker::model::{DoubtKind, Reason};
     use crate::upstream::reply::{Raw, judge, tests::provider};
 
     /// (status, body, reason, disposition), case by case of the document.

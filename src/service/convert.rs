@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::broker::error::{Error, Violation};
-use crate::broker::grant::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::known::Trouble;
+use crate::broker::model::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::serving::{Rejected, Served, Want};
 use crate::broker::{NewGrant, Overview, Resolution, State, endpoint};
 use crate::clock::between;

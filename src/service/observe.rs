@@ -14,7 +14,7 @@ use tonic::{Code, Request, Response, Status};
 use tracing::{debug, info, warn};
 
 use crate::broker::error::{Error, chain};
-use crate::broker::grant::GrantId;
+use crate::broker::model::GrantId;
 use crate::service::status::{classify, status};
 
 /// The answer leaves this long before the caller's deadline, or at a tenth of it, whichever is

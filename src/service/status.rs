@@ -7,8 +7,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::broker::endpoint::{Disposition, Failure};
-use crate::broker::error::{Error, Reason, Violation};
-use crate::broker::grant::Verdict;
+use crate::broker::error::{Error, Violation};
+use crate::broker::model::{Reason, Verdict};
 use crate::broker::store::StoreError;
 use crate::proto::{ERROR_DOMAIN, ErrorReason};
 

@@ -15,7 +15,7 @@ use redb::{
 use parking_lot::RwLock;
 use tracing::{info, warn};
 
-use crate::broker::grant::{
+use crate::broker::model::{
     Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
 };
 use crate::broker::store::{

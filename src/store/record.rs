@@ -3,18 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
-
-use crate::broker::error::Reason;
-use crate::broker::grant::{
+use crate::broker::model::{
     Descriptor, Doubt, DoubtKind, Fence, Generation, Grant, GrantId, GrantKind, Intent, Owner,
-    Pair, Position, ProviderId, Standing, Token, Verdict,
+    Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
 };
 use crate::broker::store::StoreError;
 use crate::clock::{from_unix_ms, unix_ms};
 use crate::secret::{AccessToken, RefreshToken};
 use crate::store::keyring::{Keyring, OpenError};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// A grant as the store holds it. Times are milliseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use redis::RedisError;
 use tracing::warn;
 
-use crate::broker::grant::{
+use crate::broker::model::{
     Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing, Verdict,
 };
 use crate::broker::store::{

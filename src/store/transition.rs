@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::broker::grant::{
+use crate::broker::model::{
     Descriptor, Doubt, Fence, Generation, Intent, Owner, Position, Verdict,
 };
 use crate::broker::store::{Amendment, Claim, Merged};

@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use crate::broker::endpoint::{self, Concern, Disposition, Failure, Reply, Request, TokenEndpoint};
-use crate::broker::error::{Reason, chain};
-use crate::broker::grant::{DoubtKind, ProviderId};
+use crate::broker::error::chain;
+use crate::broker::model::{DoubtKind, ProviderId, Reason};
 use crate::clock::{Clock, between};
 use crate::upstream::form::Form;
 use crate::upstream::provider::Provider;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::broker::endpoint::Habits;
-use crate::broker::grant::ProviderId;
+use crate::broker::model::ProviderId;
 use crate::secret::ClientSecret;
 
 /// One configured provider.

@@ -10,8 +10,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::broker::endpoint::{Concern, Disposition, Failure, Issued, Reply};
-use crate::broker::error::Reason;
-use crate::broker::grant::DoubtKind;
+use crate::broker::model::{DoubtKind, Reason};
 use crate::secret::{AccessToken, RefreshToken};
 use crate::upstream::provider::{Meaning, Provider};
 
@@ -268,7 +267,7 @@ fn sanitised(code: &str) -> String {
 pub(crate) mod tests {
     use super::*;
     use crate::broker::endpoint::Habits;
-    use crate::broker::grant::ProviderId;
+    use crate::broker::model::ProviderId;
     use crate::secret::ClientSecret;
     use crate::upstream::provider::{BasicEncoding, ClientAuth, Rule};
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use token_broker::broker::endpoint::Habits;
-use token_broker::broker::grant::{GrantId, Owner};
+use token_broker::broker::model::{GrantId, Owner};
 use token_broker::broker::store::Claim;
 use token_broker::proto::grant_doubt::Kind;
 use token_broker::proto::{ErrorReason, Grant, GrantState};
@@ -196,7 +196,7 @@ async fn a_holder_that_died_is_known_at_once_and_followed() {
     let generation = show(&world).await.generation;
     let id = GrantId::parse(ALICE).unwrap();
     let owner = Owner { replica: "local".to_owned(), boot: 99, attempt: 1 };
-    let generation = token_broker::broker::grant::Generation(generation.try_into().unwrap());
+    let generation = token_broker::broker::model::Generation(generation.try_into().unwrap());
     let watch = Duration::from_secs(69);
     let claim = world.store.claim(&id, generation, owner, None, watch).await.unwrap();
     assert!(matches!(claim, Claim::Granted(_)));

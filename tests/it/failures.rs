@@ -183,7 +183,7 @@ async fn a_claim_whose_answer_was_lost_is_given_back() {
     assert!(forced.is_err());
     off.store(false, Ordering::SeqCst);
     world.broker.drain().await;
-    let id = token_broker::broker::grant::GrantId::parse(ALICE).unwrap();
+    let id = token_broker::broker::model::GrantId::parse(ALICE).unwrap();
     let shown = world.broker.show_grant(&id).await.unwrap();
     assert!(shown.view.grant.intent.is_none(), "shutdown waits until no intent is left");
 }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use tempfile::TempDir;
-use token_broker::broker::error::Reason;
-use token_broker::broker::grant::{
+use token_broker::broker::model::{
     Descriptor, Doubt, DoubtKind, Fence, Generation, Grant, GrantId, GrantKind, Intent, Owner,
-    Pair, Position, ProviderId, Standing, Token, Verdict,
+    Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
 };
 use token_broker::broker::store::{Amendment, Claim, Merged, Publication, Seed, Store, StoreError};
 use token_broker::clock::Clock;

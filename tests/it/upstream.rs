@@ -8,8 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use token_broker::broker::endpoint::{Disposition, Habits, Reply, Request, TokenEndpoint as _};
-use token_broker::broker::error::Reason;
-use token_broker::broker::grant::{DoubtKind, ProviderId};
+use token_broker::broker::model::{DoubtKind, ProviderId, Reason};
 use token_broker::clock::Clock;
 use token_broker::secret::{ClientSecret, RefreshToken};
 use token_broker::upstream::{BasicEncoding, ClientAuth, Http, Provider};

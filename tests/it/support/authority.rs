@@ -18,8 +18,7 @@ use axum::routing::post;
 use token_broker::broker::endpoint::{
     Concern, Disposition, Failure, Habits, Issued, ProviderSummary, Reply, Request, TokenEndpoint,
 };
-use token_broker::broker::error::Reason;
-use token_broker::broker::grant::{DoubtKind, ProviderId};
+use token_broker::broker::model::{DoubtKind, ProviderId, Reason};
 use token_broker::secret::{AccessToken, RefreshToken};
 
 /// What goes wrong with the next request, in order.

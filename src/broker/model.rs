@@ -1,0 +1,19 @@
+//! What a grant is. Pure data and its rules; names nothing else of the domain.
+
+pub mod descriptor;
+pub mod generation;
+pub mod grant;
+pub mod id;
+pub mod intent;
+pub mod reason;
+pub mod standing;
+pub mod token;
+
+pub use descriptor::{Descriptor, GrantKind};
+pub use generation::{Fence, Generation, Position};
+pub use grant::Grant;
+pub use id::{GrantId, ProviderId};
+pub use intent::{Doubt, DoubtKind, Intent, Owner};
+pub use reason::Reason;
+pub use standing::{Standing, Verdict};
+pub use token::{Pair, Token};

@@ -1,0 +1,49 @@
+//! Grants: one stored authorization, opened.
+
+use std::time::SystemTime;
+
+use crate::broker::model::descriptor::Descriptor;
+use crate::broker::model::generation::{Generation, Position};
+use crate::broker::model::id::GrantId;
+use crate::broker::model::intent::Intent;
+use crate::broker::model::standing::Standing;
+use crate::broker::model::token::{Pair, Token};
+
+/// One stored authorization, opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Its name.
+    pub id: GrantId,
+    /// Where its newest change stands.
+    pub position: Position,
+    /// What operators say about it.
+    pub descriptor: Descriptor,
+    /// Its secrets.
+    pub pair: Pair,
+    /// Whether it can be used.
+    pub standing: Standing,
+    /// Set while its generation is being spent.
+    pub intent: Option<Intent>,
+}
+
+impl Grant {
+    /// The current generation.
+    pub fn generation(&self) -> Generation {
+        self.position.generation
+    }
+
+    /// Changes whenever the grant changes.
+    pub fn etag(&self) -> String {
+        format!("{}-{}", self.position.generation.0, self.position.fence.0)
+    }
+
+    /// The grant is of the chain that stood at `spent`, one rotation further at most.
+    pub fn continues(&self, spent: Generation) -> bool {
+        self.generation() <= spent.next()
+    }
+
+    /// The access token, if it is valid at `now`.
+    pub fn valid_token(&self, now: SystemTime) -> Option<&Token> {
+        self.pair.token.as_ref().filter(|token| now < token.expires_at())
+    }
+}
