@@ -1,11 +1,13 @@
 //! The domain: grants, generations, and when and how to refresh. Plain Rust and tokio time.
 //!
-//! Reading order: [`model`] what a grant is, [`freshness`] when to refresh, [`serving`] what a caller
-//! gets, [`flight`] one refresh per grant, [`rotation`] how it is done,
-//! [`claim`] under what right, [`resend`] (with `doubt`) what follows a lost answer, [`answer`] what replies mean, [`providers`] whose trouble a failure
-//! is, [`publish`] how a pair is kept, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked, [`admin`] what operators do, [`resolve`] what they do
-//! about grants that do not go on by themselves. The process ends at
-//! two traits, [`store::Store`] and [`endpoint::TokenEndpoint`].
+//! Reading order: [`model`] what a grant is, [`freshness`] when to refresh, [`serving`] what a
+//! caller gets, [`join`] and [`flight`] one refresh per grant, [`rotation`] how it is done,
+//! [`claim`] under what right, [`answer`] what replies mean, [`providers`] whose trouble a failure
+//! is, [`resend`] (with `doubt`) what follows a lost answer, [`publish`] how a pair is kept,
+//! [`pacing`] who waits after a failure, [`scheduler`] what happens unasked, [`admin`] what
+//! operators do, [`resolve`] what they do about grants that do not go on by themselves. [`known`]
+//! and [`view`] are what this process knows. The process ends at two traits, [`store::Store`] and
+//! [`endpoint::TokenEndpoint`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,6 +37,7 @@ pub mod endpoint;
 pub mod error;
 pub mod flight;
 pub mod freshness;
+pub mod join;
 pub mod known;
 pub mod metrics;
 pub mod model;
@@ -48,6 +51,7 @@ pub mod scheduler;
 pub mod serving;
 pub mod settings;
 pub mod store;
+pub mod view;
 
 pub use admin::{NewGrant, Overview, State};
 pub use resolve::Resolution;

@@ -9,6 +9,7 @@ use crate::config::{self, Environment, Problem};
 
 mod dev;
 mod grant;
+mod grants;
 mod keys;
 mod resolve;
 mod serve;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -66,9 +67,9 @@ fn modules_name_only_what_lies_below_them() {
                 text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
             let code = code.join("\n");
             for other in all.iter().filter(|other| **other != module && !below.contains(other)) {
-                if code.contains(&format!("crate::{other}::"))
-                    || code.contains(&format!("crate::{other};"))
-                {
+                let imported =
+                    imports(&code).iter().any(|path| path.split("::").next() == Some(other));
+                if imported || code.contains(&format!("crate::{other}::")) {
                     wrong.push(format!("{} names crate::{other}", file.display()));
                 }
             }
@@ -96,6 +97,110 @@ fn every_module_is_in_the_table() {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         assert!(known.contains(&name.as_str()), "{name} is not in the table of tests/layers.rs");
     }
+}
+
+#[test]
+fn no_file_leads_back_to_itself() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = BTreeMap::new();
+    for (module, ..) in TABLE {
+        for file in files_of(&source, module) {
+            let path = file.strip_prefix(&source).unwrap().with_extension("");
+            let name = path.to_string_lossy().replace('/', "::");
+            files.insert(name, fs::read_to_string(&file).unwrap());
+        }
+    }
+    let circles = circles(&files);
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+#[test]
+fn a_circle_and_a_braced_import_are_seen() {
+    let text = |text: &str| text.to_owned();
+    let files = BTreeMap::from([
+        (text("a"), text("use crate::{\n    b::{One, Two},\n    c,\n};")),
+        (text("b"), text("use crate::c::Three;")),
+        (text("c"), text("// use crate::b::One;\nuse crate::a::inner::Four;")),
+        (text("a::inner"), text("use crate::a::Parent;")),
+        (text("d"), text("use crate::a::Five;")),
+    ]);
+    assert_eq!(imports(&files["a"]), ["b::One", "b::Two", "c"]);
+    let found = circles(&files);
+    assert!(found.is_empty(), "a file may name its parent: {found:?}");
+    let mut more = files.clone();
+    more.insert(text("c"), text("use crate::b::One;"));
+    assert_eq!(circles(&more), ["b -> c -> b"]);
+}
+
+/// The paths that a file imports from this crate, braces written out.
+fn imports(text: &str) -> Vec<String> {
+    let code: Vec<&str> =
+        text.lines().map(|line| line.split("//").next().unwrap_or_default().trim()).collect();
+    let code = code.join(" ");
+    let mut paths = Vec::new();
+    for import in code.split("use crate::").skip(1) {
+        let import = import.split(';').next().unwrap_or_default();
+        paths.extend(written_out(import));
+    }
+    paths
+}
+
+fn written_out(import: &str) -> Vec<String> {
+    let import = import.trim();
+    let Some((head, rest)) = import.split_once('{') else {
+        let path = import.split(" as ").next().unwrap_or_default();
+        return if path.is_empty() { Vec::new() } else { vec![path.to_owned()] };
+    };
+    let rest = rest.rsplit_once('}').map_or(rest, |(inner, _)| inner);
+    let (mut depth, mut parts) = (0, vec![String::new()]);
+    for c in rest.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if c == ',' && depth == 0 {
+            parts.push(String::new());
+        } else {
+            parts.last_mut().unwrap().push(c);
+        }
+    }
+    let inner = parts.iter().flat_map(|part| written_out(part));
+    inner.map(|path| format!("{head}{path}").replace("::self", "")).collect()
+}
+
+/// Circles among files, each told once. A file may name what its parents hold together.
+fn circles(files: &BTreeMap<String, String>) -> Vec<String> {
+    let edges: BTreeMap<&str, BTreeSet<&str>> = files
+        .iter()
+        .map(|(name, text)| {
+            let named = imports(text).into_iter().filter_map(|path| {
+                // The file that the path leads into: the longest name that it begins with.
+                let leads =
+                    |file: &&String| path == **file || path.starts_with(&format!("{file}::"));
+                let file = files.keys().filter(leads).max_by_key(|file| file.len())?;
+                let parent = name.starts_with(&format!("{file}::"));
+                (file != name && !parent).then_some(file.as_str())
+            });
+            (name.as_str(), named.collect())
+        })
+        .collect();
+    let mut found = BTreeSet::new();
+    for start in edges.keys() {
+        let mut ways = vec![vec![*start]];
+        let mut seen = BTreeSet::new();
+        while let Some(way) = ways.pop() {
+            for next in &edges[way.last().unwrap()] {
+                // A circle is told from the first of its files.
+                if next == start {
+                    found.insert(format!("{} -> {start}", way.join(" -> ")));
+                } else if next > start && seen.insert(*next) {
+                    ways.push([way.clone(), vec![*next]].concat());
+                }
+            }
+        }
+    }
+    found.into_iter().collect()
 }
 
 fn files_of(source: &Path, module: &str) -> Vec<PathBuf> {

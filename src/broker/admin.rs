@@ -11,12 +11,13 @@ use tracing::info;
 use crate::broker::doubt::Next;
 use crate::broker::error::Error;
 use crate::broker::flight::Trigger;
-use crate::broker::known::{Entry, Trouble, View};
+use crate::broker::known::{Entry, Trouble};
 use crate::broker::model::{
     Descriptor, Doubt, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId, Standing,
 };
 use crate::broker::resend::in_doubt;
 use crate::broker::store::{Seed, StoreError};
+use crate::broker::view::View;
 use crate::broker::{Broker, endpoint};
 use crate::clock::between;
 use crate::secret::RefreshToken;

@@ -9,10 +9,11 @@ use tracing::warn;
 
 use crate::broker::Broker;
 use crate::broker::error::{Error, chain};
-use crate::broker::known::{Entry, View};
+use crate::broker::known::Entry;
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner};
 use crate::broker::settings::backoff;
 use crate::broker::store::{Claim, StoreError};
+use crate::broker::view::View;
 use crate::clock::between;
 
 impl Broker {

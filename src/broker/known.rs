@@ -12,38 +12,9 @@ use tokio::time::Instant;
 
 use crate::broker::error::Error;
 use crate::broker::flight::Flight;
-use crate::broker::freshness::Window;
-use crate::broker::model::{
-    Doubt, Generation, Grant, GrantId, Intent, ProviderId, Standing, Token,
-};
+use crate::broker::model::{Doubt, Generation, Grant, GrantId, Intent, ProviderId, Standing};
+use crate::broker::view::View;
 use crate::clock::between;
-
-/// A grant as last seen, with the moments of its token.
-#[derive(Debug)]
-pub struct View {
-    /// The grant.
-    pub grant: Grant,
-    /// The moments of its token, if it has one.
-    pub window: Option<Window>,
-}
-
-impl View {
-    /// Computes the moments.
-    pub fn new(grant: Grant) -> Self {
-        let window = grant.pair.token.as_ref().map(|token| Window::of(&grant.id, token));
-        Self { grant, window }
-    }
-
-    /// The token and its moments.
-    pub fn token(&self) -> Option<(&Token, Window)> {
-        self.grant.pair.token.as_ref().zip(self.window)
-    }
-
-    /// When the grant is due for a refresh; at once if it has no token.
-    pub fn due_at(&self) -> SystemTime {
-        self.window.map_or(self.grant.pair.published_at, |window| window.soft_at)
-    }
-}
 
 /// A failed refresh that has not been overcome.
 #[derive(Debug, Clone)]

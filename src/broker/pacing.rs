@@ -11,11 +11,12 @@ use crate::broker::endpoint::{Concern, Disposition, Failure};
 use crate::broker::error::Error;
 use crate::broker::flight::{Refreshed, Trigger};
 use crate::broker::freshness::spread;
-use crate::broker::known::{Entry, Trouble, View};
+use crate::broker::known::{Entry, Trouble};
 use crate::broker::model::{Generation, Grant, ProviderId, Reason};
 use crate::broker::resend::in_doubt;
 use crate::broker::rotation::usable;
 use crate::broker::settings::{Settings, backoff};
+use crate::broker::view::View;
 
 /// Waits are drawn from this share of the backoff up to all of it, so that grants which failed
 /// together do not come back together.

@@ -10,12 +10,13 @@ use crate::broker::Broker;
 use crate::broker::error::{Error, chain};
 use crate::broker::flight::{Callers, Refreshed};
 use crate::broker::freshness::idle_due;
-use crate::broker::known::{Entry, View};
+use crate::broker::known::Entry;
 use crate::broker::metrics::ByProvider;
 use crate::broker::model::{Grant, Intent, Pair, Position, Standing};
 use crate::broker::rotation::usable;
 use crate::broker::settings::backoff;
 use crate::broker::store::{Merged, Publication, StoreError, TOMBSTONE_LIFE};
+use crate::broker::view::View;
 use crate::clock::between;
 use crate::crash::{self, Moment};
 

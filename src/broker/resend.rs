@@ -12,13 +12,14 @@ use crate::broker::endpoint::{Concern, Disposition, Failure, Habits};
 use crate::broker::error::{Error, chain};
 use crate::broker::flight::Refreshed;
 use crate::broker::freshness::spread;
-use crate::broker::known::{Entry, View};
+use crate::broker::known::Entry;
 use crate::broker::metrics::Resend;
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, ProviderId, Reason};
 use crate::broker::resolve::RESTORED;
 use crate::broker::rotation::usable;
 use crate::broker::settings::Predecessors;
 use crate::broker::store::{Claim, StoreError};
+use crate::broker::view::View;
 use crate::clock::between;
 
 impl Broker {

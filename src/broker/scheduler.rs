@@ -10,8 +10,9 @@ use crate::broker::Broker;
 use crate::broker::doubt::Next;
 use crate::broker::error::{Error, chain};
 use crate::broker::flight::Trigger;
-use crate::broker::known::{Entry, View};
+use crate::broker::known::Entry;
 use crate::broker::model::{Doubt, GrantId, Standing};
+use crate::broker::view::View;
 
 /// How often the due index brings up a grant that is switched off.
 const DISABLED_LOOK: Duration = Duration::from_secs(24 * 3600);

@@ -8,12 +8,14 @@ use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::broker::error::Error;
-use crate::broker::flight::{Joined, Refreshed, Trigger};
+use crate::broker::flight::{Refreshed, Trigger};
 use crate::broker::freshness::Stage;
-use crate::broker::known::{Entry, View};
+use crate::broker::join::Joined;
+use crate::broker::known::Entry;
 use crate::broker::metrics::TokenRequest;
 use crate::broker::model::{Generation, GrantId, Reason, Standing};
 use crate::broker::resend::in_doubt;
+use crate::broker::view::View;
 use crate::clock::between;
 
 /// What a caller asks of a token.

@@ -8,18 +8,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::cli::token::connect;
-use crate::cli::{Failure, Target, resolve, view};
-use crate::client::Client;
+use crate::cli::{Failure, Target, grants, resolve, view};
 use crate::proto::{
     CreateGrantRequest, DeleteGrantRequest, DisableGrantRequest, EnableGrantRequest,
-    GetGrantRequest, Grant as Message, GrantKind, ImportGrantRequest, ListGrantsRequest,
-    ListProvidersRequest, RotateGrantRequest,
+    GetGrantRequest, GrantKind, ImportGrantRequest, ListProvidersRequest, RotateGrantRequest,
 };
 
 /// Most bytes of a refresh token that are read.
 const TOKEN_MAX: u64 = 64 * 1024;
-/// Grants asked for at once.
-const PAGE: i32 = 500;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Grant {
@@ -136,7 +132,7 @@ impl Import {
             keep_warm: new.keep_warm,
         };
         let response = client.admin.import_grant(request).await.map_err(view::failure)?;
-        show(response.into_inner().grant, new.target.json);
+        grants::show(response.into_inner().grant, new.target.json);
         Ok(())
     }
 
@@ -178,7 +174,7 @@ impl Create {
             keep_warm: new.keep_warm,
         };
         let response = client.admin.create_grant(request).await.map_err(view::failure)?;
-        show(response.into_inner().grant, new.target.json);
+        grants::show(response.into_inner().grant, new.target.json);
         Ok(())
     }
 }
@@ -188,7 +184,7 @@ impl One {
         let mut client = connect(&self.target).await?;
         let request = GetGrantRequest { grant_id: self.grant_id };
         let response = client.admin.get_grant(request).await.map_err(view::failure)?;
-        show(response.into_inner().grant, self.target.json);
+        grants::show(response.into_inner().grant, self.target.json);
         Ok(())
     }
 
@@ -200,7 +196,7 @@ impl One {
         let expected_generation = response.into_inner().grant.map_or(0, |grant| grant.generation);
         let request = RotateGrantRequest { grant_id: self.grant_id, expected_generation };
         let response = client.admin.rotate_grant(request).await.map_err(view::failure)?;
-        show(response.into_inner().grant, self.target.json);
+        grants::show(response.into_inner().grant, self.target.json);
         Ok(())
     }
 
@@ -208,7 +204,7 @@ impl One {
         let mut client = connect(&self.target).await?;
         let request = DisableGrantRequest { grant_id: self.grant_id };
         let response = client.admin.disable_grant(request).await.map_err(view::failure)?;
-        show(response.into_inner().grant, self.target.json);
+        grants::show(response.into_inner().grant, self.target.json);
         Ok(())
     }
 
@@ -216,7 +212,7 @@ impl One {
         let mut client = connect(&self.target).await?;
         let request = EnableGrantRequest { grant_id: self.grant_id };
         let response = client.admin.enable_grant(request).await.map_err(view::failure)?;
-        show(response.into_inner().grant, self.target.json);
+        grants::show(response.into_inner().grant, self.target.json);
         Ok(())
     }
 
@@ -232,31 +228,9 @@ impl One {
 
 async fn list(provider: Option<String>, target: &Target) -> Result<(), Failure> {
     let mut client = connect(target).await?;
-    let grants = all(&mut client, provider.unwrap_or_default(), Vec::new()).await?;
+    let grants = grants::all(&mut client, provider.unwrap_or_default(), Vec::new()).await?;
     println!("{}", if target.json { view::grants_json(&grants) } else { view::grants(&grants) });
     Ok(())
-}
-
-/// All grants of a provider in one of these states, by name; empty stands for any.
-pub(super) async fn all(
-    client: &mut Client,
-    provider_id: String,
-    states: Vec<i32>,
-) -> Result<Vec<Message>, Failure> {
-    let mut request =
-        ListGrantsRequest { page_size: PAGE, provider_id, states, ..ListGrantsRequest::default() };
-    let mut grants = Vec::new();
-    loop {
-        let response = client.admin.list_grants(request.clone()).await.map_err(view::failure)?;
-        let response = response.into_inner();
-        grants.extend(response.grants);
-        if response.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = response.next_page_token;
-    }
-    grants.sort_by(|one, other| one.grant_id.cmp(&other.grant_id));
-    Ok(grants)
 }
 
 async fn providers(target: &Target) -> Result<(), Failure> {
@@ -265,11 +239,6 @@ async fn providers(target: &Target) -> Result<(), Failure> {
     let providers = response.map_err(view::failure)?.into_inner().providers;
     println!("{}", view::providers(&providers, target.json));
     Ok(())
-}
-
-pub(super) fn show(grant: Option<Message>, json: bool) {
-    let grant = grant.unwrap_or_default();
-    println!("{}", if json { view::grant_json(&grant).to_string() } else { view::grant(&grant) });
 }
 
 fn label(text: &str) -> Result<(String, String), &'static str> {

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::cli::token::connect;
-use crate::cli::{Failure, Target, grant, view};
+use crate::cli::{Failure, Target, grants, view};
 use crate::client::Client;
 use crate::proto::resolve_grant_request::Resolution;
 use crate::proto::{Grant, GrantState, ResolveGrantRequest};
@@ -52,7 +52,7 @@ impl Resolve {
         let mut client = connect(&self.target).await?;
         let Some(grant_id) = self.grant_id.clone() else { return self.all(&mut client).await };
         let resolved = resolve(&mut client, &grant_id, self.by).await?;
-        grant::show(Some(resolved), self.target.json);
+        grants::show(Some(resolved), self.target.json);
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl Resolve {
             states.push(GrantState::ReauthRequired.into());
         }
         let provider = self.provider.unwrap_or_default();
-        let grants = grant::all(client, provider, states).await?;
+        let grants = grants::all(client, provider, states).await?;
         let (count, mut failed) = (grants.len(), 0);
         for (done, Grant { grant_id, .. }) in grants.into_iter().enumerate() {
             let outcome = match resolve(client, &grant_id, self.by).await {

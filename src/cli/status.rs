@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::cli::token::connect;
-use crate::cli::{Failure, Target, grant, view};
+use crate::cli::{Failure, Target, grants, view};
 use crate::proto::{GetBrokerStatusRequest, ListProvidersRequest};
 
 #[derive(Debug, Args)]
@@ -19,7 +19,7 @@ impl Status {
         let status = status.map_err(view::failure)?.into_inner();
         let providers = client.admin.list_providers(ListProvidersRequest {}).await;
         let providers = providers.map_err(view::failure)?.into_inner().providers;
-        let grants = grant::all(&mut client, String::new(), Vec::new()).await?;
+        let grants = grants::all(&mut client, String::new(), Vec::new()).await?;
         let text = if self.target.json {
             view::status_json(&status, &providers, &grants).to_string()
         } else {

@@ -1,0 +1,101 @@
+//! Joining: who needs a refresh joins the one that runs, or starts it.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::broker::error::Error;
+use crate::broker::flight::{Flight, Trigger};
+use crate::broker::known::Entry;
+use crate::broker::model::Generation;
+use crate::broker::store::StoreError;
+use crate::broker::view::View;
+use crate::broker::{Broker, metrics};
+
+/// Answer to somebody who wants a generation replaced.
+#[derive(Debug)]
+pub enum Joined {
+    /// Wait for this.
+    Running(Flight),
+    /// Wait for this, and ask again: it spends another generation.
+    OtherGeneration(Flight),
+    /// It was replaced in the meantime.
+    Replaced(Arc<View>),
+}
+
+impl Broker {
+    /// Joins the refresh of `entry`, or starts one that spends `generation`.
+    ///
+    /// A caller who decided on an old view is sent back to decide anew; the store's own check of
+    /// the generation stands behind that.
+    pub(super) fn join_or_start(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        generation: Generation,
+        trigger: Trigger,
+    ) -> Result<Joined, Error> {
+        let mut slot = entry.flight.lock();
+        let view = entry.view();
+        if let Some(flight) = slot.as_ref() {
+            let told = flight.has_ended();
+            return match (told, flight.generation() == generation) {
+                (false, true) => Ok(Joined::Running(flight.clone())),
+                (false, false) => Ok(Joined::OtherGeneration(flight.clone())),
+                // Its callers have the token, and it is still at work: the store does not take the pair.
+                (true, _) if view.grant.generation() != generation => Ok(Joined::Replaced(view)),
+                (true, _) => Err(store_behind()),
+            };
+        }
+        if view.grant.generation() != generation {
+            return Ok(Joined::Replaced(view));
+        }
+        self.may_refresh(entry, &view, trigger)?;
+        let (sender, receiver) = watch::channel(None);
+        let flight = Flight::new(generation, receiver);
+        *slot = Some(flight.clone());
+        let broker = Arc::clone(self);
+        let entry = Arc::clone(entry);
+        self.tasks.spawn(async move {
+            let running = Running::new(&broker.metrics, &entry);
+            let ended = broker.run_flight(&entry, generation, trigger, &sender).await;
+            // The slot is free before anyone hears of the end: who still needs a refresh then
+            // starts one instead of finding this one again.
+            drop(running);
+            // Of a pair that the store did not take at once the callers know already.
+            if sender.borrow().is_none() {
+                sender.send_replace(Some(ended));
+            }
+        });
+        Ok(Joined::Running(flight))
+    }
+
+    /// Joins the refresh of `entry` if there is one.
+    pub(super) fn join(entry: &Entry) -> Option<Flight> {
+        entry.flight.lock().clone()
+    }
+}
+
+fn store_behind() -> Error {
+    let why = "it has not taken the newest pair yet, which is served from memory";
+    StoreError::Unavailable(why.into()).into()
+}
+
+/// Frees the slot of the grant when the task ends, however it ends.
+struct Running<'a> {
+    metrics: &'a metrics::Metrics,
+    entry: &'a Entry,
+}
+
+impl<'a> Running<'a> {
+    fn new(metrics: &'a metrics::Metrics, entry: &'a Entry) -> Self {
+        metrics.flights.inc();
+        Self { metrics, entry }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        *self.entry.flight.lock() = None;
+        self.metrics.flights.dec();
+    }
+}
