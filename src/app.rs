@@ -1,97 +1,48 @@
 //! Composition: the one place that names concrete stores and endpoints, and wires everything.
+//!
+//! Open, which may fail and makes nobody wait at a port; start, which lets callers in; run, which
+//! ends with a signal or with an error. Every part that runs for ever is supervised: one that ends
+//! unasked ends the process.
 
-use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
-use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::broker::Broker;
 use crate::broker::metrics::Metrics;
-use crate::broker::settings::{Predecessors, Settings, backoff};
 use crate::broker::store::Store;
 use crate::clock::Clock;
-use crate::config::{Config, StoreConfig};
+use crate::config::Config;
 use crate::lifecycle::Signals;
 use crate::ops::{self, Readiness};
 use crate::proto;
 use crate::proto::grant_admin_service_server::GrantAdminServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
 use crate::service::{Admin, Observe, Reasons, Tokens};
-use crate::store::{Embedded, Keyring, OpenError, Redis, Replica, keyring};
+use crate::store::{Replica, keyring};
 use crate::telemetry;
 use crate::upstream::Http;
 
+mod error;
+mod opening;
+
+pub use error::AppError;
+
 /// Largest request; a refresh token with everything around it is far smaller.
 const REQUEST_MAX: usize = 64 * 1024;
-/// First wait for a store that does not answer at start; doubles each time.
-const STORE_BACKOFF: Duration = Duration::from_millis(200);
-/// Longest wait for a store that does not answer at start.
-const STORE_BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A dead peer is noticed after these two together.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Why the program cannot run.
-#[derive(Debug, Error)]
-pub enum AppError {
-    /// A port is taken, or not ours.
-    #[error("cannot listen on {address} (`{setting}`): {source}")]
-    Bind {
-        /// Where.
-        address: SocketAddr,
-        /// The setting that says so.
-        setting: &'static str,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The store cannot be used.
-    #[error("the token store: {0}")]
-    Store(#[from] OpenError),
-    /// The key ring cannot be used.
-    #[error(transparent)]
-    Keyring(#[from] keyring::KeyringError),
-    /// The HTTP client cannot be made.
-    #[error(transparent)]
-    Endpoint(#[from] crate::upstream::http::BuildError),
-    /// A server failed.
-    #[error("a server failed: {0}")]
-    Server(#[from] tonic::transport::Error),
-    /// Reflection cannot be offered.
-    #[error("reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
-    /// What a restored store holds cannot be marked.
-    #[error("the grants of the restored store could not be put in doubt: {0}")]
-    Restored(crate::broker::error::Error),
-    /// Signals cannot be heard.
-    #[error("signals: {0}")]
-    Signals(std::io::Error),
-    /// The drain took too long.
-    #[error(
-        "after {waited:?} {unpublished} new token pairs were still not taken by the store and are \
-         lost with this process (the log names their grants), and {flights} refreshes were under \
-         way; their claims stay in the store"
-    )]
-    DrainTimeout {
-        /// How long they were waited for.
-        waited: Duration,
-        /// Pairs that providers had issued.
-        unpublished: i64,
-        /// Refreshes, those pairs among them.
-        flights: i64,
-    },
-}
 
 /// Where the program listens; the real ports, also where the configuration says 0.
 #[derive(Debug, Clone, Copy)]
@@ -102,113 +53,203 @@ pub struct Addresses {
     pub ops: SocketAddr,
 }
 
-/// Runs the broker until a signal asks it to stop. `ready` runs once callers are welcome.
-pub async fn serve<F>(
+/// The program with its store open, not serving yet.
+pub struct App {
     config: Config,
-    clock: Clock,
-    ready: impl FnOnce(Arc<Broker>, Addresses) -> F,
-) -> Result<(), AppError>
-where
-    F: Future<Output = ()>,
-{
-    // Whoever was first has chosen the same provider.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let mut signals = Signals::listen().map_err(AppError::Signals)?;
-    let start = clock.now();
-    let mut registry = telemetry::registry();
-    let observe = Observe::new(&mut registry, config.settings.caller_wait_max);
-    let own = telemetry::own(&mut registry);
-    let metrics = Metrics::new(own);
-    let store_up = Gauge::<i64>::default();
-    own.register("store_up", "The token store answers", store_up.clone());
-    let registry = Arc::new(registry);
+    signals: Signals,
+    broker: Arc<Broker>,
+    readiness: Readiness,
+    addresses: Addresses,
+    api: TcpListener,
+    routes: Routes,
+    tasks: Tasks,
+    stop_ops: CancellationToken,
+    /// Its lock is held until the process ends.
+    replica: Option<Replica>,
+}
 
-    let tasks = TaskTracker::new();
-    let stop_ops = CancellationToken::new();
-    let (readiness, health) = Readiness::new().await;
-    let (ops, ops_address) = bind(config.listen.ops, "listen.ops").await?;
-    let (api, api_address) = bind(config.listen.api, "listen.api").await?;
-    let addresses = Addresses { api: api_address, ops: ops_address };
-    let operators = ops::serve(ops, readiness.clone(), health.clone(), registry, stop_ops.clone());
-    tasks.spawn(async move {
-        if let Err(failure) = operators.await {
-            error!(error = %failure, "the operators' port failed");
+/// The program while it serves.
+pub struct Running {
+    app: Parts,
+    stop_api: CancellationToken,
+}
+
+/// What is left of the program once its server runs.
+struct Parts {
+    config: Config,
+    signals: Signals,
+    broker: Arc<Broker>,
+    readiness: Readiness,
+    tasks: Tasks,
+    stop_ops: CancellationToken,
+    _replica: Option<Replica>,
+}
+
+/// Parts that run until they are told to stop, each with what it does.
+type Tasks = JoinSet<Ended>;
+
+/// What a part did, and how it ended.
+type Ended = (&'static str, Result<(), String>);
+
+impl App {
+    /// Opens everything that may fail. `None`: a signal came while the store was waited for.
+    pub async fn open(config: Config, clock: Clock) -> Result<Option<Self>, AppError> {
+        // Whoever was first has chosen the same provider.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let mut signals = Signals::listen().map_err(AppError::Signals)?;
+        let start = clock.now();
+        let mut registry = telemetry::registry();
+        let observe = Observe::new(&mut registry, config.settings.caller_wait_max);
+        let own = telemetry::own(&mut registry);
+        let metrics = Metrics::new(own);
+        let store_up = Gauge::<i64>::default();
+        own.register("store_up", "The token store answers", store_up.clone());
+
+        let mut tasks = Tasks::new();
+        let stop_ops = CancellationToken::new();
+        let (readiness, health) = Readiness::new().await;
+        let (ops, ops_address) = bind(config.listen.ops, "listen.ops").await?;
+        let registry = Arc::new(registry);
+        let operators =
+            ops::serve(ops, readiness.clone(), health.clone(), registry, stop_ops.clone());
+        tasks.spawn(async move {
+            ("the operators' port", operators.await.map_err(|failure| failure.to_string()))
+        });
+
+        let replica = opening::replica(&config)?;
+        let endpoint = Arc::new(Http::new(config.providers.clone(), clock)?);
+        let store = tokio::select! {
+            store = opening::open_store(&config, clock) => store?,
+            () = signals.asked() => return Ok(None),
+        };
+        let settings = opening::settings(&config, replica.as_ref());
+        let broker = Broker::new(Arc::clone(&store), endpoint, clock, settings, metrics, random());
+        if config.restored {
+            opening::distrust(&broker).await?;
         }
-    });
+        let watch = watch_store(store, store_up, stop_ops.clone());
+        tasks.spawn(async move {
+            watch.await;
+            ("the watch over the store", Ok(()))
+        });
 
-    // Its lock is held until the process ends.
-    let replica = replica(&config)?;
-    let endpoint = Arc::new(Http::new(config.providers.clone(), clock)?);
-    let store = tokio::select! {
-        store = open_store(&config, clock) => store?,
-        () = signals.asked() => return Ok(()),
-    };
-    let boot = random();
-    let settings = settings(&config, replica.as_ref());
-    let broker = Broker::new(Arc::clone(&store), endpoint, clock, settings, metrics, boot);
-    if config.restored {
-        distrust(&broker).await?;
-    }
-    tasks.spawn(Arc::clone(&broker).run_scheduler());
-    tasks.spawn(watch_store(store, store_up, stop_ops.clone()));
-
-    let mut routes = Routes::new(
-        TokenServiceServer::new(Tokens::new(Arc::clone(&broker), Arc::clone(&observe)))
-            .max_decoding_message_size(REQUEST_MAX),
-    )
-    .add_service(
-        GrantAdminServiceServer::new(Admin::new(Arc::clone(&broker), observe, start))
-            .max_decoding_message_size(REQUEST_MAX),
-    )
-    .add_service(health);
-    if config.listen.reflection {
-        routes = reflection(routes)?;
-    }
-    let stop_api = CancellationToken::new();
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(Reasons)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(api).with_nodelay(Some(true)),
-            stop_api.clone().cancelled_owned(),
-        );
-    readiness.set(true).await;
-    info!(api = %addresses.api, ops = %addresses.ops, "ready");
-    ready(Arc::clone(&broker), addresses).await;
-
-    let mut server = Box::pin(server);
-    tokio::select! {
-        result = &mut server => return Ok(result?),
-        () = signals.asked() => {}
-    }
-    readiness.set(false).await;
-    let drain = async {
-        sleep(config.shutdown.drain_delay).await;
-        stop_api.cancel();
-        // Flights end first or last: callers who wait for one are answered in between.
-        let (result, ()) = tokio::join!(server, broker.drain());
-        result
-    };
-    let bound = config.shutdown.drain_delay + config.shutdown.drain_max;
-    let drained = tokio::select! {
-        drained = timeout(bound, drain) => drained,
-        () = signals.insisted() => return Ok(()),
-    };
-    stop_ops.cancel();
-    match drained {
-        Ok(result) => {
-            result?;
-            info!("stopped; nothing is left to store");
-            Ok(())
+        let tokens = Tokens::new(Arc::clone(&broker), Arc::clone(&observe));
+        let admin = Admin::new(Arc::clone(&broker), observe, start);
+        let mut routes =
+            Routes::new(TokenServiceServer::new(tokens).max_decoding_message_size(REQUEST_MAX))
+                .add_service(
+                    GrantAdminServiceServer::new(admin).max_decoding_message_size(REQUEST_MAX),
+                )
+                .add_service(health);
+        if config.listen.reflection {
+            routes = reflection(routes)?;
         }
-        Err(_elapsed) => Err(AppError::DrainTimeout {
-            waited: config.shutdown.drain_max,
-            unpublished: broker.metrics().unpublished_pairs.get(),
-            flights: broker.metrics().flights.get(),
-        }),
+        // Last: whoever connects is answered.
+        let (api, api_address) = bind(config.listen.api, "listen.api").await?;
+        let addresses = Addresses { api: api_address, ops: ops_address };
+        Ok(Some(Self {
+            config,
+            signals,
+            broker,
+            readiness,
+            addresses,
+            api,
+            routes,
+            tasks,
+            stop_ops,
+            replica,
+        }))
     }
+
+    /// The domain.
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// Where the program listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Lets callers in, and begins to refresh what is due.
+    pub async fn start(mut self) -> Running {
+        let scheduler = Arc::clone(&self.broker).run_scheduler();
+        self.tasks.spawn(async move {
+            scheduler.await;
+            ("the scheduler", Ok(()))
+        });
+        let stop_api = CancellationToken::new();
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .layer(Reasons)
+            .add_routes(self.routes)
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(self.api).with_nodelay(Some(true)),
+                stop_api.clone().cancelled_owned(),
+            );
+        self.tasks
+            .spawn(async move { ("the API", server.await.map_err(|failure| failure.to_string())) });
+        self.readiness.set(true).await;
+        info!(api = %self.addresses.api, ops = %self.addresses.ops, "ready");
+        let Self { config, signals, broker, readiness, tasks, stop_ops, replica, .. } = self;
+        let app = Parts { config, signals, broker, readiness, tasks, stop_ops, _replica: replica };
+        Running { app, stop_api }
+    }
+}
+
+impl Running {
+    /// Serves until a signal asks it to stop, or a part of it ends unasked; then makes what is under
+    /// way durable.
+    pub async fn until_stopped(self) -> Result<(), AppError> {
+        let Self { mut app, stop_api } = self;
+        let failed = tokio::select! {
+            ended = app.tasks.join_next() => Some(unasked(ended)),
+            () = app.signals.asked() => None,
+        };
+        if let Some(failure) = &failed {
+            error!(error = %failure, "stopping: refreshes under way are made durable first");
+        }
+        app.readiness.set(false).await;
+        let drain = async {
+            if failed.is_none() {
+                sleep(app.config.shutdown.drain_delay).await;
+            }
+            stop_api.cancel();
+            // Callers who wait for a refresh are answered before the server ends.
+            app.broker.drain().await;
+            app.stop_ops.cancel();
+            while app.tasks.join_next().await.is_some() {}
+        };
+        let shutdown = &app.config.shutdown;
+        let drained = tokio::select! {
+            drained = timeout(shutdown.drain_delay + shutdown.drain_max, drain) => drained,
+            () = app.signals.insisted() => return Ok(()),
+        };
+        match (drained, failed) {
+            (Ok(()), None) => {
+                info!("stopped; nothing is left to store");
+                Ok(())
+            }
+            (Ok(()), Some(failure)) => Err(failure),
+            (Err(_elapsed), _) => Err(AppError::DrainTimeout {
+                waited: shutdown.drain_max,
+                unpublished: app.broker.metrics().unpublished_pairs.get(),
+                flights: app.broker.metrics().flights.get(),
+            }),
+        }
+    }
+}
+
+/// How a part ended that nobody told to.
+fn unasked(ended: Option<Result<Ended, JoinError>>) -> AppError {
+    let (task, why) = match ended {
+        Some(Ok((task, Ok(())))) => (task, "it came to its end".to_owned()),
+        Some(Ok((task, Err(why)))) => (task, why),
+        Some(Err(fell)) => ("a part of the program", fell.to_string()),
+        None => ("everything", "nothing runs any more".to_owned()),
+    };
+    AppError::Ended { task, why }
 }
 
 async fn bind(
@@ -219,106 +260,6 @@ async fn bind(
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let actual = listener.local_addr().map_err(failed)?;
     Ok((listener, actual))
-}
-
-/// Takes the name of this replica, where several may share a store.
-fn replica(config: &Config) -> Result<Option<Replica>, AppError> {
-    let StoreConfig::Redis { replica_file, .. } = &config.store else { return Ok(None) };
-    let Some(path) = replica_file else {
-        warn!(
-            "without `store.replica_file` nobody can tell whether a silent replica has ended: \
-             refreshes that a crash interrupts wait for an operator"
-        );
-        return Ok(None);
-    };
-    Ok(Some(Replica::take(path)?))
-}
-
-/// The settings of the domain, with what the name of this replica makes certain.
-fn settings(config: &Config, replica: Option<&Replica>) -> Settings {
-    let settings = config.settings.clone();
-    match replica {
-        Some(replica) => Settings {
-            replica: replica.name().to_owned(),
-            predecessors: Predecessors::SameReplicaGone,
-            ..settings
-        },
-        None => settings,
-    }
-}
-
-/// Opens the store. What may pass is waited for; what somebody has to mend ends the program.
-async fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, AppError> {
-    let ring = Arc::new(key_ring(config)?);
-    let mut failures = 0;
-    loop {
-        let opened: Result<Arc<dyn Store>, OpenError> = match &config.store {
-            StoreConfig::Memory => {
-                Embedded::in_memory(Arc::clone(&ring), clock).map(|store| Arc::new(store) as _)
-            }
-            StoreConfig::Redb(path) => {
-                Embedded::open(path, Arc::clone(&ring), clock).map(|store| Arc::new(store) as _)
-            }
-            StoreConfig::Redis { address, prefix, allow_eviction, .. } => Redis::open(
-                address,
-                prefix,
-                *allow_eviction,
-                config.restored,
-                Arc::clone(&ring),
-                clock,
-            )
-            .await
-            .map(|store| Arc::new(store) as _),
-        };
-        match opened {
-            Ok(store) => return Ok(store),
-            Err(OpenError::Unavailable(why)) => {
-                warn!(error = why, failures, "waiting for the token store");
-                sleep(backoff(STORE_BACKOFF, failures, STORE_BACKOFF_MAX)).await;
-                failures += 1;
-            }
-            Err(refused) => return Err(refused.into()),
-        }
-    }
-}
-
-/// The key ring that is named; the embedded store makes one beside itself at its first start.
-fn key_ring(config: &Config) -> Result<Keyring, AppError> {
-    let beside = match (&config.keys_file, &config.store) {
-        (Some(named), _) => return Ok(Keyring::load(named)?),
-        (None, StoreConfig::Memory | StoreConfig::Redis { .. }) => return Ok(Keyring::generate()),
-        (None, StoreConfig::Redb(path)) => {
-            (PathBuf::from(format!("{}.keys", path.display())), path)
-        }
-    };
-    let (ring_path, store_path) = beside;
-    if let Some(folder) = store_path.parent().filter(|folder| !folder.as_os_str().is_empty())
-        && !folder.is_dir()
-    {
-        let folder = folder.display();
-        return Err(
-            OpenError::Refused(format!("the folder {folder} does not exist; make it")).into()
-        );
-    }
-    // A store without its ring is not a first start: a new ring could not open it.
-    if ring_path.exists() || store_path.exists() {
-        return Ok(Keyring::load(&ring_path)?);
-    }
-    let ring = Keyring::generate();
-    ring.create(&ring_path)?;
-    info!(file = %ring_path.display(), "made a key ring; keep it as safe as the store, and apart from its backups");
-    Ok(ring)
-}
-
-/// What a copy from the past holds may have been spent since.
-async fn distrust(broker: &Arc<Broker>) -> Result<(), AppError> {
-    let doubted = broker.distrust_all().await.map_err(AppError::Restored)?;
-    warn!(
-        grants = doubted,
-        "the store is a copy from the past: refresh tokens are presented only when an operator \
-         says so; `token-broker grant resolve` takes one grant, or all of a provider"
-    );
-    Ok(())
 }
 
 /// How often the store is asked whether it is there.
@@ -358,4 +299,26 @@ fn random() -> u64 {
     let mut bytes = [0; 8];
     keyring::fill(&mut bytes);
     u64::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[tokio::test]
+    async fn a_part_that_ends_unasked_ends_the_process_with_an_error() {
+        let environment = [
+            ("TOKEN_BROKER__STORE__URL", "memory:"),
+            ("TOKEN_BROKER__LISTEN__API", "127.0.0.1:0"),
+            ("TOKEN_BROKER__LISTEN__OPS", "127.0.0.1:0"),
+        ];
+        let environment =
+            environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let config = config::load(None, &environment).unwrap();
+        let mut app = App::open(config, Clock::system()).await.unwrap().unwrap();
+        app.tasks.spawn(async { ("a part that is to run for ever", Ok(())) });
+        let ended = app.start().await.until_stopped().await.unwrap_err();
+        assert!(matches!(ended, AppError::Ended { task, .. } if task.contains("for ever")));
+    }
 }

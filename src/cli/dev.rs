@@ -10,7 +10,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-use crate::app::{self, Addresses};
+use crate::app::{Addresses, App};
 use crate::broker::admin::State;
 use crate::broker::error::Error;
 use crate::broker::model::{GrantId, ProviderId};
@@ -54,13 +54,16 @@ impl Dev {
         tasks.spawn(provider.clone().serve(listener));
 
         let store = config.store.clone();
-        let ready = |broker: Arc<Broker>, addresses: Addresses| async move {
-            match seed(&broker, &provider).await {
-                Ok(()) => println!("{}", banner(addresses, &store, self.token_lifetime, upstream)),
-                Err(error) => eprintln!("error: the demo grants cannot be made: {error}"),
-            }
-        };
-        app::serve(config, clock, ready).await.map_err(|error| error.to_string())
+        let app = App::open(config, clock).await.map_err(|error| error.to_string())?;
+        let Some(app) = app else { return Ok(()) };
+        let seeded = seed(app.broker(), &provider).await;
+        let addresses = app.addresses();
+        let running = app.start().await;
+        match seeded {
+            Ok(()) => println!("{}", banner(addresses, &store, self.token_lifetime, upstream)),
+            Err(error) => eprintln!("error: the demo grants cannot be made: {error}"),
+        }
+        running.until_stopped().await.map_err(|error| error.to_string())
     }
 
     /// The configuration of `serve`, with the demo provider laid over the environment.

@@ -3,7 +3,7 @@
 use clap::Args;
 use tracing::warn;
 
-use crate::app;
+use crate::app::App;
 use crate::cli::{ConfigFile, Failure};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -35,5 +35,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     if !config.listen.api.ip().is_loopback() {
         warn!(api = %config.listen.api, "anyone who reaches this address may take tokens");
     }
-    app::serve(config, Clock::system(), |_, _| async {}).await.map_err(|error| error.to_string())
+    let app = App::open(config, Clock::system()).await.map_err(|error| error.to_string())?;
+    let Some(app) = app else { return Ok(()) };
+    app.start().await.until_stopped().await.map_err(|error| error.to_string())
 }

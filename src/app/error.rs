@@ -1,0 +1,64 @@
+//! Why the program cannot run, or stopped.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::broker::error::Error as BrokerError;
+use crate::store::{OpenError, keyring};
+
+/// Why the program cannot run.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// A port is taken, or not ours.
+    #[error("cannot listen on {address} (`{setting}`): {source}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// The setting that says so.
+        setting: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The store cannot be used.
+    #[error("the token store: {0}")]
+    Store(#[from] OpenError),
+    /// The key ring cannot be used.
+    #[error(transparent)]
+    Keyring(#[from] keyring::KeyringError),
+    /// The HTTP client cannot be made.
+    #[error(transparent)]
+    Endpoint(#[from] crate::upstream::http::BuildError),
+    /// Reflection cannot be offered.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// What a restored store holds cannot be marked.
+    #[error("the grants of the restored store could not be put in doubt: {0}")]
+    Restored(BrokerError),
+    /// Signals cannot be heard.
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
+    /// A part that runs for ever has ended.
+    #[error("{task} has ended unasked ({why}); the process stops, and is to be started again")]
+    Ended {
+        /// What it did.
+        task: &'static str,
+        /// How it ended.
+        why: String,
+    },
+    /// The drain took too long.
+    #[error(
+        "after {waited:?} {unpublished} new token pairs were still not taken by the store and are \
+         lost with this process (the log names their grants), and {flights} refreshes were under \
+         way; their claims stay in the store"
+    )]
+    DrainTimeout {
+        /// How long they were waited for.
+        waited: Duration,
+        /// Pairs that providers had issued.
+        unpublished: i64,
+        /// Refreshes, those pairs among them.
+        flights: i64,
+    },
+}

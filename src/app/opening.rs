@@ -1,0 +1,121 @@
+//! Opening: the store, its key ring, and who this replica is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::app::error::AppError;
+use crate::broker::Broker;
+use crate::broker::settings::{Predecessors, Settings, backoff};
+use crate::broker::store::Store;
+use crate::clock::Clock;
+use crate::config::{Config, StoreConfig};
+use crate::store::{Embedded, Keyring, OpenError, Redis, Replica};
+
+/// First wait for a store that does not answer at start; doubles each time.
+const STORE_BACKOFF: Duration = Duration::from_millis(200);
+/// Longest wait for a store that does not answer at start.
+const STORE_BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Takes the name of this replica, where several may share a store.
+pub(super) fn replica(config: &Config) -> Result<Option<Replica>, AppError> {
+    let StoreConfig::Redis { replica_file, .. } = &config.store else { return Ok(None) };
+    let Some(path) = replica_file else {
+        warn!(
+            "without `store.replica_file` nobody can tell whether a silent replica has ended: \
+             refreshes that a crash interrupts wait for an operator"
+        );
+        return Ok(None);
+    };
+    Ok(Some(Replica::take(path)?))
+}
+
+/// The settings of the domain, with what the name of this replica makes certain.
+pub(super) fn settings(config: &Config, replica: Option<&Replica>) -> Settings {
+    let settings = config.settings.clone();
+    match replica {
+        Some(replica) => Settings {
+            replica: replica.name().to_owned(),
+            predecessors: Predecessors::SameReplicaGone,
+            ..settings
+        },
+        None => settings,
+    }
+}
+
+/// Opens the store. What may pass is waited for; what somebody has to mend ends the program.
+pub(super) async fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, AppError> {
+    let ring = Arc::new(key_ring(config)?);
+    let mut failures = 0;
+    loop {
+        let opened: Result<Arc<dyn Store>, OpenError> = match &config.store {
+            StoreConfig::Memory => {
+                Embedded::in_memory(Arc::clone(&ring), clock).map(|store| Arc::new(store) as _)
+            }
+            StoreConfig::Redb(path) => {
+                Embedded::open(path, Arc::clone(&ring), clock).map(|store| Arc::new(store) as _)
+            }
+            StoreConfig::Redis { address, prefix, allow_eviction, .. } => Redis::open(
+                address,
+                prefix,
+                *allow_eviction,
+                config.restored,
+                Arc::clone(&ring),
+                clock,
+            )
+            .await
+            .map(|store| Arc::new(store) as _),
+        };
+        match opened {
+            Ok(store) => return Ok(store),
+            Err(OpenError::Unavailable(why)) => {
+                warn!(error = why, failures, "waiting for the token store");
+                sleep(backoff(STORE_BACKOFF, failures, STORE_BACKOFF_MAX)).await;
+                failures += 1;
+            }
+            Err(refused) => return Err(refused.into()),
+        }
+    }
+}
+
+/// The key ring that is named; the embedded store makes one beside itself at its first start.
+fn key_ring(config: &Config) -> Result<Keyring, AppError> {
+    let beside = match (&config.keys_file, &config.store) {
+        (Some(named), _) => return Ok(Keyring::load(named)?),
+        (None, StoreConfig::Memory | StoreConfig::Redis { .. }) => return Ok(Keyring::generate()),
+        (None, StoreConfig::Redb(path)) => {
+            (PathBuf::from(format!("{}.keys", path.display())), path)
+        }
+    };
+    let (ring_path, store_path) = beside;
+    if let Some(folder) = store_path.parent().filter(|folder| !folder.as_os_str().is_empty())
+        && !folder.is_dir()
+    {
+        let folder = folder.display();
+        return Err(
+            OpenError::Refused(format!("the folder {folder} does not exist; make it")).into()
+        );
+    }
+    // A store without its ring is not a first start: a new ring could not open it.
+    if ring_path.exists() || store_path.exists() {
+        return Ok(Keyring::load(&ring_path)?);
+    }
+    let ring = Keyring::generate();
+    ring.create(&ring_path)?;
+    info!(file = %ring_path.display(), "made a key ring; keep it as safe as the store, and apart from its backups");
+    Ok(ring)
+}
+
+/// What a copy from the past holds may have been spent since.
+pub(super) async fn distrust(broker: &Arc<Broker>) -> Result<(), AppError> {
+    let doubted = broker.distrust_all().await.map_err(AppError::Restored)?;
+    warn!(
+        grants = doubted,
+        "the store is a copy from the past: refresh tokens are presented only when an operator \
+         says so; `token-broker grant resolve` takes one grant, or all of a provider"
+    );
+    Ok(())
+}
