@@ -11,6 +11,7 @@ mod dev;
 mod grant;
 mod grants;
 mod keys;
+mod provider;
 mod resolve;
 mod serve;
 mod status;
@@ -45,6 +46,9 @@ enum Command {
     /// Manage grants.
     #[command(subcommand)]
     Grant(grant::Grant),
+    /// Look at providers and at what is known of them.
+    #[command(subcommand)]
+    Provider(provider::Provider),
     /// Show how the broker is.
     Status(status::Status),
     /// Manage the key ring.
@@ -101,6 +105,7 @@ impl Cli {
             Command::Get(get) => block_on(get.run()),
             Command::Refresh(refresh) => block_on(refresh.run()),
             Command::Grant(grant) => block_on(grant.run()),
+            Command::Provider(provider) => block_on(provider.run()),
             Command::Status(status) => block_on(status.run()),
             Command::Keys(keys) => keys.run(),
         };

@@ -1,7 +1,8 @@
 //! Configuration: built-in defaults, then a YAML file, then the environment; later wins.
 //!
 //! `file` is what can be written, `load` how the layers meet and how mistakes are told, `check`
-//! how the result becomes what the program runs on, `profile` what is known of providers.
+//! how the result becomes what the program runs on, `provider` the same for one provider, `profile`
+//! what is known of providers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,8 +18,11 @@ mod check;
 mod file;
 mod load;
 mod profile;
+mod provider;
+mod secrets;
 
 pub use load::{load, schema};
+pub use profile::{profile, profile_names};
 
 /// The environment, as an argument: tests need not touch the real one.
 pub type Environment = BTreeMap<String, String>;

@@ -11,7 +11,7 @@ use crate::cli::token::connect;
 use crate::cli::{Failure, Target, grants, resolve, view};
 use crate::proto::{
     CreateGrantRequest, DeleteGrantRequest, DisableGrantRequest, EnableGrantRequest,
-    GetGrantRequest, GrantKind, ImportGrantRequest, ListProvidersRequest, RotateGrantRequest,
+    GetGrantRequest, GrantKind, ImportGrantRequest, RotateGrantRequest,
 };
 
 /// Most bytes of a refresh token that are read.
@@ -43,11 +43,6 @@ pub(super) enum Grant {
     Enable(One),
     /// Delete a grant. Its tokens are not revoked at the provider.
     Delete(One),
-    /// List the providers that grants can belong to.
-    Providers {
-        #[command(flatten)]
-        target: Target,
-    },
 }
 
 #[derive(Debug, Args)]
@@ -111,7 +106,6 @@ impl Grant {
             Self::Disable(one) => one.disable().await,
             Self::Enable(one) => one.enable().await,
             Self::Delete(one) => one.delete().await,
-            Self::Providers { target } => providers(&target).await,
         }
     }
 }
@@ -230,14 +224,6 @@ async fn list(provider: Option<String>, target: &Target) -> Result<(), Failure> 
     let mut client = connect(target).await?;
     let grants = grants::all(&mut client, provider.unwrap_or_default(), Vec::new()).await?;
     println!("{}", if target.json { view::grants_json(&grants) } else { view::grants(&grants) });
-    Ok(())
-}
-
-async fn providers(target: &Target) -> Result<(), Failure> {
-    let mut client = connect(target).await?;
-    let response = client.admin.list_providers(ListProvidersRequest {}).await;
-    let providers = response.map_err(view::failure)?.into_inner().providers;
-    println!("{}", view::providers(&providers, target.json));
     Ok(())
 }
 

@@ -278,17 +278,37 @@ pub(super) fn providers(providers: &[Provider], as_json: bool) -> String {
     table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
 
+/// One provider.
+pub(super) fn provider(provider: &Provider, as_json: bool) -> String {
+    if as_json {
+        return provider_json(provider).to_string();
+    }
+    let mut rows = vec![
+        ("provider", provider.provider_id.clone()),
+        ("profile", provider.profile.clone()),
+        ("token endpoint", provider.token_endpoint.clone()),
+        ("client id", provider.client_id.clone()),
+    ];
+    if let Some(hold) = &provider.hold {
+        rows.push(("held because", hold.reason().wire_name().to_owned()));
+        rows.push(("", hold.message.clone()));
+        rows.push(("until", time(hold.retry_time.as_ref())));
+    }
+    rows.iter().map(|(name, value)| format!("{name:<14} {value}")).collect::<Vec<_>>().join("\n")
+}
+
 fn providers_json(providers: &[Provider]) -> Value {
-    let each = providers.iter().map(|provider| {
-        json!({
-            "provider_id": provider.provider_id,
-            "profile": provider.profile,
-            "token_endpoint": provider.token_endpoint,
-            "client_id": provider.client_id,
-            "hold": provider.hold.as_ref().map(|hold| hold.reason().wire_name()),
-        })
-    });
-    Value::Array(each.collect())
+    Value::Array(providers.iter().map(provider_json).collect())
+}
+
+fn provider_json(provider: &Provider) -> Value {
+    json!({
+        "provider_id": provider.provider_id,
+        "profile": provider.profile,
+        "token_endpoint": provider.token_endpoint,
+        "client_id": provider.client_id,
+        "hold": provider.hold.as_ref().map(|hold| hold.reason().wire_name()),
+    })
 }
 
 /// The configuration in effect, without its secrets.

@@ -138,6 +138,16 @@ pub(super) enum Profile {
     Kroger,
 }
 
+impl Profile {
+    /// Its name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Generic => "generic",
+            Self::Kroger => "kroger",
+        }
+    }
+}
+
 /// Whether a use spends a refresh token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

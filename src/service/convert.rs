@@ -59,7 +59,7 @@ impl Checks {
 
     fn common(&mut self, provider: &str, scopes: &[String], labels: &BTreeMap<String, String>) {
         if provider.is_empty() {
-            self.fail("provider_id", "is required; `token-broker grant providers` lists them");
+            self.fail("provider_id", "is required; `token-broker provider list` lists them");
         }
         let word = |scope: &String| {
             !scope.is_empty()

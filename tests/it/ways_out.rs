@@ -255,6 +255,14 @@ async fn a_copy_of_the_file_is_started_as_restored_and_resolved_by_the_command_l
     assert!(shown.contains("grant resolve") && shown.contains("OUTCOME_UNKNOWN"), "{shown}");
     let (_, shown, _) = program.cli(&["status"]);
     assert!(shown.contains("3 OUTCOME_UNKNOWN") && shown.contains("default, well"), "{shown}");
+    let (_, shown, _) = program.cli(&["provider", "list"]);
+    assert!(shown.contains("default") && shown.contains("kroger"), "{shown}");
+    let (ok, shown, _) = program.cli(&["provider", "show", "default", "--json"]);
+    assert!(ok && shown.contains("token_endpoint"), "{shown}");
+    let (ok, _, errors) = program.cli(&["provider", "show", "nobody"]);
+    assert!(!ok && errors.contains("provider list"), "{errors}");
+    let (ok, shown, _) = program.cli(&["provider", "profile", "kroger"]);
+    assert!(ok && shown.contains("OpenAPI"), "each setting has its source: {shown}");
     let one = ["grant", "resolve", "kroger/alice", "--by", "reauthorize"];
     let (ok, shown, errors) = program.cli(&one);
     assert!(ok && shown.contains("REAUTH_REQUIRED"), "{errors}");

@@ -1,0 +1,67 @@
+//! `token-broker provider`.
+
+use clap::Subcommand;
+
+use crate::cli::token::connect;
+use crate::cli::{Failure, Target, view};
+use crate::config;
+use crate::proto::{ListProvidersRequest, Provider as Message};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Provider {
+    /// List the providers that grants can belong to.
+    List {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show one of them, and whether it is asked at present.
+    Show {
+        /// The provider, as the configuration names it.
+        provider_id: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Print a built-in profile with the source of each setting, or the names of all.
+    Profile {
+        /// The profile, such as kroger.
+        name: Option<String>,
+    },
+}
+
+impl Provider {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::List { target } => {
+                println!("{}", view::providers(&fetch(&target).await?, target.json));
+                Ok(())
+            }
+            Self::Show { provider_id, target } => {
+                let providers = fetch(&target).await?;
+                let named = providers.into_iter().find(|one| one.provider_id == provider_id);
+                let named = named.ok_or_else(|| {
+                    format!("no provider {provider_id} is configured; `token-broker provider list` lists them")
+                })?;
+                println!("{}", view::provider(&named, target.json));
+                Ok(())
+            }
+            Self::Profile { name: None } => {
+                println!("{}", config::profile_names().join("\n"));
+                Ok(())
+            }
+            Self::Profile { name: Some(name) } => {
+                let text = config::profile(&name).ok_or_else(|| {
+                    let names = config::profile_names().join(", ");
+                    format!("there is no profile {name}; there are: {names}")
+                })?;
+                print!("{text}");
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn fetch(target: &Target) -> Result<Vec<Message>, Failure> {
+    let mut client = connect(target).await?;
+    let response = client.admin.list_providers(ListProvidersRequest {}).await;
+    Ok(response.map_err(view::failure)?.into_inner().providers)
+}

@@ -1,0 +1,320 @@
+//! From what was written about a provider, and what its profile says, to what the program asks.
+
+use std::time::Duration;
+
+use url::{Host, Url};
+
+use crate::broker::endpoint::Habits;
+use crate::broker::model::ProviderId;
+use crate::config::profile::filled;
+use crate::config::secrets::secret;
+use crate::config::{Problem, file};
+use crate::secret::ClientSecret;
+use crate::upstream::{BasicEncoding, ClientAuth, Meaning, Provider, Rule};
+
+/// Longest `listen_max`: doubt, suspicion and shutdown last as long.
+const LISTEN_MAX_MAX: Duration = Duration::from_secs(300);
+
+/// Checks a provider; `None` if anything is wrong with it.
+pub(super) fn provider(
+    name: &str,
+    section: &file::ProviderSection,
+    problems: &mut Vec<Problem>,
+) -> Option<Provider> {
+    let path = |key: &str| format!("providers.{name}.{key}");
+    let before = problems.len();
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    if name.is_empty() || !name.chars().all(allowed) {
+        problems.push(Problem::new(
+            format!("providers.{name}"),
+            "a provider's name is of a-z, 0-9, '_' and '-'",
+        ));
+    }
+    let section = &filled(section);
+    let base = section.base_url.as_deref();
+    let token_url = match (&section.token_url, base) {
+        (Some(url), _) => endpoint(&path("token_url"), url, problems),
+        (None, Some(base)) => {
+            endpoint(&path("base_url"), &format!("{}/token", base.trim_end_matches('/')), problems)
+        }
+        (None, None) => {
+            problems.push(Problem::new(path("token_url"), "is required, or `base_url`"));
+            None
+        }
+    };
+    let client_id = section.client_id.clone().filter(|id| !id.is_empty());
+    if client_id.is_none() {
+        problems.push(Problem::new(path("client_id"), "is required"));
+    }
+    let client_secret = client_secret(section, &path, problems);
+    let connect_timeout = section.connect_timeout.map_or(Duration::ZERO, |span| span.0);
+    let habits = habits(section);
+    let listen_max = habits.listen_max;
+    if listen_max > LISTEN_MAX_MAX {
+        problems.push(Problem::new(path("listen_max"), "must be 5m at most"));
+    }
+    if connect_timeout >= listen_max {
+        problems.push(Problem::new(
+            path("connect_timeout"),
+            "must be below `listen_max`, or a stalled connect looks like a lost answer",
+        ));
+    }
+    for (key, span) in [
+        ("default_lifetime", section.default_lifetime),
+        ("connect_timeout", section.connect_timeout),
+        ("listen_max", section.listen_max),
+    ] {
+        if span.is_some_and(|span| span.0.is_zero()) {
+            problems.push(Problem::new(path(key), "must be above zero"));
+        }
+    }
+    for name in section.attributes.iter().filter(|name| name.contains("token")) {
+        problems.push(Problem::new(
+            path("attributes"),
+            format!("`{name}` sounds like a token; callers get access tokens and nothing else"),
+        ));
+    }
+    for (index, rule) in section.error_map.iter().enumerate() {
+        let empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+        let vague = empty(&rule.code) && empty(&rule.text);
+        if vague && (rule.status.is_none() || matches!(rule.means, file::Meaning::Reauth)) {
+            problems.push(Problem::new(
+                path(&format!("error_map.{index}")),
+                "matches too much: name a `code` or a `text` (a `status` alone is enough only where \
+                 no grant dies of it)",
+            ));
+        }
+    }
+    let error_map = section.error_map.iter().map(rule).collect();
+    let client_auth = section.client_auth.map_or(ClientAuth::Basic, |auth| match auth {
+        file::ClientAuth::Basic => ClientAuth::Basic,
+        file::ClientAuth::Post => ClientAuth::Post,
+    });
+    let basic_encoding =
+        section.basic_encoding.map_or(BasicEncoding::Rfc6749, |encoding| match encoding {
+            file::BasicEncoding::Rfc6749 => BasicEncoding::Rfc6749,
+            file::BasicEncoding::Raw => BasicEncoding::Raw,
+        });
+    if problems.len() > before {
+        return None;
+    }
+    Some(Provider {
+        id: ProviderId::new(name),
+        profile: section.profile.name().to_owned(),
+        token_url: token_url?,
+        client_id: client_id?,
+        client_secret: client_secret?,
+        client_auth,
+        basic_encoding,
+        default_lifetime: section.default_lifetime.map_or(Duration::ZERO, |span| span.0),
+        connect_timeout,
+        habits,
+        attributes: section.attributes.clone(),
+        error_map,
+    })
+}
+
+fn habits(section: &file::ProviderSection) -> Habits {
+    let defaults = Habits::default();
+    let span = |span: Option<file::Span>, default| span.map_or(default, |span| span.0);
+    Habits {
+        listen_max: span(section.listen_max, defaults.listen_max),
+        single_use: section.refresh_tokens.map_or(defaults.single_use, |kind| match kind {
+            file::RefreshTokens::SingleUse => true,
+            file::RefreshTokens::Reusable => false,
+        }),
+        reuse_grace: span(section.reuse_grace, defaults.reuse_grace),
+        settled_statuses: section.settled_statuses.clone().unwrap_or(defaults.settled_statuses),
+        keep_warm_every: match section.keep_warm_every {
+            Some(every) => Some(every.0).filter(|every| !every.is_zero()),
+            None => defaults.keep_warm_every,
+        },
+        resends: section.resend.map_or(defaults.resends, |resend| match resend {
+            file::Resend::WhenNeeded => true,
+            file::Resend::Never => false,
+        }),
+        resend_rate: section.resend_rate.unwrap_or(defaults.resend_rate),
+    }
+}
+
+/// Tokens travel only under TLS, or within this machine.
+fn endpoint(path: &str, text: &str, problems: &mut Vec<Problem>) -> Option<String> {
+    let Ok(url) = Url::parse(text) else {
+        problems.push(Problem::new(
+            path,
+            "must be an absolute URL, such as https://example.com/oauth2",
+        ));
+        return None;
+    };
+    let local = match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    if url.scheme() != "https" && !(url.scheme() == "http" && local) {
+        problems.push(Problem::new(path, "must begin with https:// (http:// only for loopback)"));
+        return None;
+    }
+    if url.fragment().is_some() {
+        problems.push(Problem::new(path, "must have no fragment (RFC 6749 section 3.2)"));
+        return None;
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        problems.push(Problem::new(path, "must hold no user or password"));
+        return None;
+    }
+    Some(url.into())
+}
+
+fn client_secret(
+    section: &file::ProviderSection,
+    path: &impl Fn(&str) -> String,
+    problems: &mut Vec<Problem>,
+) -> Option<ClientSecret> {
+    match (&section.client_secret, &section.client_secret_file) {
+        (Some(_), Some(_)) => {
+            problems.push(Problem::new(
+                path("client_secret"),
+                "and `client_secret_file` are both set; keep one",
+            ));
+            None
+        }
+        (Some(secret), None) => Some(ClientSecret::new(secret)),
+        (None, Some(file)) => match secret(file) {
+            Ok(secret) => Some(secret),
+            Err(message) => {
+                problems.push(Problem::new(path("client_secret_file"), message));
+                None
+            }
+        },
+        (None, None) => {
+            problems.push(Problem::new(
+                path("client_secret_file"),
+                "is required (for `default` the variable CLIENT_SECRET will do)",
+            ));
+            None
+        }
+    }
+}
+
+fn rule(rule: &file::Rule) -> Rule {
+    Rule {
+        status: rule.status,
+        code: rule.code.clone(),
+        text: rule.text.clone(),
+        meaning: match rule.means {
+            file::Meaning::Reauth => Meaning::Reauth,
+            file::Meaning::Client => Meaning::Client,
+            file::Meaning::Unavailable => Meaning::Unavailable,
+            file::Meaning::Conflict => Meaning::Conflict,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::endpoint::Disposition::{self, NotProcessed, Refused};
+    use crate::broker::model::{DoubtKind, Reason};
+    use crate::config::file::{Profile, ProviderSection};
+    use crate::config::profile::{profile, profile_names};
+    use crate::upstream::reply::{Raw, judge, tests::provider};
+
+    /// (status, body, reason, disposition), case by case of the document.
+    const KROGER: [(u16, &str, Reason, Disposition); 9] = [
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"invalid refresh_token"}"#,
+            Reason::GrantReauthRequired,
+            Refused,
+        ),
+        (
+            400,
+            r#"{"errors":"Missing/Invalid Refresh Token"}"#,
+            Reason::GrantReauthRequired,
+            Refused,
+        ),
+        (
+            400,
+            r#"{"error":"unauthorized","error_description":"invalid credentials"}"#,
+            Reason::ClientCredentialsRejected,
+            NotProcessed,
+        ),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"invalid code"}"#,
+            Reason::ProviderUnrecognizedError,
+            NotProcessed,
+        ),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"The redirect_uri did not match the registered redirect_uri for this application"}"#,
+            Reason::ProviderUnrecognizedError,
+            NotProcessed,
+        ),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"The resource owner denied the request"}"#,
+            Reason::ProviderUnrecognizedError,
+            NotProcessed,
+        ),
+        (
+            400,
+            r#"{"error":"unsupported_grant_type","error_description":"invalid grant_type"}"#,
+            Reason::ClientNotAuthorized,
+            NotProcessed,
+        ),
+        (
+            400,
+            r#"{"error":"invalid_scope","error_description":"invalid scope"}"#,
+            Reason::ScopeNotGranted,
+            NotProcessed,
+        ),
+        (
+            500,
+            r#"{"errors":{"reason":"Internal server error","code":"Auth-4xxx-xxx","timestamp":1564159296910}}"#,
+            Reason::RefreshOutcomeUnknown,
+            Disposition::Unknown(DoubtKind::Answered),
+        ),
+    ];
+
+    #[test]
+    fn krogers_own_failures_mean_what_its_document_says() {
+        let mut provider = provider();
+        provider.error_map = filled(&of(Profile::Kroger)).error_map.iter().map(rule).collect();
+        for (status, body, reason, disposition) in KROGER {
+            let raw = Raw { status, body: body.as_bytes(), retry_after: None };
+            let failure = judge(&provider, &raw).issued.unwrap_err();
+            assert_eq!((failure.reason, failure.disposition), (reason, disposition), "{body}");
+        }
+    }
+
+    fn of(profile: Profile) -> ProviderSection {
+        ProviderSection { profile, ..ProviderSection::default() }
+    }
+
+    #[test]
+    fn every_profile_can_be_read_and_the_generic_one_says_everything() {
+        for name in profile_names() {
+            let parsed: ProviderSection = serde_saphyr::from_str(profile(name).unwrap()).unwrap();
+            assert!(parsed.client_id.is_none() && parsed.client_secret.is_none(), "{name}");
+        }
+        assert_eq!(habits(&filled(&of(Profile::Generic))), Habits::default());
+        let kroger = filled(&of(Profile::Kroger));
+        assert_eq!(kroger.error_map.len(), 3);
+        assert_eq!(kroger.listen_max, filled(&of(Profile::Generic)).listen_max);
+    }
+
+    #[test]
+    fn what_is_configured_stands_above_the_profile() {
+        let own: ProviderSection = serde_saphyr::from_str(
+            "{profile: kroger, keep_warm_every: 0s, error_map: [{code: gone, means: reauth}]}",
+        )
+        .unwrap();
+        let filled = filled(&own);
+        assert_eq!(filled.error_map.len(), 4);
+        assert_eq!(filled.error_map[0].code.as_deref(), Some("gone"), "its own rules come first");
+        assert_eq!(habits(&filled).keep_warm_every, None);
+    }
+}
