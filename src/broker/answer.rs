@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::broker::Broker;
 use crate::broker::endpoint::{Concern, Disposition, Failure, Issued, Reply};
@@ -14,7 +14,7 @@ use crate::broker::model::{
     Doubt, DoubtKind, Grant, Intent, Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
 };
 use crate::broker::providers::Refusal;
-use crate::broker::store::Amendment;
+use crate::broker::store::{Amendment, StoreError};
 
 /// Grants read at once where all are looked at.
 const PAGE: usize = 500;
@@ -182,7 +182,10 @@ impl Broker {
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
             let step = || broker.lift_all(&provider, since);
-            let told = |failure: &Error| {
+            let told = |failures, failure: &Error| {
+                if failures > 0 {
+                    return;
+                }
                 warn!(%provider, error = chain(failure), "verdicts on its grants are to be lifted once the store answers");
             };
             let lifted = tokio::select! {
@@ -252,7 +255,15 @@ impl Broker {
             given_up: None,
         };
         let step = || self.store.refuse(&entry.id, intent, &verdict);
-        let ours = self.persist(grant, "the provider's refusal", step, || {}).await;
+        let told = |failures, failure: &StoreError| {
+            if failures == 0 {
+                error!(
+                    error = chain(failure),
+                    "the store did not take the provider's refusal; it is offered again"
+                );
+            }
+        };
+        let ours = self.insist(step, told).await;
         entry.answered(intent);
         if ours {
             let fence = intent.fence.max(entry.view().grant.position.fence);

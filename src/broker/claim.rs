@@ -11,7 +11,6 @@ use crate::broker::Broker;
 use crate::broker::error::{Error, chain};
 use crate::broker::known::Entry;
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner};
-use crate::broker::settings::backoff;
 use crate::broker::store::{Claim, StoreError};
 use crate::broker::view::View;
 use crate::clock::between;
@@ -92,16 +91,12 @@ impl Broker {
     pub(super) fn give_back_later(self: &Arc<Self>, entry: &Arc<Entry>, attempt: u64) {
         let (broker, entry) = (Arc::clone(self), Arc::clone(entry));
         self.tasks.spawn(async move {
-            let mut failures = 0;
-            while let Err(failure) = broker.give_back_claim(&entry, attempt).await {
+            let told = |failures, failure: &StoreError| {
                 if failures == 0 {
-                    warn!(grant.id = %entry.id, error = %chain(&failure), "a claim is to be given back once the store answers");
+                    warn!(grant.id = %entry.id, error = %chain(failure), "a claim is to be given back once the store answers");
                 }
-                let settings = &broker.settings;
-                let wait = backoff(settings.publish_backoff, failures, settings.publish_backoff_max);
-                sleep(wait).await;
-                failures += 1;
-            }
+            };
+            broker.insist(|| broker.give_back_claim(&entry, attempt), told).await;
         });
     }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::SystemTime;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
@@ -114,13 +115,21 @@ impl Broker {
             due_at: self.due_at(&view, next.descriptor.keep_warm),
         };
         let step = || self.store.merge(&entry.id, publication.clone());
-        let serve_from_memory = || {
-            let view = entry.adopt(next.clone());
-            if let Some(callers) = callers {
-                callers.send_replace(Some(Ok(view)));
+        let mut waiting = None;
+        let serve_from_memory = |failures, failure: &StoreError| {
+            waiting.get_or_insert_with(|| Counted::new(&self.metrics.unpublished_pairs));
+            self.tell_not_taken(&next, failures, failure);
+            if failures == 0 {
+                let view = entry.adopt(next.clone());
+                if let Some(callers) = callers {
+                    callers.send_replace(Some(Ok(view)));
+                }
             }
         };
-        let merged = self.persist(&grant, "the new token pair", step, serve_from_memory).await;
+        let merged = self.insist(step, serve_from_memory).await;
+        if waiting.take().is_some() {
+            info!(%generation, "the store has taken the new token pair");
+        }
         crash::reached(self.settings.stop_at, Moment::AfterMerge).await;
         match merged {
             Merged::Published | Merged::Same | Merged::Remade => {
@@ -136,44 +145,20 @@ impl Broker {
         }
     }
 
-    /// Repeats `step` until the store takes it; `alarm` runs at the first failure.
-    pub(super) async fn persist<T, F>(
-        &self,
-        grant: &Grant,
-        what: &str,
-        step: impl Fn() -> F,
-        alarm: impl Fn(),
-    ) -> T
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        let mut failures = 0;
-        loop {
-            let failure = match step().await {
-                Ok(done) => {
-                    if failures > 0 {
-                        self.metrics.unpublished_pairs.dec();
-                        info!(failures, "the store has taken {what}");
-                    }
-                    return done;
-                }
-                Err(failure) => failure,
-            };
-            let provider = grant.descriptor.provider.as_str().to_owned();
-            self.metrics.persist_failures.get_or_create(&ByProvider { provider }).inc();
-            error!(error = %chain(&failure), failures, "the store did not take {what}; it is kept in memory and offered again");
-            if failures == 0 {
-                self.metrics.unpublished_pairs.inc();
-                alarm();
-            }
-            let settings = &self.settings;
-            sleep(backoff(settings.publish_backoff, failures, settings.publish_backoff_max)).await;
-            failures += 1;
-        }
+    /// A pair is only in memory: nothing is worse.
+    fn tell_not_taken(&self, next: &Grant, failures: u32, failure: &StoreError) {
+        let provider = next.descriptor.provider.as_str().to_owned();
+        self.metrics.persist_failures.get_or_create(&ByProvider { provider }).inc();
+        error!(grant.id = %next.id, error = %chain(failure), failures,
+            "the store did not take the new token pair; it is kept in memory and offered again");
     }
 
-    /// Repeats `step` until it succeeds; `told` hears of the first failure.
-    pub(super) async fn insist<T, E, F>(&self, step: impl Fn() -> F, told: impl Fn(&E)) -> T
+    /// Repeats `step` until it succeeds; `told` hears of each failure and how many came before.
+    pub(super) async fn insist<T, E, F>(
+        &self,
+        step: impl Fn() -> F,
+        mut told: impl FnMut(u32, &E),
+    ) -> T
     where
         F: Future<Output = Result<T, E>>,
     {
@@ -182,8 +167,7 @@ impl Broker {
         loop {
             match step().await {
                 Ok(done) => return done,
-                Err(failure) if failures == 0 => told(&failure),
-                Err(_) => {}
+                Err(failure) => told(failures, &failure),
             }
             sleep(backoff(settings.publish_backoff, failures, settings.publish_backoff_max)).await;
             failures += 1;
@@ -196,5 +180,21 @@ impl Broker {
         let view = entry.adopt(grant);
         usable(&view.grant)?;
         Ok(view)
+    }
+}
+
+/// Counts in a gauge for as long as it lives.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

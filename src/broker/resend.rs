@@ -177,7 +177,7 @@ impl Broker {
                 let due_at = broker.look_at(next);
                 broker.store.doubt(&entry.id, &held, &doubt, due_at).await
             };
-            broker.insist(step, |_: &StoreError| {}).await;
+            broker.insist(step, |_, _: &StoreError| {}).await;
         });
     }
 
