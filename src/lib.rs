@@ -4,8 +4,8 @@
 //! ```text
 //! proto → service → broker → { store → keyring , upstream }    calls and data run downhill only
 //!          │         (the domain: plain Rust and tokio time; owns the traits Store, TokenEndpoint)
-//! app wires everything once; cli, config, lifecycle, ops, telemetry beside it; clock and secret
-//! are leaves
+//! app wires everything once; cli, config, lifecycle, ops, telemetry beside it; clock, secret and
+//! crash (moments at which tests stop) are leaves
 //! ```
 //!
 //! Reading order: [`proto`] the contract, `service` the gRPC edge, `broker` the domain, `store`

@@ -85,11 +85,18 @@ async fn a_token_that_was_spent_is_known_to_be_lost_in_the_end() {
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_hours_costs_nothing() {
+    // The second answers with success, and with an error in it.
+    for status in [502, 200] {
+        outage_of_hours(Fault::Answer(status, "")).await;
+    }
+}
+
+async fn outage_of_hours(fault: Fault) {
     let world = World::new();
     world.start_scheduler();
     world.alice().await;
     let first = world.calls.clone().get(ALICE).await.unwrap();
-    world.authority.outage(Some(Fault::Answer(502, "")));
+    world.authority.outage(Some(fault));
     pass(4 * 3_600).await;
     let error = world.calls.clone().get(ALICE).await.unwrap_err();
     assert_eq!(error.reason, ErrorReason::RefreshOutcomeUnknown);

@@ -28,6 +28,19 @@ pub(crate) fn settings<'a>(base: &'a str, store: &'a str) -> Vec<(&'a str, &'a s
     ]
 }
 
+/// The same with a key ring in `dir`, for Redis at `url`.
+pub(crate) fn redis_settings<'a>(
+    dir: &Path,
+    base: &'a str,
+    url: &'a str,
+) -> Vec<(&'a str, &'a str)> {
+    let made = run(dir, &["keys", "generate", "--file", "keys.json"], &[]);
+    assert!(made.status.success());
+    let mut settings = settings(base, url);
+    settings.push(("TOKEN_BROKER__KEYS__FILE", "keys.json"));
+    settings
+}
+
 /// Stores the refresh token of a person by the command line.
 pub(crate) fn import(program: &Program, dir: &Path, grant: &str, token: &str) {
     let file = dir.join("refresh-token");

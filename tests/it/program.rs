@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::herd::{import, settings};
+use crate::herd::{import, redis_settings, settings};
 use crate::support::authority::Authority;
 use crate::support::process::{Program, run, text};
 use crate::support::redis::RedisServer;
@@ -233,11 +233,9 @@ async fn a_redis_that_goes_away_is_survived() {
     let authority = Authority::new().lifetime(Duration::from_secs(3));
     let base = authority.serve().await;
     let dir = tempfile::tempdir().unwrap();
-    run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
     let server = RedisServer::start(&[]);
     let url = server.url();
-    let mut environment = settings(&base, &url);
-    environment.push(("TOKEN_BROKER__KEYS__FILE", "keys.json"));
+    let mut environment = redis_settings(dir.path(), &base, &url);
     environment.push(("TOKEN_BROKER__STORE__TIMEOUT", "200ms"));
     let program = Program::start(dir.path(), &["serve"], &environment);
     import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
@@ -268,11 +266,9 @@ async fn a_redis_that_went_back_in_time_is_healed_before_anything_is_spent() {
     let authority = Authority::new();
     let base = authority.serve().await;
     let dir = tempfile::tempdir().unwrap();
-    run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
     let server = RedisServer::start(&[]);
     let url = server.url();
-    let mut environment = settings(&base, &url);
-    environment.push(("TOKEN_BROKER__KEYS__FILE", "keys.json"));
+    let environment = redis_settings(dir.path(), &base, &url);
     let program = Program::start(dir.path(), &["serve"], &environment);
     import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
     let key = server.cli(&["KEYS", "tb:*:g:kroger/alice"]);
@@ -296,11 +292,9 @@ async fn a_pair_whose_record_is_gone_is_kept() {
     let authority = Authority::new();
     let base = authority.serve().await;
     let dir = tempfile::tempdir().unwrap();
-    run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
     let server = RedisServer::start(&[]);
     let url = server.url();
-    let mut environment = settings(&base, &url);
-    environment.push(("TOKEN_BROKER__KEYS__FILE", "keys.json"));
+    let environment = redis_settings(dir.path(), &base, &url);
     let program = Program::start(dir.path(), &["serve"], &environment);
     import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
     // Redis is emptied while the provider works.
@@ -340,11 +334,9 @@ async fn a_healed_grant_is_due_as_before() {
     let authority = Authority::new();
     let base = authority.serve().await;
     let dir = tempfile::tempdir().unwrap();
-    run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
     let server = RedisServer::start(&[]);
     let url = server.url();
-    let mut environment = settings(&base, &url);
-    environment.push(("TOKEN_BROKER__KEYS__FILE", "keys.json"));
+    let environment = redis_settings(dir.path(), &base, &url);
     let program = Program::start(dir.path(), &["serve"], &environment);
     import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
     assert!(program.cli(&["get", "kroger/alice"]).0);

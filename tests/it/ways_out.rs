@@ -12,9 +12,9 @@ use token_broker::proto::{
 };
 use tonic::Code;
 
-use crate::herd::{import, settings};
+use crate::herd::{import, redis_settings, settings};
 use crate::support::authority::{Authority, Fault};
-use crate::support::process::{Program, run};
+use crate::support::process::Program;
 use crate::support::redis::RedisServer;
 use crate::support::world::{World, pass};
 
@@ -281,11 +281,9 @@ async fn a_redis_in_use_is_not_started_as_restored() {
     let authority = Authority::new();
     let base = authority.serve().await;
     let dir = tempfile::tempdir().unwrap();
-    run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
     let server = RedisServer::start(&[]);
     let url = server.url();
-    let mut environment = settings(&base, &url);
-    environment.push(("TOKEN_BROKER__KEYS__FILE", "keys.json"));
+    let mut environment = redis_settings(dir.path(), &base, &url);
     let program = Program::start(dir.path(), &["serve"], &environment);
     let second = Program::spawn(dir.path(), &["serve"], &environment);
     let (code, log) = { second }.end();

@@ -60,7 +60,7 @@ impl Waits {
             Self::Default => Vec::new(),
             Self::Scaled => vec![
                 ("TOKEN_BROKER__PROVIDERS__DEFAULT__CONNECT_TIMEOUT", "200ms"),
-                ("TOKEN_BROKER__PROVIDERS__DEFAULT__LISTEN_MAX", "600ms"),
+                ("TOKEN_BROKER__PROVIDERS__DEFAULT__LISTEN_MAX", "1500ms"),
                 ("TOKEN_BROKER__TIMING__SETTLE_MARGIN", "200ms"),
                 ("TOKEN_BROKER__TIMING__SUSPECT_MARGIN", "200ms"),
                 ("TOKEN_BROKER__TIMING__SEND_GATE", "500ms"),
