@@ -90,7 +90,11 @@ impl Broker {
     async fn start_chain(&self, new: NewGrant) -> Result<Overview, Error> {
         for _ in 0..CONFLICTS_MAX {
             let expected = match self.load(&new.id).await {
-                Ok(Some(grant)) if grant.standing == Standing::Usable && !new.replace => {
+                Ok(Some(grant))
+                    if grant.standing == Standing::Usable
+                        && self.spent_by_time(&grant).is_none()
+                        && !new.replace =>
+                {
                     return Err(Error::GrantAlreadyExists(new.id));
                 }
                 Ok(grant) => grant.map(|grant| grant.position),
@@ -263,7 +267,8 @@ impl Broker {
         let doubt = doubt.filter(|_| grant.standing == Standing::Usable);
         let silent = grant.intent.as_ref().is_some_and(|held| self.silent(held));
         let silent = silent && self.spends(grant);
-        let (state, trouble) = match (&grant.standing, &doubt) {
+        let spent_by_time = self.spent_by_time(grant).map(Standing::Refused);
+        let (state, trouble) = match (spent_by_time.as_ref().unwrap_or(&grant.standing), &doubt) {
             (Standing::Refused(verdict), _) => {
                 let (grant, verdict) = (grant.id.clone(), verdict.clone());
                 (State::ReauthRequired, Some(met(Error::GrantRefused { grant, verdict })))

@@ -11,7 +11,7 @@ use crate::broker::error::{Error, chain};
 use crate::broker::flight::{Callers, Refreshed, Trigger};
 use crate::broker::known::Entry;
 use crate::broker::metrics::{ByProvider, Refresh};
-use crate::broker::model::{Generation, Grant, GrantKind, Reason, Standing, Verdict};
+use crate::broker::model::{Generation, Grant, Reason, Standing, Verdict};
 use crate::broker::settings::backoff;
 use crate::broker::store::StoreError;
 use crate::clock::from_unix_ms;
@@ -129,32 +129,37 @@ impl Broker {
 
     /// What to send for the grant, if it can be refreshed at all.
     fn request(&self, grant: &Grant) -> Result<Request, Error> {
-        let refused = |reason| Error::GrantRefused {
-            grant: grant.id.clone(),
-            verdict: Verdict {
-                reason,
-                provider_error: None,
-                provider_status: None,
-                time: self.clock.now(),
-                token_rejected: false,
-                given_up: None,
-            },
-        };
         usable(grant)?;
-        match grant.descriptor.kind {
-            GrantKind::ClientCredentials => {
-                Ok(Request::ClientCredentials { scopes: grant.descriptor.scopes.clone() })
-            }
-            GrantKind::RefreshToken => {
-                let end = grant.pair.refresh_token_expires_at;
-                if end.is_some_and(|end| end <= self.clock.now()) {
-                    return Err(refused(Reason::GrantRefreshTokenExpired));
-                }
-                let token = grant.pair.refresh_token.clone();
-                let token = token.ok_or_else(|| refused(Reason::GrantNotRefreshable))?;
-                Ok(Request::RefreshToken(token))
-            }
+        if let Some(verdict) = self.spent_by_time(grant) {
+            return Err(Error::GrantRefused { grant: grant.id.clone(), verdict });
         }
+        Ok(match &grant.pair.refresh_token {
+            Some(token) if grant.descriptor.kind.spends() => Request::RefreshToken(token.clone()),
+            _ => Request::ClientCredentials { scopes: grant.descriptor.scopes.clone() },
+        })
+    }
+
+    /// Why the grant cannot be refreshed though nobody refused it: it has no refresh token, or that
+    /// is past the end which the provider named.
+    pub(super) fn spent_by_time(&self, grant: &Grant) -> Option<Verdict> {
+        if !grant.descriptor.kind.spends() || grant.standing != Standing::Usable {
+            return None;
+        }
+        let now = self.clock.now();
+        let end = grant.pair.refresh_token_expires_at.filter(|end| *end <= now);
+        let reason = match (&grant.pair.refresh_token, end) {
+            (None, _) => Reason::GrantNotRefreshable,
+            (Some(_), Some(_)) => Reason::GrantRefreshTokenExpired,
+            (Some(_), None) => return None,
+        };
+        Some(Verdict {
+            reason,
+            provider_error: None,
+            provider_status: None,
+            time: end.unwrap_or(now),
+            token_rejected: false,
+            given_up: None,
+        })
     }
 }
 

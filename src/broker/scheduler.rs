@@ -14,8 +14,8 @@ use crate::broker::known::Entry;
 use crate::broker::model::{Doubt, GrantId, Standing};
 use crate::broker::view::View;
 
-/// How often the due index brings up a grant that is switched off.
-const DISABLED_LOOK: Duration = Duration::from_secs(24 * 3600);
+/// How often the due index brings up a grant that is switched off, or past its end.
+const LATER: Duration = Duration::from_secs(24 * 3600);
 
 impl Broker {
     /// Works off the due index until the process drains.
@@ -44,9 +44,9 @@ impl Broker {
     async fn refresh_due(self: &Arc<Self>, id: &GrantId) -> Result<(), Error> {
         let entry = self.entry(id).await?;
         let view = entry.view();
-        if view.grant.descriptor.disabled {
-            // Enabling it makes it due; until then it is in nobody's way.
-            let later = self.clock.now() + DISABLED_LOOK;
+        if view.grant.descriptor.disabled || self.spent_by_time(&view.grant).is_some() {
+            // What changes that makes it due; until then it is in nobody's way.
+            let later = self.clock.now() + LATER;
             return Ok(self.store.schedule(id, view.grant.generation(), later).await?);
         }
         if view.grant.standing != Standing::Usable {

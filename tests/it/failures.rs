@@ -98,6 +98,28 @@ async fn a_token_that_an_api_rejected_is_not_served_beside_a_refused_refresh() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_token_past_its_end_needs_a_new_consent_and_says_so() {
+    let day = Duration::from_secs(86_400);
+    let world = World::with(Authority::new().refresh_lifetime(day), |store| store);
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    calls.get(ALICE).await.unwrap();
+    pass(86_401).await;
+    for world in [&world, &world.restarted()] {
+        let grant = world.calls.clone().show(ALICE).await.unwrap();
+        assert_eq!(grant.state(), GrantState::ReauthRequired);
+        let failure = grant.last_failure.unwrap();
+        assert_eq!(failure.reason(), ErrorReason::GrantRefreshTokenExpired);
+        let error = world.calls.clone().get(ALICE).await.unwrap_err();
+        assert_eq!(error.reason, ErrorReason::GrantRefreshTokenExpired);
+    }
+    assert_eq!(world.authority.posts(), 1);
+    // As the error says: there is nothing left that `replace` would protect.
+    calls.import(ALICE, &world.authority.consent("alice")).await.unwrap();
+    assert!(calls.get(ALICE).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_late_refusal_never_beats_a_new_chain() {
     let world = World::new();
     world.alice().await;

@@ -88,6 +88,7 @@ struct Books {
     arrivals: Vec<tokio::time::Instant>,
     serial: usize,
     lifetime_s: u64,
+    refresh_lifetime: Option<Duration>,
     delay: Duration,
     secrets: Vec<String>,
 }
@@ -114,6 +115,12 @@ impl Authority {
 
     pub(crate) fn lifetime(self, lifetime: Duration) -> Self {
         self.books().lifetime_s = lifetime.as_secs();
+        self
+    }
+
+    /// Replies say that refresh tokens live so long.
+    pub(crate) fn refresh_lifetime(self, lifetime: Duration) -> Self {
+        self.books().refresh_lifetime = Some(lifetime);
         self
     }
 
@@ -306,7 +313,8 @@ impl TokenEndpoint for Authority {
             }),
         };
         let refresh_token = refresh.map(RefreshToken::new);
-        Reply { refresh_token, refresh_token_lifetime: None, issued }
+        let refresh_token_lifetime = books.refresh_lifetime;
+        Reply { refresh_token, refresh_token_lifetime, issued }
     }
 
     fn providers(&self) -> Vec<ProviderSummary> {
