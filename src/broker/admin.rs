@@ -23,7 +23,7 @@ use crate::clock::between;
 use crate::secret::RefreshToken;
 
 /// Tries of a change that others keep overtaking.
-const CONFLICTS_MAX: u32 = 5;
+pub(super) const CONFLICTS_MAX: u32 = 5;
 
 /// Where a grant stands, for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,10 +14,7 @@ use crate::broker::model::{
     Doubt, DoubtKind, Grant, Intent, Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
 };
 use crate::broker::providers::Refusal;
-use crate::broker::store::{Amendment, StoreError};
-
-/// Grants read at once where all are looked at.
-const PAGE: usize = 500;
+use crate::broker::store::{Amendment, PAGE, StoreError};
 
 impl Broker {
     /// Acts on what came back. The refresh token is made durable before anything else.

@@ -15,12 +15,14 @@ use crate::broker::freshness::spread;
 use crate::broker::known::Entry;
 use crate::broker::metrics::Resend;
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, ProviderId, Reason};
-use crate::broker::resolve::RESTORED;
 use crate::broker::rotation::usable;
 use crate::broker::settings::Predecessors;
 use crate::broker::store::{Claim, StoreError};
 use crate::broker::view::View;
 use crate::clock::between;
+
+/// Holder of the claims on grants of a store that is a copy from the past: nobody.
+pub(super) const RESTORED: &str = "restored";
 
 impl Broker {
     /// The doubt about the grant's refresh token, if there is one and nobody is resolving it.

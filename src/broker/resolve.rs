@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::broker::admin::CONFLICTS_MAX;
 use crate::broker::doubt::Next;
 use crate::broker::error::Error;
 use crate::broker::flight::Trigger;
@@ -13,16 +14,10 @@ use crate::broker::known::Entry;
 use crate::broker::model::{
     Doubt, DoubtKind, Grant, GrantId, Intent, Owner, Position, Reason, Standing, Verdict,
 };
+use crate::broker::resend::RESTORED;
 use crate::broker::rotation::usable;
-use crate::broker::store::{Amendment, Claim};
+use crate::broker::store::{Amendment, Claim, PAGE};
 use crate::broker::{Broker, Overview};
-
-/// Holder of the claims on grants of a store that is a copy from the past: nobody.
-pub(super) const RESTORED: &str = "restored";
-/// Grants read at once where all are looked at.
-const PAGE: usize = 500;
-/// Tries of a change that others keep overtaking.
-const CONFLICTS_MAX: u32 = 5;
 
 /// What an operator decides about a grant that is in doubt or refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

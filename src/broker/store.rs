@@ -12,6 +12,9 @@ use crate::broker::model::{
 /// A tombstone keeps late pairs out for longer than any pair can be late.
 pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Grants read at once where all are looked at.
+pub(super) const PAGE: usize = 500;
+
 /// Keeps grants, sealed, and orders the changes to them.
 ///
 /// Contract, for every implementation (`tests/it/store_contract.rs` runs it):
