@@ -264,7 +264,9 @@ impl Broker {
         let trouble = entry.trouble();
         let met = |error| Arc::new(Trouble::now(error));
         let doubt = self.open_doubt(entry, grant);
-        let doubt = doubt.filter(|_| grant.standing == Standing::Usable);
+        // Nothing is presented of a grant that is refused or switched off.
+        let goes_on = grant.standing == Standing::Usable && !grant.descriptor.disabled;
+        let doubt = doubt.filter(|_| goes_on);
         let silent = grant.intent.as_ref().is_some_and(|held| self.silent(held));
         let silent = silent && self.spends(grant);
         let spent_by_time = self.spent_by_time(grant).map(Standing::Refused);

@@ -37,7 +37,9 @@ pub enum Error {
     )]
     NotInDoubt(GrantId),
     /// There is such a grant already.
-    #[error("grant {0} exists already; say `replace` to start a new chain in its place")]
+    #[error(
+        "grant {0} exists already; say `replace` (`--replace`) to start a new chain in its place"
+    )]
     GrantAlreadyExists(GrantId),
     /// The provider refused the grant.
     #[error("grant {grant}: {}{}", .verdict.reason.advice(), answered(.verdict.provider_status, .verdict.provider_error.as_deref()))]

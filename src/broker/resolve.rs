@@ -38,6 +38,9 @@ impl Broker {
     ) -> Result<Overview, Error> {
         let grant = self.stored(id).await?;
         let entry = self.known_entry(grant.clone());
+        if grant.descriptor.disabled {
+            return Err(Error::GrantDisabled(id.clone()));
+        }
         let doubt = self.doubt_of(&entry, &grant);
         info!(grant.id = %id, ?resolution, "an operator resolves a grant");
         match (&grant.standing, doubt, resolution) {

@@ -77,7 +77,7 @@ pub(super) struct New {
 pub(super) struct Import {
     #[command(flatten)]
     new: New,
-    /// File with the refresh token. Left out: standard input.
+    /// File with the refresh token. Left out, or `-`: standard input.
     #[arg(long, value_name = "FILE")]
     refresh_token_file: Option<PathBuf>,
     /// Refresh once right away, to see that it works. Whoever has the old token loses it.
@@ -133,7 +133,8 @@ impl Import {
     /// Never from the arguments: those are visible to every user of the machine.
     fn refresh_token(&self) -> Result<String, Failure> {
         let mut text = String::new();
-        let read = if let Some(path) = &self.refresh_token_file {
+        let file = self.refresh_token_file.as_ref().filter(|path| path.as_os_str() != "-");
+        let read = if let Some(path) = file {
             let file = fs::File::open(path);
             file.and_then(|file| file.take(TOKEN_MAX).read_to_string(&mut text))
                 .map_err(|error| format!("{}: {error}", path.display()))

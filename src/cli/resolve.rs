@@ -6,7 +6,7 @@ use crate::cli::token::connect;
 use crate::cli::{Failure, Target, grants, view};
 use crate::client::Client;
 use crate::proto::resolve_grant_request::Resolution;
-use crate::proto::{Grant, GrantState, ResolveGrantRequest};
+use crate::proto::{Grant, GrantState, ListProvidersRequest, ResolveGrantRequest};
 
 #[derive(Debug, Args)]
 pub(super) struct Resolve {
@@ -62,6 +62,13 @@ impl Resolve {
             states.push(GrantState::ReauthRequired.into());
         }
         let provider = self.provider.unwrap_or_default();
+        let configured = client.admin.list_providers(ListProvidersRequest {}).await;
+        let configured = configured.map_err(view::failure)?.into_inner().providers;
+        if configured.iter().all(|one| one.provider_id != provider) {
+            return Err(format!(
+                "no provider {provider} is configured; `token-broker provider list` lists them"
+            ));
+        }
         let grants = grants::all(client, provider, states).await?;
         let (count, mut failed) = (grants.len(), 0);
         for (done, Grant { grant_id, .. }) in grants.into_iter().enumerate() {

@@ -100,8 +100,10 @@ pub(super) fn grant(grant: &Grant) -> String {
 }
 
 fn sent(doubt: &GrantDoubt) -> String {
+    if doubt.kind() == grant_doubt::Kind::Restored {
+        return "perhaps, by somebody, after the copy of this store was made".to_owned();
+    }
     let times = match doubt.attempts {
-        0 => "by whom is not known".to_owned(),
         1 => "once".to_owned(),
         more => format!("{more} times"),
     };
@@ -113,8 +115,7 @@ fn sent(doubt: &GrantDoubt) -> String {
         grant_doubt::Kind::Ended => "the connection ended without an answer".to_owned(),
         grant_doubt::Kind::Unheard => "no answer came".to_owned(),
         grant_doubt::Kind::Died => "the process that sent it is gone".to_owned(),
-        grant_doubt::Kind::Restored => "perhaps, after the copy of this store was made".to_owned(),
-        grant_doubt::Kind::Unspecified => "unknown".to_owned(),
+        grant_doubt::Kind::Restored | grant_doubt::Kind::Unspecified => "unknown".to_owned(),
     };
     format!("{times}, last at {}: {end}", time(doubt.last_sent_time.as_ref()))
 }

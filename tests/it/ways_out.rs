@@ -263,6 +263,9 @@ async fn a_copy_of_the_file_is_started_as_restored_and_resolved_by_the_command_l
     assert!(!ok && errors.contains("provider list"), "{errors}");
     let (ok, shown, _) = program.cli(&["provider", "profile", "kroger"]);
     assert!(ok && shown.contains("OpenAPI"), "each setting has its source: {shown}");
+    let nobody = ["grant", "resolve", "--provider", "nobody", "--all", "--by", "retry"];
+    let (ok, _, errors) = program.cli(&nobody);
+    assert!(!ok && errors.contains("provider list"), "{errors}");
     let one = ["grant", "resolve", "kroger/alice", "--by", "reauthorize"];
     let (ok, shown, errors) = program.cli(&one);
     assert!(ok && shown.contains("REAUTH_REQUIRED"), "{errors}");

@@ -93,8 +93,9 @@ impl Reason {
                 "the provider wants the person to sign in again; enrol or import the grant anew"
             }
             Self::GrantRefreshTokenLost => {
-                "the provider had spent the refresh token, and its answer with the new one never \
-                 arrived; have the person consent again, or import a new refresh token"
+                "the refresh token is lost: the provider had spent it and its answer with the new \
+                 one never arrived, or an operator gave it up; have the person consent again, or \
+                 import a new refresh token"
             }
             Self::GrantRefreshTokenExpired => {
                 "the refresh token is past its end; have the person consent again, or import a \
