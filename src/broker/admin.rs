@@ -8,7 +8,6 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::broker::doubt::Next;
 use crate::broker::error::Error;
 use crate::broker::flight::Trigger;
 use crate::broker::known::{Entry, Trouble};
@@ -267,8 +266,8 @@ impl Broker {
         // Nothing is presented of a grant that is refused or switched off.
         let goes_on = grant.standing == Standing::Usable && !grant.descriptor.disabled;
         let doubt = doubt.filter(|_| goes_on);
-        let silent = grant.intent.as_ref().is_some_and(|held| self.silent(held));
-        let silent = silent && self.spends(grant);
+        let held = grant.intent.as_ref().filter(|_| self.spends(grant));
+        let silent = held.is_some_and(|held| self.silent(held));
         let spent_by_time = self.spent_by_time(grant).map(Standing::Refused);
         let (state, trouble) = match (spent_by_time.as_ref().unwrap_or(&grant.standing), &doubt) {
             (Standing::Refused(verdict), _) => {
@@ -286,11 +285,8 @@ impl Broker {
             (_, None) => (State::Active, None),
         };
         let doubt = doubt.map(|doubt| {
-            let next = match self.next_try(entry, &view, &doubt) {
-                Next::In(wait) => Some(self.clock.now() + wait),
-                Next::WhenTold => None,
-            };
-            (doubt, next)
+            let next = self.next_try(entry, &view, &doubt);
+            (doubt, self.look_at(next))
         });
         let state = if grant.descriptor.disabled { State::Disabled } else { state };
         let wanted = grant.descriptor.keep_warm || entry.in_use(grant.generation());

@@ -1,4 +1,4 @@
-//! Outcomes: what a reply, or its absence, means for the grant.
+//! Answers: what a reply, or its absence, means for the grant.
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -184,7 +184,7 @@ impl Broker {
     }
 
     /// When somebody has to look at a grant in doubt again.
-    fn look_at(&self, next: Next) -> Option<SystemTime> {
+    pub(super) fn look_at(&self, next: Next) -> Option<SystemTime> {
         match next {
             Next::In(wait) => Some(self.clock.now() + wait),
             Next::WhenTold => None,
