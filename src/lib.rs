@@ -2,7 +2,7 @@
 //! refresh token once.
 //!
 //! ```text
-//! proto → service → broker → { store → keyring , upstream }    calls and data run downhill only
+//! proto → service → broker → { store , upstream }              calls and data run downhill only
 //!          │         (the domain: plain Rust and tokio time; owns the traits Store, TokenEndpoint)
 //! app wires everything once; cli, config, lifecycle, ops, telemetry beside it; clock, secret and
 //! crash (moments at which tests stop) are leaves

@@ -13,7 +13,8 @@ use crate::broker::settings::{Predecessors, Settings, backoff};
 use crate::broker::store::Store;
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
-use crate::store::{Embedded, Keyring, OpenError, Redis, Replica};
+use crate::store::redis::Admission;
+use crate::store::{Keyring, OpenError, Replica, Vault};
 
 /// First wait for a store that does not answer at start; doubles each time.
 const STORE_BACKOFF: Duration = Duration::from_millis(200);
@@ -51,26 +52,18 @@ pub(super) async fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn 
     let ring = Arc::new(key_ring(config)?);
     let mut failures = 0;
     loop {
-        let opened: Result<Arc<dyn Store>, OpenError> = match &config.store {
-            StoreConfig::Memory => {
-                Embedded::in_memory(Arc::clone(&ring), clock).map(|store| Arc::new(store) as _)
+        let ring = Arc::clone(&ring);
+        let opened = match &config.store {
+            StoreConfig::Memory => Vault::in_memory(ring, clock),
+            StoreConfig::Redb(path) => Vault::in_file(path, ring, clock).await,
+            StoreConfig::Redis { address, prefix, allow_eviction, .. } => {
+                let admission =
+                    Admission { allow_eviction: *allow_eviction, alone: config.restored };
+                Vault::in_redis(address, prefix, admission, ring, clock).await
             }
-            StoreConfig::Redb(path) => {
-                Embedded::open(path, Arc::clone(&ring), clock).map(|store| Arc::new(store) as _)
-            }
-            StoreConfig::Redis { address, prefix, allow_eviction, .. } => Redis::open(
-                address,
-                prefix,
-                *allow_eviction,
-                config.restored,
-                Arc::clone(&ring),
-                clock,
-            )
-            .await
-            .map(|store| Arc::new(store) as _),
         };
         match opened {
-            Ok(store) => return Ok(store),
+            Ok(vault) => return Ok(Arc::new(vault)),
             Err(OpenError::Unavailable(why)) => {
                 warn!(error = why, failures, "waiting for the token store");
                 sleep(backoff(STORE_BACKOFF, failures, STORE_BACKOFF_MAX)).await;

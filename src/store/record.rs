@@ -1,18 +1,15 @@
-//! The stored form of a grant, the same in every store: what is open, and what is sealed.
+//! The stored form of a grant, the same in every store.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::broker::model::{
-    Descriptor, Doubt, DoubtKind, Fence, Generation, Grant, GrantId, GrantKind, Intent, Owner,
-    Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
-};
-use crate::broker::store::StoreError;
-use crate::clock::{from_unix_ms, unix_ms};
-use crate::secret::{AccessToken, RefreshToken};
-use crate::store::keyring::{Keyring, OpenError};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+
+use crate::broker::model::{
+    Descriptor, Doubt, DoubtKind, Fence, Generation, GrantKind, Intent, Owner, Position,
+    ProviderId, Reason, Standing, Verdict,
+};
+use crate::clock::{from_unix_ms, unix_ms};
 
 /// A grant as the store holds it. Times are milliseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +32,13 @@ pub(crate) struct Record {
     /// Sealed pairs of the same generation, by their fences.
     pub(crate) siblings: BTreeMap<u64, Blob>,
     pub(crate) due_at: Option<u64>,
+}
+
+/// Where somebody read a record: whatever changes it gives out a fence or moves the generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) generation: u64,
+    pub(crate) last_fence: u64,
 }
 
 /// Sealed bytes; base64 where the form is text.
@@ -63,8 +67,8 @@ impl<'de> Deserialize<'de> for Blob {
 /// What operators say about the grant, open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct About {
-    provider: String,
-    kind: Kind,
+    pub(crate) provider: String,
+    pub(crate) kind: Kind,
     #[serde(default)]
     scopes: Vec<String>,
     #[serde(default)]
@@ -78,7 +82,7 @@ pub(crate) struct About {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+pub(crate) enum Kind {
     RefreshToken,
     ClientCredentials,
 }
@@ -129,122 +133,27 @@ pub(crate) struct StoredOwner {
     pub(crate) attempt: u64,
 }
 
-/// What is sealed.
-#[derive(Serialize, Deserialize)]
-struct Secrets {
-    refresh_token: Option<String>,
-    refresh_token_expires_at: Option<u64>,
-    published_at: u64,
-    token: Option<SecretToken>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct SecretToken {
-    access_token: String,
-    token_type: String,
-    generation: u64,
-    issued_at: u64,
-    lifetime_ms: u64,
-    refresh_in_ms: Option<u64>,
-    #[serde(default)]
-    scopes: Vec<String>,
-    #[serde(default)]
-    attributes: BTreeMap<String, String>,
-}
-
-/// Seals and opens the records of one deployment.
-#[derive(Debug, Clone)]
-pub(crate) struct Codec {
-    pub(crate) ring: std::sync::Arc<Keyring>,
-    pub(crate) deployment: String,
-}
-
-impl Codec {
-    pub(crate) fn seal(
-        &self,
-        id: &GrantId,
-        position: Position,
-        descriptor: &Descriptor,
-        pair: &Pair,
-    ) -> Blob {
-        let plain = Zeroizing::new(serde_json::to_vec(&Secrets::from(pair)).unwrap_or_default());
-        let context =
-            self.context(id, position.generation.0, position.fence.0, &About::from(descriptor));
-        Blob(self.ring.seal(&context, &plain))
-    }
-
-    /// Opens a record; the grant stands where its newest change stands.
-    pub(crate) fn open(&self, id: &GrantId, record: &Record) -> Result<Grant, StoreError> {
-        let position = Some(record.position());
-        let unreadable = |why| StoreError::Unreadable { grant: id.clone(), why, position };
-        let pair = if record.deleted_at.is_some() {
-            Pair {
-                refresh_token: None,
-                refresh_token_expires_at: None,
-                token: None,
-                published_at: from_unix_ms(record.deleted_at.unwrap_or_default()),
-            }
-        } else {
-            let (generation, fence) = (record.generation, record.published_fence);
-            let context = self.context(id, generation, fence, &record.about);
-            let plain = self.ring.open(&context, &record.blob.0).map_err(|error| {
-                unreadable(match error {
-                    OpenError::UnknownKey => {
-                        "it is sealed with a key that the key ring lacks; add that key to `keys.file`"
-                    }
-                    OpenError::Tampered => {
-                        "it was changed, or copied from another record; import the grant again with `--replace`"
-                    }
-                })
-            })?;
-            let secrets: Secrets = serde_json::from_slice(&plain)
-                .map_err(|_| unreadable("its sealed form is of another version"))?;
-            Pair::from(secrets)
-        };
-        Ok(Grant {
-            id: id.clone(),
-            position: record.position(),
-            descriptor: Descriptor::from(&record.about),
-            pair,
-            standing: record.standing(),
-            intent: record.intent.as_ref().map(Intent::from),
-        })
-    }
-
-    /// What a sealed value is bound to, each part preceded by its length.
-    fn context(&self, id: &GrantId, generation: u64, fence: u64, about: &About) -> Vec<u8> {
-        let kind = match about.kind {
-            Kind::RefreshToken => "refresh_token",
-            Kind::ClientCredentials => "client_credentials",
-        };
-        let (generation, fence) = (generation.to_string(), fence.to_string());
-        let parts =
-            ["tb1", &self.deployment, id.as_str(), &generation, &fence, &about.provider, kind];
-        let mut context = Vec::new();
-        for part in parts {
-            context.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
-            context.extend_from_slice(part.as_bytes());
-        }
-        context
-    }
-}
-
 impl Record {
     /// The first record of a chain.
-    pub(crate) fn start(position: Position, descriptor: &Descriptor, blob: Blob) -> Self {
+    pub(crate) fn start(at: Position, about: About, blob: Blob) -> Self {
         Self {
-            generation: position.generation.0,
-            published_fence: position.fence.0,
+            generation: at.generation.0,
+            published_fence: at.fence.0,
             amended_fence: 0,
-            last_fence: position.fence.0,
+            last_fence: at.fence.0,
             deleted_at: None,
-            about: About::from(descriptor),
+            about,
             blob,
             verdict: None,
             intent: None,
             siblings: BTreeMap::new(),
             due_at: None,
         }
+    }
+
+    /// What whoever changes it must have seen.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp { generation: self.generation, last_fence: self.last_fence }
     }
 
     /// Where the newest change stands.
@@ -256,7 +165,7 @@ impl Record {
         }
     }
 
-    fn standing(&self) -> Standing {
+    pub(crate) fn standing(&self) -> Standing {
         if self.deleted_at.is_some() {
             return Standing::Deleted;
         }
@@ -327,11 +236,7 @@ impl From<&StoredIntent> for Intent {
     fn from(intent: &StoredIntent) -> Self {
         Self {
             generation: Generation(intent.generation),
-            owner: Owner {
-                replica: intent.owner.replica.clone(),
-                boot: intent.owner.boot,
-                attempt: intent.owner.attempt,
-            },
+            owner: intent.owner.clone().into(),
             fence: Fence(intent.fence),
             since: from_unix_ms(intent.since),
             doubt: intent.doubt.as_ref().map(Doubt::from),
@@ -367,55 +272,15 @@ impl StoredDoubt {
     }
 }
 
-impl From<Owner> for StoredOwner {
-    fn from(owner: Owner) -> Self {
+impl From<StoredOwner> for Owner {
+    fn from(owner: StoredOwner) -> Self {
         Self { replica: owner.replica, boot: owner.boot, attempt: owner.attempt }
     }
 }
 
-impl From<&Pair> for Secrets {
-    fn from(pair: &Pair) -> Self {
-        Self {
-            refresh_token: pair.refresh_token.as_ref().map(|token| token.expose().to_owned()),
-            refresh_token_expires_at: pair.refresh_token_expires_at.map(unix_ms),
-            published_at: unix_ms(pair.published_at),
-            token: pair.token.as_ref().map(SecretToken::from),
-        }
-    }
-}
-
-impl From<&Token> for SecretToken {
-    fn from(token: &Token) -> Self {
-        Self {
-            access_token: token.access_token.expose().to_owned(),
-            token_type: token.token_type.clone(),
-            generation: token.generation.0,
-            issued_at: unix_ms(token.issued_at),
-            lifetime_ms: millis(token.lifetime),
-            refresh_in_ms: token.refresh_in.map(millis),
-            scopes: token.scopes.clone(),
-            attributes: token.attributes.clone(),
-        }
-    }
-}
-
-impl From<Secrets> for Pair {
-    fn from(secrets: Secrets) -> Self {
-        Self {
-            refresh_token: secrets.refresh_token.map(RefreshToken::new),
-            refresh_token_expires_at: secrets.refresh_token_expires_at.map(from_unix_ms),
-            published_at: from_unix_ms(secrets.published_at),
-            token: secrets.token.map(|token| Token {
-                access_token: AccessToken::new(token.access_token),
-                token_type: token.token_type,
-                generation: Generation(token.generation),
-                issued_at: from_unix_ms(token.issued_at),
-                lifetime: Duration::from_millis(token.lifetime_ms),
-                refresh_in: token.refresh_in_ms.map(Duration::from_millis),
-                scopes: token.scopes,
-                attributes: token.attributes,
-            }),
-        }
+impl From<Owner> for StoredOwner {
+    fn from(owner: Owner) -> Self {
+        Self { replica: owner.replica, boot: owner.boot, attempt: owner.attempt }
     }
 }
 

@@ -1,107 +1,62 @@
 //! The rules by which a record changes. Pure; `redis/rotation.lua` says the same in Redis.
 
-use std::time::Duration;
+use crate::broker::model::{Fence, Intent};
+use crate::broker::store::{Claim, Merged};
+use crate::store::backend::{Amend, Change, Claiming, Hold, Over, Publishing};
+use crate::store::record::{Blob, Record, Stamp, StoredDoubt, StoredIntent};
 
-use crate::broker::model::{
-    Descriptor, Doubt, Fence, Generation, Intent, Owner, Position, Verdict,
-};
-use crate::broker::store::{Amendment, Claim, Merged};
-use crate::clock::unix_ms;
-use crate::store::record::{Blob, Record, StoredDoubt, StoredIntent, StoredVerdict, millis};
-
-/// Claims the generation, if it is current, usable and free.
-pub(crate) fn claim(
-    record: &mut Record,
-    generation: Generation,
-    owner: Owner,
-    takeover: Option<Duration>,
-    watch: Duration,
-    now_ms: u64,
-) -> Claim {
-    if !usable(record) || record.generation != generation.0 {
-        return Claim::Moved;
-    }
-    if let Some(held) = &record.intent {
-        let age = Duration::from_millis(now_ms.saturating_sub(held.since));
-        if takeover.is_none_or(|lease| age < lease) {
-            return Claim::Busy(Intent::from(held));
+/// Claims the generation, if it is current, usable, and free or to be taken over.
+pub(crate) fn claim(slot: &mut Option<Record>, claiming: Claiming, now: u64) -> Claim {
+    let current = |record: &&mut Record| usable(record) && record.generation == claiming.generation;
+    let Some(record) = slot.as_mut().filter(current) else { return Claim::Moved };
+    let doubt = match (claiming.over, &mut record.intent) {
+        (Over::Held(fence), held) => match held.take_if(|held| held.fence == fence) {
+            Some(taken) => taken.doubt,
+            None => return Claim::Moved,
+        },
+        (Over::Nothing, Some(held)) => return Claim::Busy(Intent::from(&*held)),
+        (Over::Older(lease), Some(held)) if now.saturating_sub(held.since) < lease => {
+            return Claim::Busy(Intent::from(&*held));
         }
-    }
-    hold(record, owner, None, watch, now_ms)
-}
-
-/// Takes over a claim whose refresh token is in doubt, if it is still this one.
-pub(crate) fn take_over(
-    record: &mut Record,
-    held: &Intent,
-    owner: Owner,
-    watch: Duration,
-    now_ms: u64,
-) -> Claim {
-    if !usable(record) || !holds(record, held) {
-        return Claim::Moved;
-    }
-    let doubt = record.intent.take().and_then(|intent| intent.doubt);
-    hold(record, owner, doubt, watch, now_ms)
+        (Over::Older(_), Some(_)) | (_, None) => None,
+    };
+    hold(record, claiming, doubt, now)
 }
 
 fn usable(record: &Record) -> bool {
     record.deleted_at.is_none() && record.verdict.is_none()
 }
 
-fn hold(
-    record: &mut Record,
-    owner: Owner,
-    doubt: Option<StoredDoubt>,
-    watch: Duration,
-    now_ms: u64,
-) -> Claim {
-    let fence = Fence::after(Fence(record.last_fence), now_ms);
-    let (generation, owner) = (record.generation, owner.into());
-    let intent = StoredIntent { generation, owner, fence: fence.0, since: now_ms, doubt };
-    let look_at = now_ms.saturating_add(millis(watch));
+fn hold(record: &mut Record, claiming: Claiming, doubt: Option<StoredDoubt>, now: u64) -> Claim {
+    let Claiming { generation, owner, watch, .. } = claiming;
+    let fence = Fence::after(Fence(record.last_fence), now);
+    let intent = StoredIntent { generation, owner, fence: fence.0, since: now, doubt };
+    let look_at = now.saturating_add(watch);
     record.last_fence = fence.0;
     record.due_at = Some(record.due_at.map_or(look_at, |due_at| due_at.min(look_at)));
-    record.intent = Some(intent.clone());
-    Claim::Granted(Intent::from(&intent))
+    let granted = Claim::Granted(Intent::from(&intent));
+    record.intent = Some(intent);
+    granted
 }
 
-/// Records that the request under this claim got no definite answer.
-pub(crate) fn doubt(
+/// Publishes or heals: the greater (generation, fence) stays. `None`: the grant is missing, and is
+/// not to be made again.
+pub(crate) fn publish(slot: &mut Option<Record>, publishing: Publishing) -> Option<Merged> {
+    let Publishing { at, pair, about, due_at } = publishing;
+    if let Some(record) = slot {
+        return Some(merge(record, (at.generation.0, at.fence.0), pair, due_at));
+    }
+    // The chain goes on where it was lost.
+    *slot = Some(Record { due_at, ..Record::start(at, about?, pair) });
+    Some(Merged::Remade)
+}
+
+fn merge(
     record: &mut Record,
-    intent: &Intent,
-    doubt: &Doubt,
-    due_at: Option<u64>,
-) -> bool {
-    if !holds(record, intent) {
-        return false;
-    }
-    if let Some(held) = &mut record.intent {
-        held.doubt = Some(StoredDoubt::new(doubt, intent.fence));
-    }
-    record.due_at = due_at;
-    true
-}
-
-/// Gives the claim back, if it is this one: the generation is free, or in doubt as before.
-pub(crate) fn release(record: &mut Record, intent: &Intent) -> bool {
-    let held = holds(record, intent);
-    match record.intent.as_mut().filter(|_| held).and_then(|held| held.doubt.as_mut()) {
-        Some(doubt) => doubt.fence = intent.fence.0,
-        None if held => record.intent = None,
-        None => {}
-    }
-    held
-}
-
-/// Publishes or heals: the greater (generation, fence) stays.
-pub(crate) fn merge(
-    record: &mut Record,
-    position: Position,
-    blob: Blob,
+    (generation, fence): (u64, u64),
+    pair: Blob,
     due_at: Option<u64>,
 ) -> Merged {
-    let (generation, fence) = (position.generation.0, position.fence.0);
     // A tombstone keeps out whatever is not above it.
     if record.generation > generation
         || (record.generation == generation && record.deleted_at.is_some())
@@ -113,14 +68,12 @@ pub(crate) fn merge(
             return Merged::Same;
         }
         if record.published_fence > fence {
-            record.siblings.insert(fence, blob);
+            record.siblings.insert(fence, pair);
             return Merged::Sibling;
         }
         let stored = std::mem::take(&mut record.blob);
         record.siblings.insert(record.published_fence, stored);
-        if record.verdict.as_ref().is_some_and(|verdict| verdict.fence < fence) {
-            record.verdict = None;
-        }
+        record.verdict.take_if(|verdict| verdict.fence < fence);
     } else {
         record.siblings.clear();
         record.verdict = None;
@@ -130,74 +83,94 @@ pub(crate) fn merge(
     record.generation = generation;
     record.published_fence = fence;
     record.last_fence = record.last_fence.max(fence);
-    record.blob = blob;
+    record.blob = pair;
     record.due_at = due_at;
     Merged::Published
 }
 
-/// What a publication makes of a missing record: the chain goes on where it was lost.
-pub(crate) fn remake(
-    position: Position,
-    descriptor: &Descriptor,
-    blob: Blob,
-    due_at: Option<u64>,
-) -> Record {
-    Record { due_at, ..Record::start(position, descriptor, blob) }
-}
-
-/// Records the provider's no, if the claim is still the caller's.
-pub(crate) fn refuse(record: &mut Record, intent: &Intent, verdict: &Verdict) -> bool {
-    let ours = holds(record, intent) && record.generation == intent.generation.0;
-    let same = record.verdict.as_ref().is_some_and(|verdict| verdict.fence == intent.fence.0);
-    if ours {
-        record.verdict = Some(StoredVerdict::new(intent.fence, verdict));
-        record.intent = None;
-        record.due_at = None;
+/// Makes a change; `false`: what it rests on is no longer so.
+pub(crate) fn change(slot: &mut Option<Record>, change: Change, now: u64) -> bool {
+    match change {
+        Change::Start { expected, at, about, pair, due_at } => {
+            if slot.as_ref().map(Record::stamp) != expected {
+                return false;
+            }
+            *slot = Some(Record { due_at, ..Record::start(at, about, pair) });
+        }
+        Change::Doubt { hold, doubt, due_at } => {
+            let Some(record) = held(slot, hold) else { return false };
+            if let Some(held) = &mut record.intent {
+                held.doubt = Some(doubt);
+            }
+            record.due_at = due_at;
+        }
+        Change::Release { hold } => {
+            let Some(record) = held(slot, hold) else { return false };
+            match record.intent.as_mut().and_then(|held| held.doubt.as_mut()) {
+                // In doubt as before.
+                Some(doubt) => doubt.fence = hold.fence,
+                None => record.intent = None,
+            }
+        }
+        Change::Refuse { hold, verdict } => {
+            if refused(slot.as_ref(), hold) {
+                return true;
+            }
+            let Some(record) = held(slot, hold) else { return false };
+            record.verdict = Some(verdict);
+            record.intent = None;
+            record.due_at = None;
+        }
+        Change::Amend { expected, amend } => {
+            let Some(record) = standing(slot, expected) else { return false };
+            amended(record, amend, now);
+        }
+        Change::Delete { expected, at } => {
+            let Some(record) = standing(slot, expected) else { return false };
+            let tombstone = Record::start(at, record.about.clone(), Blob::default());
+            *record = Record { deleted_at: Some(now), ..tombstone };
+        }
+        Change::Schedule { generation, due_at } => {
+            let current = |record: &&mut Record| usable(record) && record.generation == generation;
+            let Some(record) = slot.as_mut().filter(current) else { return false };
+            record.due_at = Some(due_at);
+        }
     }
-    ours || same
+    true
 }
 
-/// Changes what people decided; its fence tells everybody that it is newer.
-pub(crate) fn amend(record: &mut Record, amendment: &Amendment, now_ms: u64) {
-    let fence = Fence::after(Fence(record.last_fence), now_ms);
-    record.last_fence = fence.0;
-    record.amended_fence = fence.0;
-    if amendment.lift {
+fn amended(record: &mut Record, amend: Amend, now: u64) {
+    let Amend { fence, lift, about, in_doubt, due_at } = amend;
+    record.last_fence = fence;
+    record.amended_fence = fence;
+    if lift {
         record.verdict = None;
     }
-    if let Some((owner, doubt)) = &amendment.in_doubt {
-        record.intent = Some(StoredIntent {
-            generation: record.generation,
-            owner: owner.clone().into(),
-            fence: fence.0,
-            since: now_ms,
-            doubt: Some(StoredDoubt::new(doubt, fence)),
-        });
+    if let Some((owner, doubt)) = in_doubt {
+        let (generation, doubt) = (record.generation, Some(doubt));
+        record.intent = Some(StoredIntent { generation, owner, fence, since: now, doubt });
     }
-    if let Some(disabled) = amendment.disabled {
-        record.about.disabled = disabled;
+    if let Some(about) = about {
+        record.about = about;
     }
-    if let Some(due_at) = amendment.due_at {
-        record.due_at = Some(unix_ms(due_at));
-    }
+    record.due_at = due_at.or(record.due_at);
 }
 
-/// Turns the record into a tombstone at `position`.
-pub(crate) fn delete(record: &mut Record, position: Position, now_ms: u64) {
-    record.generation = position.generation.0;
-    record.published_fence = position.fence.0;
-    record.last_fence = position.fence.0;
-    record.deleted_at = Some(now_ms);
-    record.blob = Blob::default();
-    record.siblings.clear();
-    record.verdict = None;
-    record.intent = None;
-    record.due_at = None;
+/// The record, if this claim on it is held.
+fn held(slot: &mut Option<Record>, hold: Hold) -> Option<&mut Record> {
+    slot.as_mut().filter(|record| {
+        let intent = record.intent.as_ref();
+        intent.is_some_and(|held| (held.generation, held.fence) == (hold.generation, hold.fence))
+    })
 }
 
-fn holds(record: &Record, intent: &Intent) -> bool {
-    record
-        .intent
-        .as_ref()
-        .is_some_and(|held| held.generation == intent.generation.0 && held.fence == intent.fence.0)
+/// The grant was refused under this claim already.
+fn refused(slot: Option<&Record>, hold: Hold) -> bool {
+    let verdict = slot.and_then(|record| record.verdict.as_ref());
+    verdict.is_some_and(|verdict| verdict.fence == hold.fence)
+}
+
+/// The record, if it is no tombstone and stands as expected.
+fn standing(slot: &mut Option<Record>, expected: Stamp) -> Option<&mut Record> {
+    slot.as_mut().filter(|record| record.deleted_at.is_none() && record.stamp() == expected)
 }

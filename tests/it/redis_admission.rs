@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use token_broker::clock::Clock;
 use token_broker::secret::ClientSecret;
-use token_broker::store::redis::Address;
-use token_broker::store::{Embedded, Keyring, OpenError, Redis};
+use token_broker::store::redis::{Address, Admission};
+use token_broker::store::{Keyring, OpenError, Vault};
 
 use crate::support::redis::{RedisServer, free_port};
 
-async fn open(url: &str, password: Option<&str>) -> Result<Redis, OpenError> {
+async fn open(url: &str, password: Option<&str>) -> Result<Vault, OpenError> {
     open_with(url, password, Arc::new(Keyring::generate())).await
 }
 
@@ -21,20 +21,20 @@ async fn open_with(
     url: &str,
     password: Option<&str>,
     ring: Arc<Keyring>,
-) -> Result<Redis, OpenError> {
+) -> Result<Vault, OpenError> {
     let password = password.map(ClientSecret::new);
     let address = Address { url: url.to_owned(), password, timeout: Duration::from_millis(500) };
-    Redis::open(&address, "tb", false, false, ring, Clock::system()).await
+    Vault::in_redis(&address, "tb", Admission::default(), ring, Clock::system()).await
 }
 
-fn refused(result: Result<Redis, OpenError>) -> String {
+fn refused(result: Result<Vault, OpenError>) -> String {
     match result.err().expect("it was accepted") {
         OpenError::Refused(why) => why,
         OpenError::Unavailable(why) => panic!("waits instead of refusing: {why}"),
     }
 }
 
-fn waits(result: Result<Redis, OpenError>) -> String {
+fn waits(result: Result<Vault, OpenError>) -> String {
     match result.err().expect("it was accepted") {
         OpenError::Unavailable(why) => why,
         OpenError::Refused(why) => panic!("refuses instead of waiting: {why}"),
@@ -106,30 +106,31 @@ async fn another_key_ring_is_refused_on_redis_and_on_redb() {
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    drop(Embedded::open(&path, Arc::clone(&ring), Clock::system()).unwrap());
-    let other = Embedded::open(&path, Arc::new(Keyring::generate()), Clock::system());
+    let open = |ring| Vault::in_file(&path, ring, Clock::system());
+    drop(open(Arc::clone(&ring)).await.unwrap());
+    let other = open(Arc::new(Keyring::generate())).await;
     assert!(other.err().unwrap().to_string().contains("key ring"));
-    assert!(Embedded::open(&path, ring, Clock::system()).is_ok(), "nothing was lost");
+    assert!(open(ring).await.is_ok(), "nothing was lost");
 }
 
-#[test]
-fn a_damaged_or_busy_file_is_refused_and_left_as_it_is() {
+#[tokio::test]
+async fn a_damaged_or_busy_file_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let ring = Arc::new(Keyring::generate());
-    let open = || Embedded::open(&path, Arc::clone(&ring), Clock::system());
-    let first = open().unwrap();
-    assert!(open().err().unwrap().to_string().contains("in use"));
+    let open = || Vault::in_file(&path, Arc::clone(&ring), Clock::system());
+    let first = open().await.unwrap();
+    assert!(open().await.err().unwrap().to_string().contains("in use"));
     drop(first);
     let whole = std::fs::read(&path).unwrap();
     for damaged in
         [b"not a database, but long enough to be read as one".repeat(200), whole[..600].to_vec()]
     {
         std::fs::write(&path, &damaged).unwrap();
-        let why = open().err().unwrap().to_string();
+        let why = open().await.err().unwrap().to_string();
         assert!(why.contains("store"), "{why}");
         assert_eq!(std::fs::read(&path).unwrap(), damaged, "the evidence is kept");
     }
     std::fs::write(&path, &whole).unwrap();
-    assert!(open().is_ok());
+    assert!(open().await.is_ok());
 }

@@ -9,11 +9,13 @@ use token_broker::broker::model::{
     Descriptor, Doubt, DoubtKind, Fence, Generation, Grant, GrantId, GrantKind, Intent, Owner,
     Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
 };
-use token_broker::broker::store::{Amendment, Claim, Merged, Publication, Seed, Store, StoreError};
+use token_broker::broker::store::{
+    Amendment, Claim, DueIndex as _, Grants as _, Merged, Publication, Seed, Store, StoreError,
+};
 use token_broker::clock::Clock;
 use token_broker::secret::{AccessToken, RefreshToken};
-use token_broker::store::redis::Address;
-use token_broker::store::{Embedded, Keyring, Redis};
+use token_broker::store::redis::{Address, Admission};
+use token_broker::store::{Keyring, Vault};
 
 use crate::support::redis::RedisServer;
 
@@ -26,9 +28,10 @@ struct Subject {
 
 async fn subjects() -> Vec<Subject> {
     let ring = || Arc::new(Keyring::generate());
-    let memory = Embedded::in_memory(ring(), Clock::system()).unwrap();
+    let memory = Vault::in_memory(ring(), Clock::system()).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let file = Embedded::open(&dir.path().join("store"), ring(), Clock::system()).unwrap();
+    let path = dir.path().join("store");
+    let file = Vault::in_file(&path, ring(), Clock::system()).await.unwrap();
     let server = RedisServer::start(&[]);
     let redis = open_redis(&server, ring()).await;
     vec![
@@ -38,9 +41,9 @@ async fn subjects() -> Vec<Subject> {
     ]
 }
 
-pub(crate) async fn open_redis(server: &RedisServer, ring: Arc<Keyring>) -> Redis {
+pub(crate) async fn open_redis(server: &RedisServer, ring: Arc<Keyring>) -> Vault {
     let address = Address { url: server.url(), password: None, timeout: Duration::from_secs(1) };
-    Redis::open(&address, "tb", false, false, ring, Clock::system()).await.unwrap()
+    Vault::in_redis(&address, "tb", Admission::default(), ring, Clock::system()).await.unwrap()
 }
 
 /// The due index brings a claimed grant up after this.

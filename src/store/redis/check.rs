@@ -4,19 +4,23 @@ use std::collections::HashMap;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
+use crate::store::OpenError;
 use crate::store::redis::session::Session;
-use crate::store::{Identity, Keyring, OpenError};
 
 /// Functions came with this version.
 const VERSION_MIN: (u32, u32) = (7, 0);
 
-/// Checks the server, loads our functions, and reads whom the store belongs to.
-pub(super) async fn admit(
-    session: &Session,
-    meta: &str,
-    ring: &Keyring,
-    allow_eviction: bool,
-) -> Result<Identity, OpenError> {
+/// What an operator allows or demands of a server.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Admission {
+    /// It may evict keys when it is full.
+    pub allow_eviction: bool,
+    /// Nobody else may be connected with the same prefix.
+    pub alone: bool,
+}
+
+/// Checks the server and loads our functions.
+pub(super) async fn admit(session: &Session, admission: Admission) -> Result<(), OpenError> {
     let info: String = session
         .query(redis::cmd("INFO").arg("everything"))
         .await
@@ -30,7 +34,7 @@ pub(super) async fn admit(
         ));
     }
     let policy = fact("maxmemory_policy");
-    if policy != "noeviction" && !policy.is_empty() && !allow_eviction {
+    if policy != "noeviction" && !policy.is_empty() && !admission.allow_eviction {
         return Err(OpenError::Refused(format!(
             "this Redis may evict keys (maxmemory-policy is {policy}), and an evicted grant locks \
              a person out; run `CONFIG SET maxmemory-policy noeviction`, or set \
@@ -46,42 +50,11 @@ pub(super) async fn admit(
         )));
     }
     session.load_library().await.map_err(|error| explain(&error))?;
-    let identity = identity(session, meta, ring).await?;
-    identity.check(ring)?;
-    Ok(identity)
-}
-
-/// Reads who the store belongs to; the first broker at a new store names it.
-async fn identity(session: &Session, meta: &str, ring: &Keyring) -> Result<Identity, OpenError> {
-    let found = claim_identity(session, meta, &Identity::new(ring)).await;
-    found.map_err(|error| explain(&error))?.ok_or_else(|| {
-        OpenError::Refused(format!(
-            "the key {meta} was not written by this version of token-broker; choose another \
-             `store.prefix`"
-        ))
-    })
-}
-
-/// Where a store says who it belongs to.
-pub(super) fn meta_key(prefix: &str) -> String {
-    format!("{prefix}:meta")
-}
-
-/// Names the store if it has no name, and reads the name that it has; `None`: it is not of ours.
-pub(super) async fn claim_identity(
-    session: &Session,
-    meta: &str,
-    proposal: &Identity,
-) -> Result<Option<Identity>, RedisError> {
-    let proposal = serde_json::to_string(proposal).unwrap_or_default();
-    let _: u64 =
-        session.query(redis::cmd("HSETNX").arg(meta).arg("identity").arg(proposal)).await?;
-    let text: String = session.query(redis::cmd("HGET").arg(meta).arg("identity")).await?;
-    Ok(serde_json::from_str(&text).ok())
+    if admission.alone { alone(session).await } else { Ok(()) }
 }
 
 /// Refuses where another broker is connected with the same prefix.
-pub(super) async fn alone(session: &Session) -> Result<(), OpenError> {
+async fn alone(session: &Session) -> Result<(), OpenError> {
     let list: Result<String, _> = session.query(redis::cmd("CLIENT").arg("LIST")).await;
     let list = list.map_err(|error| explain(&error))?;
     let ours = format!("name={}", session.name());

@@ -9,7 +9,8 @@ use token_broker::broker::model::{
     Doubt, Generation, Grant, GrantId, Intent, Owner, Position, Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, Health, Merged, Page, Publication, Seed, Store, StoreError,
+    Amendment, Claim, Claims, DueIndex, Grants, Health, Merged, Page, Publication, Seed, Store,
+    StoreError,
 };
 
 pub(crate) struct Flaky {
@@ -29,7 +30,7 @@ impl Flaky {
 }
 
 #[async_trait]
-impl Store for Flaky {
+impl Grants for Flaky {
     async fn load(&self, id: &GrantId) -> StoreResult<Option<Grant>> {
         self.reach()?.load(id).await
     }
@@ -44,6 +45,24 @@ impl Store for Flaky {
     ) -> StoreResult<Option<Grant>> {
         self.reach()?.start_chain(id, expected, seed).await
     }
+    async fn merge(&self, id: &GrantId, publication: Publication) -> StoreResult<Merged> {
+        self.reach()?.merge(id, publication).await
+    }
+    async fn amend(
+        &self,
+        id: &GrantId,
+        expected: Position,
+        amendment: Amendment,
+    ) -> StoreResult<Option<Grant>> {
+        self.reach()?.amend(id, expected, amendment).await
+    }
+    async fn delete(&self, id: &GrantId, expected: Position) -> StoreResult<bool> {
+        self.reach()?.delete(id, expected).await
+    }
+}
+
+#[async_trait]
+impl Claims for Flaky {
     async fn claim(
         &self,
         id: &GrantId,
@@ -75,23 +94,13 @@ impl Store for Flaky {
     async fn release(&self, id: &GrantId, intent: &Intent) -> StoreResult<bool> {
         self.reach()?.release(id, intent).await
     }
-    async fn merge(&self, id: &GrantId, publication: Publication) -> StoreResult<Merged> {
-        self.reach()?.merge(id, publication).await
-    }
     async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> StoreResult<bool> {
         self.reach()?.refuse(id, intent, verdict).await
     }
-    async fn amend(
-        &self,
-        id: &GrantId,
-        expected: Position,
-        amendment: Amendment,
-    ) -> StoreResult<Option<Grant>> {
-        self.reach()?.amend(id, expected, amendment).await
-    }
-    async fn delete(&self, id: &GrantId, expected: Position) -> StoreResult<bool> {
-        self.reach()?.delete(id, expected).await
-    }
+}
+
+#[async_trait]
+impl DueIndex for Flaky {
     async fn schedule(
         &self,
         id: &GrantId,
@@ -103,6 +112,10 @@ impl Store for Flaky {
     async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
         self.reach()?.take_due(limit, visibility).await
     }
+}
+
+#[async_trait]
+impl Store for Flaky {
     async fn health(&self) -> Health {
         self.store.health().await
     }

@@ -15,7 +15,7 @@ use token_broker::proto::grant_admin_service_server::GrantAdminServiceServer;
 use token_broker::proto::token_service_client::TokenServiceClient;
 use token_broker::proto::token_service_server::TokenServiceServer;
 use token_broker::service::{Admin, Observe, Tokens};
-use token_broker::store::{Embedded, Keyring};
+use token_broker::store::{Keyring, Vault};
 
 use super::authority::Authority;
 use super::calls::Calls;
@@ -46,7 +46,7 @@ impl World {
         wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     ) -> Self {
         let clock = Clock::simulated(UNIX_EPOCH + EPOCH);
-        let store = Embedded::in_memory(Arc::new(Keyring::generate()), clock).unwrap();
+        let store = Vault::in_memory(Arc::new(Keyring::generate()), clock).unwrap();
         let alone = Settings {
             send_gate: None,
             predecessors: Predecessors::AllGone,

@@ -1,0 +1,29 @@
+//! Why a store failed.
+
+use thiserror::Error;
+
+use crate::broker::model::{GrantId, Position};
+
+/// Why the store failed.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// It did not answer, or not in time; the step may have happened.
+    #[error("the token store does not answer; calls are retried")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It refused the step, which did not happen.
+    #[error("the token store refused: {0}")]
+    Refused(String),
+    /// A cursor is not one of ours.
+    #[error("page_token is not one that this store gave out; begin without it")]
+    BadCursor,
+    /// A record cannot be opened.
+    #[error("the record of grant {grant} cannot be opened: {why}")]
+    Unreadable {
+        /// The grant.
+        grant: GrantId,
+        /// What to look at.
+        why: &'static str,
+        /// Where it stands, if that can be read: enough to replace or delete it.
+        position: Option<Position>,
+    },
+}

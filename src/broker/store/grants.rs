@@ -1,0 +1,109 @@
+//! Grants in the store: read, begun, published, amended and deleted.
+
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+
+use crate::broker::model::{
+    Descriptor, Doubt, Fence, Generation, Grant, GrantId, Owner, Pair, Position,
+};
+use crate::broker::store::error::StoreError;
+
+/// Keeps grants; the contract is that of [`Store`](super::Store).
+#[async_trait]
+pub trait Grants {
+    /// Reads a grant; tombstones included.
+    async fn load(&self, id: &GrantId) -> Result<Option<Grant>, StoreError>;
+
+    /// Reads up to `limit` grants after the cursor; tombstones and what cannot be opened left out.
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Page, StoreError>;
+
+    /// Starts a new chain if the grant still stands at `expected` (`None`: does not exist).
+    ///
+    /// Its generation is above everything before it, so no late pair of the old chain wins.
+    async fn start_chain(
+        &self,
+        id: &GrantId,
+        expected: Option<Position>,
+        seed: Seed,
+    ) -> Result<Option<Grant>, StoreError>;
+
+    /// Publishes a pair, or heals the store with one. A missing grant is made again, and so is what
+    /// the store needs to be opened later; a tombstone stops it, and a store of another deployment
+    /// is never written to.
+    async fn merge(&self, id: &GrantId, publication: Publication) -> Result<Merged, StoreError>;
+
+    /// Changes what people decided about the grant, if it still stands at `expected`.
+    async fn amend(
+        &self,
+        id: &GrantId,
+        expected: Position,
+        amendment: Amendment,
+    ) -> Result<Option<Grant>, StoreError>;
+
+    /// Replaces the grant by a tombstone if it still stands at `expected`.
+    async fn delete(&self, id: &GrantId, expected: Position) -> Result<bool, StoreError>;
+}
+
+/// A page of grants.
+#[derive(Debug)]
+pub struct Page {
+    /// The grants.
+    pub grants: Vec<Grant>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// The beginning of a chain.
+#[derive(Debug, Clone)]
+pub struct Seed {
+    /// What operators say about the grant.
+    pub descriptor: Descriptor,
+    /// Its first secrets.
+    pub pair: Pair,
+    /// When it is due, if it is kept warm.
+    pub due_at: Option<SystemTime>,
+}
+
+/// A change of what people decided about a grant; what is left out stays.
+#[derive(Debug, Clone, Default)]
+pub struct Amendment {
+    /// The verdict is lifted: the grant is usable again.
+    pub lift: bool,
+    /// Switched off or on.
+    pub disabled: Option<bool>,
+    /// The refresh token is in doubt (again), under a claim of this owner.
+    pub in_doubt: Option<(Owner, Doubt)>,
+    /// When it is due from now on.
+    pub due_at: Option<SystemTime>,
+}
+
+/// A pair on its way into the store.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// The generation that it makes current.
+    pub generation: Generation,
+    /// The fence of the claim that bought it.
+    pub fence: Fence,
+    /// What operators say about the grant.
+    pub descriptor: Descriptor,
+    /// The secrets.
+    pub pair: Pair,
+    /// When it is due; `None` while nobody uses it.
+    pub due_at: Option<SystemTime>,
+}
+
+/// Answer to a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merged {
+    /// It is current now.
+    Published,
+    /// It was current already.
+    Same,
+    /// A pair of the same generation with a greater fence is current; ours is kept beside it.
+    Sibling,
+    /// Something newer is current.
+    Old,
+    /// The store had lost the grant; it was made again from what the publication holds.
+    Remade,
+}

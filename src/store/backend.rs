@@ -1,0 +1,122 @@
+//! The seam between sealing and keeping: sealed records, and the steps that change them.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::broker::model::{GrantId, Position};
+use crate::broker::store::{Claim, Merged, StoreError};
+use crate::store::identity::Identity;
+use crate::store::record::{About, Blob, Record, Stamp, StoredDoubt, StoredOwner, StoredVerdict};
+
+pub(crate) type StoreResult<T> = Result<T, StoreError>;
+
+/// Keeps sealed records and decides every compare-and-set on what lies open in them.
+///
+/// Each method is one atomic step; the rules are those of `transition`. Times are milliseconds
+/// since the Unix epoch.
+#[async_trait]
+pub(crate) trait Backend: Send + Sync + 'static {
+    /// Kind of the store, for people.
+    fn kind(&self) -> &'static str;
+
+    /// Whether it can be written to.
+    async fn available(&self) -> bool;
+
+    /// Says whose store it is; a store that belongs to nobody gets the identity `proposed`.
+    async fn identity(&self, proposed: &Identity) -> StoreResult<Identity>;
+
+    /// Reads a record; tombstones included, for as long as they live.
+    async fn read(&self, id: &GrantId) -> StoreResult<Option<Record>>;
+
+    /// Reads up to `limit` records after the cursor; tombstones left out.
+    async fn page(&self, after: Option<&str>, limit: usize) -> StoreResult<Records>;
+
+    /// Claims a generation.
+    async fn claim(&self, id: &GrantId, claiming: Claiming) -> StoreResult<Claim>;
+
+    /// Publishes or heals; `None`: the grant is missing, and was not to be made again.
+    async fn publish(&self, id: &GrantId, publishing: Publishing) -> StoreResult<Option<Merged>>;
+
+    /// Makes a change; `false`: what it rests on is no longer so, and nothing was changed.
+    async fn change(&self, id: &GrantId, change: Change) -> StoreResult<bool>;
+
+    /// Takes about `limit` grants that are due and hides them from other takers for `visibility`.
+    async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>>;
+}
+
+/// A page of records; one that cannot be read does not hide the others.
+#[derive(Debug)]
+pub(crate) struct Records {
+    pub(crate) records: Vec<(GrantId, StoreResult<Record>)>,
+    /// Where the next page begins; `None` at the end.
+    pub(crate) next: Option<String>,
+}
+
+/// The claim under which a change is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub(crate) generation: u64,
+    pub(crate) fence: u64,
+}
+
+/// A wish to spend a generation.
+#[derive(Debug, Clone)]
+pub(crate) struct Claiming {
+    pub(crate) generation: u64,
+    pub(crate) owner: StoredOwner,
+    pub(crate) over: Over,
+    /// The grant is due again after this time at the latest.
+    pub(crate) watch: u64,
+}
+
+/// Which claim of somebody else a new one replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// None.
+    Nothing,
+    /// Any that is at least that old.
+    Older(u64),
+    /// The one with this fence; what is in doubt stays so.
+    Held(u64),
+}
+
+/// A pair on its way into the store, sealed.
+#[derive(Debug, Clone)]
+pub(crate) struct Publishing {
+    pub(crate) at: Position,
+    pub(crate) pair: Blob,
+    /// Makes the grant anew where it is missing.
+    pub(crate) about: Option<About>,
+    pub(crate) due_at: Option<u64>,
+}
+
+/// A change whose only answer is whether it was made.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    /// A chain begins where the grant stands as expected; `None`: where there is none.
+    Start { expected: Option<Stamp>, at: Position, about: About, pair: Blob, due_at: Option<u64> },
+    /// The request under this claim got no definite answer.
+    Doubt { hold: Hold, doubt: StoredDoubt, due_at: Option<u64> },
+    /// Nothing was processed under this claim.
+    Release { hold: Hold },
+    /// The provider said no.
+    Refuse { hold: Hold, verdict: StoredVerdict },
+    /// People decided something.
+    Amend { expected: Stamp, amend: Amend },
+    /// The grant becomes a tombstone.
+    Delete { expected: Stamp, at: Position },
+    /// The grant is due at this time, if it is still at this generation and usable.
+    Schedule { generation: u64, due_at: u64 },
+}
+
+/// What people decided; what is left out stays.
+#[derive(Debug, Clone)]
+pub(crate) struct Amend {
+    /// Its fence tells everybody that it is newer.
+    pub(crate) fence: u64,
+    pub(crate) lift: bool,
+    pub(crate) about: Option<About>,
+    pub(crate) in_doubt: Option<(StoredOwner, StoredDoubt)>,
+    pub(crate) due_at: Option<u64>,
+}

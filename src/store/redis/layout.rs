@@ -1,0 +1,86 @@
+//! Layout: which keys a grant has.
+//!
+//! `PREFIX:{NN}:g:GRANT` the grants, `PREFIX:{NN}:due` the due index, `PREFIX:{NN}:ids` the names in
+//! order, `PREFIX:meta` whom the store belongs to. `NN` is the shard, one of 256: fixed, because
+//! keys of one shard change together and so must share a slot. No key of a live grant has a time to
+//! live.
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::broker::model::GrantId;
+use crate::broker::store::StoreError;
+
+/// Shards of a deployment.
+pub(super) const SHARDS: usize = 256;
+
+/// The keys under one prefix.
+pub(super) struct Layout {
+    prefix: String,
+}
+
+/// The keys of one grant, in the order in which our functions take them.
+pub(super) struct Keys([String; 3]);
+
+impl Keys {
+    /// The hash that is the grant.
+    pub(super) fn grant(&self) -> &str {
+        &self.0[0]
+    }
+
+    /// The grant and the due index of its shard.
+    pub(super) fn with_due(&self) -> [&str; 2] {
+        [&self.0[0], &self.0[1]]
+    }
+
+    /// Both, and the names in its shard.
+    pub(super) fn with_names(&self) -> [&str; 3] {
+        [&self.0[0], &self.0[1], &self.0[2]]
+    }
+}
+
+impl Layout {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    pub(super) fn keys(&self, id: &GrantId) -> Keys {
+        let shard = shard(id);
+        let grant = format!("{}:{{{shard:02x}}}:g:{id}", self.prefix);
+        Keys([grant, self.due(shard), self.names(shard)])
+    }
+
+    /// The due index of a shard.
+    pub(super) fn due(&self, shard: usize) -> String {
+        format!("{}:{{{shard:02x}}}:due", self.prefix)
+    }
+
+    /// The names in a shard.
+    pub(super) fn names(&self, shard: usize) -> String {
+        format!("{}:{{{shard:02x}}}:ids", self.prefix)
+    }
+
+    /// Where a store says whom it belongs to.
+    pub(super) fn meta(&self) -> String {
+        format!("{}:meta", self.prefix)
+    }
+}
+
+/// First byte of the hash of the name.
+fn shard(id: &GrantId) -> usize {
+    usize::from(digest(&SHA256, id.as_str().as_bytes()).as_ref()[0])
+}
+
+/// A cursor is `NN/name`: the shard, and the last name that was listed.
+pub(super) fn cursor(id: &GrantId) -> String {
+    format!("{:02x}/{id}", shard(id))
+}
+
+/// Where a cursor points: a shard, and the name before the next one.
+pub(super) fn position(after: Option<&str>) -> Result<(usize, &str), StoreError> {
+    let Some(after) = after else { return Ok((0, "")) };
+    after
+        .split_once('/')
+        .and_then(|(shard, name)| Some((usize::from_str_radix(shard, 16).ok()?, name)))
+        .filter(|(shard, _)| *shard < SHARDS)
+        .ok_or(StoreError::BadCursor)
+}

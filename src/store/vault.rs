@@ -1,0 +1,302 @@
+//! The vault: the one implementation of the domain's seam. Seals once, opens, and leaves keeping and
+//! comparing to a backend.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use tracing::warn;
+
+use crate::broker::model::{
+    Descriptor, Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing,
+    Verdict,
+};
+use crate::broker::store::{
+    Amendment, Claim, Claims, DueIndex, Grants, Health, Merged, Page, Publication, Seed, Store,
+    StoreError,
+};
+use crate::clock::{Clock, unix_ms};
+use crate::store::backend::{
+    Amend, Backend, Change, Claiming, Hold, Over, Publishing, StoreResult,
+};
+use crate::store::embedded::Embedded;
+use crate::store::identity::Identity;
+use crate::store::record::{About, Record, StoredDoubt, StoredVerdict, millis};
+use crate::store::redis::{Address, Admission, Redis};
+use crate::store::seal::Codec;
+use crate::store::{Keyring, OpenError};
+
+/// Tries of a change that others keep overtaking.
+const CONFLICTS_MAX: u32 = 5;
+
+/// Keeps grants sealed, in a file, in Redis or in memory.
+pub struct Vault {
+    backend: Box<dyn Backend>,
+    identity: Identity,
+    codec: Codec,
+    clock: Clock,
+}
+
+impl Vault {
+    /// Keeps everything in memory; nothing survives the process.
+    pub fn in_memory(ring: Arc<Keyring>, clock: Clock) -> Result<Self, OpenError> {
+        let backend = Embedded::in_memory(clock)?;
+        let identity = backend.claim_identity(&Identity::new(&ring))?;
+        Self::over(Box::new(backend), identity, ring, clock)
+    }
+
+    /// Opens the file of this process, or makes it.
+    pub async fn in_file(path: &Path, ring: Arc<Keyring>, clock: Clock) -> Result<Self, OpenError> {
+        Self::open(Box::new(Embedded::open(path, clock)?), ring, clock).await
+    }
+
+    /// Connects to Redis, where several replicas can reach the grants, and checks the server.
+    pub async fn in_redis(
+        address: &Address,
+        prefix: &str,
+        admission: Admission,
+        ring: Arc<Keyring>,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        let backend = Redis::connect(address, prefix, admission).await?;
+        Self::open(Box::new(backend), ring, clock).await
+    }
+
+    /// Reads whom the store belongs to; the first broker at a new store names it.
+    async fn open(
+        backend: Box<dyn Backend>,
+        ring: Arc<Keyring>,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        let identity = backend.identity(&Identity::new(&ring)).await?;
+        Self::over(backend, identity, ring, clock)
+    }
+
+    fn over(
+        backend: Box<dyn Backend>,
+        identity: Identity,
+        ring: Arc<Keyring>,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        identity.check(&ring)?;
+        let codec = Codec { ring, deployment: identity.deployment.clone() };
+        Ok(Self { backend, identity, codec, clock })
+    }
+
+    /// The record, if its newest change stands at `expected` and it is no tombstone.
+    async fn standing(&self, id: &GrantId, expected: Position) -> StoreResult<Option<Record>> {
+        let record = self.backend.read(id).await?;
+        Ok(record.filter(|at| at.deleted_at.is_none() && at.position() == expected))
+    }
+
+    /// Names the store again where that was lost with the rest: what is sealed to a deployment
+    /// cannot be opened under another name.
+    async fn still_ours(&self) -> StoreResult<()> {
+        let found = self.backend.identity(&self.identity).await?;
+        if found.deployment == self.identity.deployment {
+            return Ok(());
+        }
+        Err(StoreError::Refused(
+            "it belongs to another deployment now, and is not written to; point `store.url` or \
+             `store.prefix` at the store of this one"
+                .to_owned(),
+        ))
+    }
+
+    /// Position of a new chain or tombstone: above everything before it.
+    fn above(&self, known: Option<&Record>) -> Position {
+        let now = self.clock.now();
+        let generation = known.map(|known| Generation(known.generation));
+        let last_fence = Fence(known.map_or(0, |known| known.last_fence));
+        Position {
+            generation: Generation::of_new_chain(generation, now),
+            fence: Fence::after(last_fence, unix_ms(now)),
+        }
+    }
+}
+
+#[async_trait]
+impl Grants for Vault {
+    async fn load(&self, id: &GrantId) -> StoreResult<Option<Grant>> {
+        let record = self.backend.read(id).await?;
+        record.map(|record| self.codec.open(id, &record)).transpose()
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> StoreResult<Page> {
+        let page = self.backend.page(after, limit).await?;
+        let opened = page.records.into_iter().filter_map(|(id, record)| {
+            let grant = record.and_then(|record| self.codec.open(&id, &record));
+            grant.inspect_err(|error| warn!(grant.id = %id, %error, "left out of a list")).ok()
+        });
+        Ok(Page { grants: opened.collect(), next: page.next })
+    }
+
+    async fn start_chain(
+        &self,
+        id: &GrantId,
+        expected: Option<Position>,
+        seed: Seed,
+    ) -> StoreResult<Option<Grant>> {
+        for _ in 0..CONFLICTS_MAX {
+            let known = self.backend.read(id).await?;
+            if known.as_ref().map(Record::position) != expected {
+                return Ok(None);
+            }
+            let at = self.above(known.as_ref());
+            let Seed { descriptor, pair, due_at } = &seed;
+            let start = Change::Start {
+                expected: known.as_ref().map(Record::stamp),
+                at,
+                about: About::from(descriptor),
+                pair: self.codec.seal(id, at, descriptor, pair),
+                due_at: due_at.map(unix_ms),
+            };
+            if self.backend.change(id, start).await? {
+                return Ok(Some(begun(id, at, seed)));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn merge(&self, id: &GrantId, publication: Publication) -> StoreResult<Merged> {
+        let Publication { generation, fence, descriptor, pair, due_at } = publication;
+        let at = Position { generation, fence };
+        let pair = self.codec.seal(id, at, &descriptor, &pair);
+        let mut publishing = Publishing { at, pair, about: None, due_at: due_at.map(unix_ms) };
+        if let Some(merged) = self.backend.publish(id, publishing.clone()).await? {
+            return Ok(merged);
+        }
+        self.still_ours().await?;
+        publishing.about = Some(About::from(&descriptor));
+        self.backend.publish(id, publishing).await?.ok_or_else(|| {
+            StoreError::Refused("a missing grant could not be made again".to_owned())
+        })
+    }
+
+    async fn amend(
+        &self,
+        id: &GrantId,
+        expected: Position,
+        amendment: Amendment,
+    ) -> StoreResult<Option<Grant>> {
+        for _ in 0..CONFLICTS_MAX {
+            let Some(known) = self.standing(id, expected).await? else { return Ok(None) };
+            let fence = Fence::after(Fence(known.last_fence), self.clock.now_ms());
+            let Amendment { lift, disabled, in_doubt, due_at } = &amendment;
+            let descriptor = Descriptor::from(&known.about);
+            let amend = Amend {
+                fence: fence.0,
+                lift: *lift,
+                about: disabled.map(|disabled| About::from(&Descriptor { disabled, ..descriptor })),
+                in_doubt: in_doubt
+                    .as_ref()
+                    .map(|(owner, doubt)| (owner.clone().into(), StoredDoubt::new(doubt, fence))),
+                due_at: due_at.map(unix_ms),
+            };
+            let amend = Change::Amend { expected: known.stamp(), amend };
+            if self.backend.change(id, amend).await? {
+                return self.load(id).await;
+            }
+        }
+        Ok(None)
+    }
+
+    async fn delete(&self, id: &GrantId, expected: Position) -> StoreResult<bool> {
+        for _ in 0..CONFLICTS_MAX {
+            let Some(known) = self.standing(id, expected).await? else { return Ok(false) };
+            let delete = Change::Delete { expected: known.stamp(), at: self.above(Some(&known)) };
+            if self.backend.change(id, delete).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[async_trait]
+impl Claims for Vault {
+    async fn claim(
+        &self,
+        id: &GrantId,
+        generation: Generation,
+        owner: Owner,
+        takeover: Option<Duration>,
+        watch: Duration,
+    ) -> StoreResult<Claim> {
+        let over = takeover.map_or(Over::Nothing, |lease| Over::Older(millis(lease)));
+        let (generation, watch) = (generation.0, millis(watch));
+        let claiming = Claiming { generation, owner: owner.into(), over, watch };
+        self.backend.claim(id, claiming).await
+    }
+
+    async fn take_over(
+        &self,
+        id: &GrantId,
+        held: &Intent,
+        owner: Owner,
+        watch: Duration,
+    ) -> StoreResult<Claim> {
+        let (generation, over) = (held.generation.0, Over::Held(held.fence.0));
+        let claiming = Claiming { generation, owner: owner.into(), over, watch: millis(watch) };
+        self.backend.claim(id, claiming).await
+    }
+
+    async fn doubt(
+        &self,
+        id: &GrantId,
+        intent: &Intent,
+        doubt: &Doubt,
+        due_at: Option<SystemTime>,
+    ) -> StoreResult<bool> {
+        let (hold, doubt) = (hold(intent), StoredDoubt::new(doubt, intent.fence));
+        self.backend.change(id, Change::Doubt { hold, doubt, due_at: due_at.map(unix_ms) }).await
+    }
+
+    async fn release(&self, id: &GrantId, intent: &Intent) -> StoreResult<bool> {
+        self.backend.change(id, Change::Release { hold: hold(intent) }).await
+    }
+
+    async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> StoreResult<bool> {
+        let (hold, verdict) = (hold(intent), StoredVerdict::new(intent.fence, verdict));
+        self.backend.change(id, Change::Refuse { hold, verdict }).await
+    }
+}
+
+#[async_trait]
+impl DueIndex for Vault {
+    async fn schedule(
+        &self,
+        id: &GrantId,
+        generation: Generation,
+        due_at: SystemTime,
+    ) -> StoreResult<()> {
+        let (generation, due_at) = (generation.0, unix_ms(due_at));
+        self.backend.change(id, Change::Schedule { generation, due_at }).await.map(drop)
+    }
+
+    async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
+        self.backend.take_due(limit, visibility).await
+    }
+}
+
+#[async_trait]
+impl Store for Vault {
+    async fn health(&self) -> Health {
+        Health {
+            kind: self.backend.kind(),
+            available: self.backend.available().await,
+            deployment: self.identity.deployment.clone(),
+        }
+    }
+}
+
+fn hold(intent: &Intent) -> Hold {
+    Hold { generation: intent.generation.0, fence: intent.fence.0 }
+}
+
+fn begun(id: &GrantId, position: Position, seed: Seed) -> Grant {
+    let Seed { descriptor, pair, .. } = seed;
+    let (id, standing) = (id.clone(), Standing::Usable);
+    Grant { id, position, descriptor, pair, standing, intent: None }
+}
