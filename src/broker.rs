@@ -23,10 +23,10 @@ use crate::broker::endpoint::{Habits, TokenEndpoint};
 use crate::broker::error::Error;
 use crate::broker::known::Entry;
 use crate::broker::metrics::{ByProvider, Metrics};
-use crate::broker::model::{Grant, GrantId, ProviderId, Standing};
+use crate::broker::model::{Grant, GrantId, ProviderId};
 use crate::broker::providers::Providers;
 use crate::broker::settings::Settings;
-use crate::broker::store::{Store, StoreError};
+use crate::broker::store::{Store, StoreError, Stored};
 use crate::clock::{Clock, from_unix_ms};
 
 pub mod admin;
@@ -145,26 +145,25 @@ impl Broker {
     }
 
     /// Reads a grant from the store.
-    async fn load(&self, id: &GrantId) -> Result<Option<Grant>, StoreError> {
-        Ok(self.store.load(id).await?.map(|grant| self.interpret(grant)))
+    async fn load(&self, id: &GrantId) -> Result<Option<Stored>, StoreError> {
+        Ok(self.store.load(id).await?.map(|stored| match stored {
+            Stored::Grant(grant) => Stored::Grant(self.interpret(grant)),
+            Stored::Deleted(position) => Stored::Deleted(position),
+        }))
     }
 
-    /// The grant as this process knows it, read from the store at first sight.
+    /// The grant as this process knows it, read from the store at first sight, and again where it
+    /// was deleted: somebody may have imported it anew.
     async fn entry(&self, id: &GrantId) -> Result<Arc<Entry>, Error> {
-        if let Some(entry) = self.known.get(id) {
-            if entry.deleted() {
-                return Err(Error::GrantNotFound(id.clone()));
-            }
+        if let Some(entry) = self.known.get(id).filter(|entry| !entry.deleted()) {
             return Ok(Arc::clone(&entry));
         }
-        match self.load(id).await? {
-            Some(grant) if grant.standing != Standing::Deleted => {
-                // Another task may have learned of a deletion in the meantime.
-                let entry = self.known_entry(grant);
-                if entry.deleted() { Err(Error::GrantNotFound(id.clone())) } else { Ok(entry) }
-            }
-            _ => Err(Error::GrantNotFound(id.clone())),
-        }
+        let stored = self.load(id).await?.and_then(Stored::grant);
+        let grant = stored.ok_or_else(|| Error::GrantNotFound(id.clone()))?;
+        let entry = self.known_entry(grant.clone());
+        entry.adopt(grant);
+        // Another task may have learned of a later deletion in the meantime.
+        if entry.deleted() { Err(Error::GrantNotFound(id.clone())) } else { Ok(entry) }
     }
 
     fn known_entry(&self, grant: Grant) -> Arc<Entry> {

@@ -1,7 +1,7 @@
 //! The token stores: sealed records, and the rules by which they change.
 //!
-//! Reading order: [`vault`] is what the domain sees; `seal` and [`keyring`] say what is sealed and
-//! how, `record` what is stored, `transition` how it may change, `backend` what keeps it: `embedded`
+//! Reading order: [`vault`] is what the domain sees; `seal`, `plain` and [`keyring`] say what is
+//! sealed and how, `record` what is stored, `transition` how it may change, `backend` what keeps it: `embedded`
 //! (redb) or [`redis`]. `identity` says whom a store belongs to, [`replica`] who this process is
 //! among several.
 
@@ -12,8 +12,10 @@ use crate::broker::store::StoreError;
 
 mod backend;
 mod embedded;
+mod format_1;
 mod identity;
 pub mod keyring;
+mod plain;
 mod record;
 pub mod redis;
 pub mod replica;

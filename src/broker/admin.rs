@@ -15,7 +15,7 @@ use crate::broker::model::{
     Descriptor, Doubt, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId, Standing,
 };
 use crate::broker::resend::in_doubt;
-use crate::broker::store::{Seed, StoreError};
+use crate::broker::store::{Seed, StoreError, Stored};
 use crate::broker::view::View;
 use crate::broker::{Broker, endpoint};
 use crate::clock::between;
@@ -89,14 +89,14 @@ impl Broker {
     async fn start_chain(&self, new: NewGrant) -> Result<Overview, Error> {
         for _ in 0..CONFLICTS_MAX {
             let expected = match self.load(&new.id).await {
-                Ok(Some(grant))
+                Ok(Some(Stored::Grant(grant)))
                     if grant.standing == Standing::Usable
                         && self.spent_by_time(&grant).is_none()
                         && !new.replace =>
                 {
                     return Err(Error::GrantAlreadyExists(new.id));
                 }
-                Ok(grant) => grant.map(|grant| grant.position),
+                Ok(stored) => stored.map(|stored| stored.position()),
                 Err(StoreError::Unreadable { position: Some(at), .. }) if new.replace => Some(at),
                 Err(error) => return Err(error.into()),
             };
@@ -251,7 +251,8 @@ impl Broker {
         let grant = if let Some(entry) = known {
             self.reconcile(&entry).await?.grant.clone()
         } else {
-            let grant = self.load(id).await?.ok_or_else(missing)?;
+            let stored = self.load(id).await?.and_then(Stored::grant);
+            let grant = stored.ok_or_else(missing)?;
             self.known_entry(grant.clone()).adopt(grant).grant.clone()
         };
         if grant.standing == Standing::Deleted { Err(missing()) } else { Ok(grant) }

@@ -11,7 +11,7 @@ use crate::broker::Broker;
 use crate::broker::error::{Error, chain};
 use crate::broker::known::Entry;
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner};
-use crate::broker::store::{Claim, StoreError};
+use crate::broker::store::{Claim, StoreError, Stored};
 use crate::broker::view::View;
 use crate::clock::between;
 
@@ -101,7 +101,7 @@ impl Broker {
     }
 
     async fn give_back_claim(&self, entry: &Entry, attempt: u64) -> Result<(), StoreError> {
-        let grant = self.store.load(&entry.id).await?;
+        let grant = self.store.load(&entry.id).await?.and_then(Stored::grant);
         let intent = grant.and_then(|grant| grant.intent);
         match intent.filter(|held| self.ours(&held.owner) && held.owner.attempt == attempt) {
             Some(intent) if !entry.unanswered(attempt) => {

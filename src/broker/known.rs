@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use crate::broker::error::Error;
 use crate::broker::flight::Flight;
-use crate::broker::model::{Doubt, Generation, Grant, GrantId, Intent, ProviderId, Standing};
+use crate::broker::model::{Doubt, Generation, Grant, GrantId, Intent, Pair, ProviderId, Standing};
+use crate::broker::store::Stored;
 use crate::broker::view::View;
 use crate::clock::between;
 
@@ -125,6 +126,19 @@ impl Entry {
             }
         });
         self.view()
+    }
+
+    /// Takes over what the store has, unless something newer is known; returns the newest.
+    pub(super) fn learn(&self, stored: Stored) -> Arc<View> {
+        match stored {
+            Stored::Grant(grant) => self.adopt(grant),
+            Stored::Deleted(position) => {
+                let known = self.view().grant.clone();
+                let pair = Pair { refresh_token: None, token: None, ..known.pair };
+                let standing = Standing::Deleted;
+                self.adopt(Grant { position, pair, standing, intent: None, ..known })
+            }
+        }
     }
 
     /// A request is about to leave under this claim.
@@ -265,7 +279,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::broker::model::{Descriptor, DoubtKind, Fence, GrantKind, Owner, Pair, Position};
+    use crate::broker::model::{Descriptor, DoubtKind, Fence, GrantKind, Owner, Position};
 
     fn grant() -> Grant {
         Grant {
@@ -280,6 +294,7 @@ mod tests {
                 disabled: false,
                 create_time: UNIX_EPOCH,
             },
+            described: Fence(1),
             pair: Pair {
                 refresh_token: None,
                 refresh_token_expires_at: None,

@@ -16,7 +16,7 @@ use crate::broker::metrics::ByProvider;
 use crate::broker::model::{Grant, Intent, Pair, Position, Standing};
 use crate::broker::rotation::usable;
 use crate::broker::settings::backoff;
-use crate::broker::store::{Merged, Publication, StoreError, TOMBSTONE_LIFE};
+use crate::broker::store::{Merged, StoreError, TOMBSTONE_LIFE};
 use crate::broker::view::View;
 use crate::clock::between;
 use crate::crash::{self, Moment};
@@ -29,13 +29,13 @@ impl Broker {
         let stored = self.load(&entry.id).await?;
         let heals = known.grant.standing == Standing::Usable;
         match stored {
-            Some(stored) if heals && stored.position < known.grant.position => {
+            Some(stored) if heals && stored.position() < known.grant.position => {
                 warn!(grant.id = %entry.id, generation = %known.grant.generation(),
                     "the store is behind what it had taken; it is healed");
                 self.heal(entry, &known).await?;
                 Ok(known)
             }
-            Some(stored) => Ok(entry.adopt(stored)),
+            Some(stored) => Ok(entry.learn(stored)),
             None if heals && self.outlives_tombstones(&known) => {
                 Err(Error::GrantNotFound(entry.id.clone()))
             }
@@ -50,14 +50,8 @@ impl Broker {
     /// Gives the store the pair that it has lost.
     async fn heal(&self, entry: &Entry, known: &View) -> Result<(), Error> {
         let wanted = known.grant.descriptor.keep_warm || entry.in_use(known.grant.generation());
-        let publication = Publication {
-            generation: known.grant.generation(),
-            fence: known.grant.position.fence,
-            descriptor: known.grant.descriptor.clone(),
-            pair: known.grant.pair.clone(),
-            due_at: self.due_at(known, wanted),
-        };
-        if self.store.merge(&entry.id, publication).await? == Merged::Remade {
+        let due_at = self.due_at(known, wanted);
+        if self.store.merge(&known.grant, due_at).await? == Merged::Remade {
             self.tell_remade(&known.grant);
         }
         Ok(())
@@ -103,18 +97,11 @@ impl Broker {
         // What operators changed meanwhile stands.
         let known = entry.view();
         let latest = if known.grant.continues(intent.generation) { &known.grant } else { &grant };
-        let (id, descriptor) = (grant.id.clone(), latest.descriptor.clone());
-        let next =
-            Grant { id, position, descriptor, pair, standing: Standing::Usable, intent: None };
-        let view = View::new(next.clone());
-        let publication = Publication {
-            generation,
-            fence: intent.fence,
-            descriptor: next.descriptor.clone(),
-            pair: next.pair.clone(),
-            due_at: self.due_at(&view, next.descriptor.keep_warm),
-        };
-        let step = || self.store.merge(&entry.id, publication.clone());
+        let (descriptor, described) = (latest.descriptor.clone(), latest.described);
+        let (id, standing) = (grant.id.clone(), Standing::Usable);
+        let next = Grant { id, position, descriptor, described, pair, standing, intent: None };
+        let due_at = self.due_at(&View::new(next.clone()), next.descriptor.keep_warm);
+        let step = || self.store.merge(&next, due_at);
         let mut waiting = None;
         let serve_from_memory = |failures, failure: &StoreError| {
             waiting.get_or_insert_with(|| Counted::new(&self.metrics.unpublished_pairs));
@@ -175,9 +162,9 @@ impl Broker {
     }
 
     pub(super) async fn reload(&self, entry: &Entry) -> Refreshed {
-        let grant = self.load(&entry.id).await?;
-        let grant = grant.ok_or_else(|| Error::GrantNotFound(entry.id.clone()))?;
-        let view = entry.adopt(grant);
+        let stored = self.load(&entry.id).await?;
+        let stored = stored.ok_or_else(|| Error::GrantNotFound(entry.id.clone()))?;
+        let view = entry.learn(stored);
         usable(&view.grant)?;
         Ok(view)
     }

@@ -289,7 +289,7 @@ impl Broker {
         let refreshed = match Self::join(entry) {
             Some(flight) => flight.wait(&entry.id, deadline).await?,
             None => match self.load(&entry.id).await? {
-                Some(grant) => entry.adopt(grant),
+                Some(stored) => entry.learn(stored),
                 None => entry.view(),
             },
         };

@@ -12,7 +12,7 @@ mod grants;
 pub use claims::{Claim, Claims};
 pub use due::DueIndex;
 pub use error::StoreError;
-pub use grants::{Amendment, Grants, Merged, Page, Publication, Seed};
+pub use grants::{Amendment, Grants, Merged, Page, Seed, Stored};
 
 /// A tombstone keeps late pairs out for longer than any pair can be late.
 pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);

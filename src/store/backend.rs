@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crate::broker::model::{GrantId, Position};
 use crate::broker::store::{Claim, Merged, StoreError};
 use crate::store::identity::Identity;
-use crate::store::record::{About, Blob, Record, Stamp, StoredDoubt, StoredOwner, StoredVerdict};
+use crate::store::record::{Blob, Record, Sealed, Stamp, StoredDoubt, StoredOwner};
 
 pub(crate) type StoreResult<T> = Result<T, StoreError>;
 
@@ -26,6 +26,15 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Says whose store it is; a store that belongs to nobody gets the identity `proposed`.
     async fn identity(&self, proposed: &Identity) -> StoreResult<Identity>;
 
+    /// Says whose store it is from now on.
+    async fn identify(&self, identity: &Identity) -> StoreResult<()>;
+
+    /// Says no if somebody else has the store open, too.
+    async fn alone(&self) -> StoreResult<()>;
+
+    /// Reads what lies open in a record of format 1; `None`: it is of a later one, or a tombstone.
+    async fn read_format_1(&self, id: &GrantId) -> StoreResult<Option<Format1>>;
+
     /// Reads a record; tombstones included, for as long as they live.
     async fn read(&self, id: &GrantId) -> StoreResult<Option<Record>>;
 
@@ -43,6 +52,13 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// Takes about `limit` grants that are due and hides them from other takers for `visibility`.
     async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>>;
+}
+
+/// What a record of format 1 says openly, as JSON.
+#[derive(Debug)]
+pub(crate) struct Format1 {
+    pub(crate) descriptor: Vec<u8>,
+    pub(crate) verdict: Option<Vec<u8>>,
 }
 
 /// A page of records; one that cannot be read does not hide the others.
@@ -85,9 +101,11 @@ pub(crate) enum Over {
 #[derive(Debug, Clone)]
 pub(crate) struct Publishing {
     pub(crate) at: Position,
+    /// Written where it is newer.
+    pub(crate) descriptor: Sealed,
     pub(crate) pair: Blob,
-    /// Makes the grant anew where it is missing.
-    pub(crate) about: Option<About>,
+    /// A missing grant is made anew.
+    pub(crate) remake: bool,
     pub(crate) due_at: Option<u64>,
 }
 
@@ -95,17 +113,25 @@ pub(crate) struct Publishing {
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     /// A chain begins where the grant stands as expected; `None`: where there is none.
-    Start { expected: Option<Stamp>, at: Position, about: About, pair: Blob, due_at: Option<u64> },
+    Start {
+        expected: Option<Stamp>,
+        at: Position,
+        descriptor: Sealed,
+        pair: Blob,
+        due_at: Option<u64>,
+    },
     /// The request under this claim got no definite answer.
     Doubt { hold: Hold, doubt: StoredDoubt, due_at: Option<u64> },
     /// Nothing was processed under this claim.
     Release { hold: Hold },
     /// The provider said no.
-    Refuse { hold: Hold, verdict: StoredVerdict },
+    Refuse { hold: Hold, refusal: Sealed },
     /// People decided something.
     Amend { expected: Stamp, amend: Amend },
     /// The grant becomes a tombstone.
     Delete { expected: Stamp, at: Position },
+    /// What lay open in a record of format 1 is sealed.
+    Convert { expected: Stamp, descriptor: Sealed, refusal: Option<Sealed> },
     /// The grant is due at this time, if it is still at this generation and usable.
     Schedule { generation: u64, due_at: u64 },
 }
@@ -116,7 +142,8 @@ pub(crate) struct Amend {
     /// Its fence tells everybody that it is newer.
     pub(crate) fence: u64,
     pub(crate) lift: bool,
-    pub(crate) about: Option<About>,
+    /// The same fence is on it.
+    pub(crate) descriptor: Option<Sealed>,
     pub(crate) in_doubt: Option<(StoredOwner, StoredDoubt)>,
     pub(crate) due_at: Option<u64>,
 }

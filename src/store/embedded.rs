@@ -12,12 +12,14 @@ use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
     TableDefinition, WriteTransaction,
 };
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tracing::{info, warn};
 
 use crate::broker::model::GrantId;
 use crate::broker::store::{Claim, Merged, StoreError, TOMBSTONE_LIFE};
 use crate::clock::Clock;
-use crate::store::backend::{Backend, Change, Claiming, Publishing, Records, StoreResult};
+use crate::store::backend::{Backend, Change, Claiming, Format1, Publishing, Records, StoreResult};
 use crate::store::identity::Identity;
 use crate::store::keyring::private_file;
 use crate::store::record::{Record, millis};
@@ -124,6 +126,17 @@ impl Inner {
         database.as_ref().ok_or_else(closed)?.begin_write().map_err(unavailable)
     }
 
+    fn read_format_1(&self, id: &GrantId) -> StoreResult<Option<Format1>> {
+        let transaction = self.begin_read()?;
+        let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
+        let found = grants.get(id.as_str()).map_err(unavailable)?;
+        let old = found.and_then(|bytes| serde_json::from_slice::<Old>(bytes.value()).ok());
+        Ok(old.map(|old| Format1 {
+            descriptor: old.about.get().as_bytes().to_vec(),
+            verdict: old.verdict.map(|verdict| verdict.get().as_bytes().to_vec()),
+        }))
+    }
+
     fn read(&self, id: &GrantId) -> StoreResult<Option<Record>> {
         let transaction = self.begin_read()?;
         let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
@@ -219,6 +232,16 @@ impl Inner {
         transaction.commit().map_err(unavailable)
     }
 
+    fn identify(&self, identity: &Identity) -> StoreResult<()> {
+        let transaction = self.begin_write()?;
+        {
+            let bytes = serde_json::to_vec(identity).map_err(unavailable)?;
+            let mut meta = transaction.open_table(META).map_err(unavailable)?;
+            meta.insert(IDENTITY, bytes.as_slice()).map_err(unavailable)?;
+        }
+        transaction.commit().map_err(unavailable)
+    }
+
     fn identity(&self, proposed: &Identity) -> StoreResult<Identity> {
         let transaction = self.begin_write()?;
         let identity = {
@@ -253,6 +276,21 @@ impl Backend for Embedded {
         self.run(move |inner| inner.identity(&proposed)).await
     }
 
+    async fn identify(&self, identity: &Identity) -> StoreResult<()> {
+        let identity = identity.clone();
+        self.run(move |inner| inner.identify(&identity)).await
+    }
+
+    /// One process opens the file, and says so itself when another wants to.
+    async fn alone(&self) -> StoreResult<()> {
+        Ok(())
+    }
+
+    async fn read_format_1(&self, id: &GrantId) -> StoreResult<Option<Format1>> {
+        let id = id.clone();
+        self.run(move |inner| inner.read_format_1(&id)).await
+    }
+
     async fn read(&self, id: &GrantId) -> StoreResult<Option<Record>> {
         let id = id.clone();
         self.run(move |inner| {
@@ -284,7 +322,7 @@ impl Backend for Embedded {
         self.run(move |inner| {
             inner.change(&id, |slot, _| {
                 let merged = transition::publish(slot, publishing);
-                let keep = !matches!(merged, None | Some(Merged::Same | Merged::Old));
+                let keep = !matches!(merged, None | Some(Merged::Old));
                 (merged, keep)
             })
         })
@@ -305,6 +343,13 @@ impl Backend for Embedded {
     async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
         self.run(move |inner| inner.take(limit, visibility)).await
     }
+}
+
+/// What lies open in a record of format 1, and nowhere in a later one.
+#[derive(Deserialize)]
+struct Old {
+    about: Box<RawValue>,
+    verdict: Option<Box<RawValue>>,
 }
 
 /// Tombstones count as missing once they are old enough.

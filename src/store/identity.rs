@@ -10,7 +10,9 @@ use crate::store::record::Blob;
 const PROOF_CONTEXT: &[u8] = b"token-broker key ring proof";
 const DEPLOYMENT_BYTES: usize = 8;
 /// Version of keys and records that this program reads and writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The version before, which is converted.
+const FORMAT_BEFORE: u32 = 1;
 
 /// Whom a store belongs to; written when it is new.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,9 +34,19 @@ impl Identity {
         Self { format: FORMAT, deployment, proof: Blob(ring.seal(PROOF_CONTEXT, b"")) }
     }
 
+    /// Its records are to be converted.
+    pub(crate) fn is_old(&self) -> bool {
+        self.format == FORMAT_BEFORE
+    }
+
+    /// The same store, converted.
+    pub(crate) fn renewed(&self) -> Self {
+        Self { format: FORMAT, ..self.clone() }
+    }
+
     /// Says no to a store that this program cannot read with this ring.
     pub(crate) fn check(&self, ring: &Keyring) -> Result<(), OpenError> {
-        if self.format != FORMAT {
+        if self.format != FORMAT && !self.is_old() {
             return Err(OpenError::Refused(format!(
                 "the store has format {}, this version reads format {FORMAT}; use the version of \
                  token-broker that wrote it",

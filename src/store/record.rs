@@ -1,14 +1,11 @@
-//! The stored form of a grant, the same in every store.
+//! The stored form of a grant, the same in every store: what is compared lies open, the rest is sealed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::model::{
-    Descriptor, Doubt, DoubtKind, Fence, Generation, GrantKind, Intent, Owner, Position,
-    ProviderId, Reason, Standing, Verdict,
-};
+use crate::broker::model::{Doubt, DoubtKind, Fence, Generation, Intent, Owner, Position};
 use crate::clock::{from_unix_ms, unix_ms};
 
 /// A grant as the store holds it. Times are milliseconds since the Unix epoch.
@@ -24,10 +21,14 @@ pub(crate) struct Record {
     pub(crate) last_fence: u64,
     /// Set on a tombstone.
     pub(crate) deleted_at: Option<u64>,
-    pub(crate) about: About,
-    /// The sealed pair; empty on a tombstone.
+    /// What operators say; empty on a tombstone.
+    #[serde(default)]
+    pub(crate) descriptor: Sealed,
+    /// The pair; empty on a tombstone.
     pub(crate) blob: Blob,
-    pub(crate) verdict: Option<StoredVerdict>,
+    /// The provider's no, under the fence of the claim that it answered.
+    #[serde(default)]
+    pub(crate) refusal: Option<Sealed>,
     pub(crate) intent: Option<StoredIntent>,
     /// Sealed pairs of the same generation, by their fences.
     pub(crate) siblings: BTreeMap<u64, Blob>,
@@ -64,41 +65,11 @@ impl<'de> Deserialize<'de> for Blob {
     }
 }
 
-/// What operators say about the grant, open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct About {
-    pub(crate) provider: String,
-    pub(crate) kind: Kind,
-    #[serde(default)]
-    scopes: Vec<String>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    keep_warm: bool,
-    #[serde(default)]
-    pub(crate) disabled: bool,
-    create_time: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
-    RefreshToken,
-    ClientCredentials,
-}
-
-/// The provider's no.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StoredVerdict {
+/// Sealed bytes, and the fence of the change that wrote them: a greater one wins.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Sealed {
     pub(crate) fence: u64,
-    reason: String,
-    provider_error: Option<String>,
-    provider_status: Option<u16>,
-    time: u64,
-    #[serde(default)]
-    token_rejected: bool,
-    #[serde(default)]
-    given_up: Option<StoredDoubt>,
+    pub(crate) blob: Blob,
 }
 
 /// A claim.
@@ -135,16 +106,16 @@ pub(crate) struct StoredOwner {
 
 impl Record {
     /// The first record of a chain.
-    pub(crate) fn start(at: Position, about: About, blob: Blob) -> Self {
+    pub(crate) fn start(at: Position, descriptor: Sealed, blob: Blob) -> Self {
         Self {
             generation: at.generation.0,
             published_fence: at.fence.0,
             amended_fence: 0,
             last_fence: at.fence.0,
             deleted_at: None,
-            about,
+            descriptor,
             blob,
-            verdict: None,
+            refusal: None,
             intent: None,
             siblings: BTreeMap::new(),
             due_at: None,
@@ -156,78 +127,17 @@ impl Record {
         Stamp { generation: self.generation, last_fence: self.last_fence }
     }
 
+    /// Where its pair was published.
+    pub(crate) fn published(&self) -> Position {
+        Position { generation: Generation(self.generation), fence: Fence(self.published_fence) }
+    }
+
     /// Where the newest change stands.
     pub(crate) fn position(&self) -> Position {
-        let verdict = self.verdict.as_ref().map_or(0, |verdict| verdict.fence);
+        let refused = self.refusal.as_ref().map_or(0, |refusal| refusal.fence);
         Position {
             generation: Generation(self.generation),
-            fence: Fence(self.published_fence.max(self.amended_fence).max(verdict)),
-        }
-    }
-
-    pub(crate) fn standing(&self) -> Standing {
-        if self.deleted_at.is_some() {
-            return Standing::Deleted;
-        }
-        match &self.verdict {
-            Some(verdict) => Standing::Refused(Verdict {
-                // A reason of a later version means re-authorization all the same.
-                reason: Reason::from_name(&verdict.reason).unwrap_or(Reason::GrantReauthRequired),
-                provider_error: verdict.provider_error.clone(),
-                provider_status: verdict.provider_status,
-                time: from_unix_ms(verdict.time),
-                token_rejected: verdict.token_rejected,
-                given_up: verdict.given_up.as_ref().map(Doubt::from),
-            }),
-            None => Standing::Usable,
-        }
-    }
-}
-
-impl StoredVerdict {
-    pub(crate) fn new(fence: Fence, verdict: &Verdict) -> Self {
-        Self {
-            fence: fence.0,
-            reason: verdict.reason.name().to_owned(),
-            provider_error: verdict.provider_error.clone(),
-            provider_status: verdict.provider_status,
-            time: unix_ms(verdict.time),
-            token_rejected: verdict.token_rejected,
-            given_up: verdict.given_up.as_ref().map(|doubt| StoredDoubt::new(doubt, fence)),
-        }
-    }
-}
-
-impl From<&Descriptor> for About {
-    fn from(descriptor: &Descriptor) -> Self {
-        Self {
-            provider: descriptor.provider.as_str().to_owned(),
-            kind: match descriptor.kind {
-                GrantKind::RefreshToken => Kind::RefreshToken,
-                GrantKind::ClientCredentials => Kind::ClientCredentials,
-            },
-            scopes: descriptor.scopes.clone(),
-            labels: descriptor.labels.clone(),
-            keep_warm: descriptor.keep_warm,
-            disabled: descriptor.disabled,
-            create_time: unix_ms(descriptor.create_time),
-        }
-    }
-}
-
-impl From<&About> for Descriptor {
-    fn from(about: &About) -> Self {
-        Self {
-            provider: ProviderId::new(&about.provider),
-            kind: match about.kind {
-                Kind::RefreshToken => GrantKind::RefreshToken,
-                Kind::ClientCredentials => GrantKind::ClientCredentials,
-            },
-            scopes: about.scopes.clone(),
-            labels: about.labels.clone(),
-            keep_warm: about.keep_warm,
-            disabled: about.disabled,
-            create_time: from_unix_ms(about.create_time),
+            fence: Fence(self.published_fence.max(self.amended_fence).max(refused)),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::broker::store::{Claim, Merged, StoreError, TOMBSTONE_LIFE};
 use crate::clock::from_unix_ms;
 use crate::store::OpenError;
 use crate::store::backend::{
-    Amend, Backend, Change, Claiming, Hold, Over, Publishing, Records, StoreResult,
+    Amend, Backend, Change, Claiming, Format1, Hold, Over, Publishing, Records, StoreResult,
 };
 use crate::store::identity::Identity;
 use crate::store::record::{Blob, Record, Stamp, StoredIntent, millis};
@@ -86,11 +86,16 @@ impl Redis {
             if amend.lift { b"1" } else { b"" },
             &optional(amend.due_at),
             id.as_str().as_bytes(),
-            &amend.about.as_ref().map(json).unwrap_or_default(),
+            amend.descriptor.as_ref().map_or(&[], |descriptor| descriptor.blob.0.as_slice()),
             &owner,
             &doubt,
         ];
         self.changed("amend", &keys.with_due(), &arguments).await
+    }
+
+    async fn hash(&self, id: &GrantId) -> StoreResult<Fields> {
+        let read = redis::cmd("HGETALL").arg(self.layout.keys(id).grant()).clone();
+        self.session.query(&read).await.map_err(unavailable)
     }
 
     async fn ids(&self, after: Option<&str>, most: usize) -> StoreResult<Vec<GrantId>> {
@@ -142,9 +147,26 @@ impl Backend for Redis {
         })
     }
 
+    async fn identify(&self, identity: &Identity) -> StoreResult<()> {
+        let meta = self.layout.meta();
+        let write = redis::cmd("HSET").arg(meta).arg("identity").arg(json(identity)).clone();
+        self.session.query::<u64>(&write).await.map(drop).map_err(unavailable)
+    }
+
+    async fn alone(&self) -> StoreResult<()> {
+        check::alone(&self.session).await.map_err(unavailable)?.then_some(()).ok_or_else(|| {
+            StoreError::Unavailable(
+                "another token-broker is connected to this Redis; stop all of them first".into(),
+            )
+        })
+    }
+
+    async fn read_format_1(&self, id: &GrantId) -> StoreResult<Option<Format1>> {
+        Ok(fields::format_1(self.hash(id).await?))
+    }
+
     async fn read(&self, id: &GrantId) -> StoreResult<Option<Record>> {
-        let read = redis::cmd("HGETALL").arg(self.layout.keys(id).grant()).clone();
-        fields::record(id, &self.session.query(&read).await.map_err(unavailable)?)
+        fields::record(id, &self.hash(id).await?)
     }
 
     async fn page(&self, after: Option<&str>, limit: usize) -> StoreResult<Records> {
@@ -181,13 +203,15 @@ impl Backend for Redis {
     }
 
     async fn publish(&self, id: &GrantId, publishing: Publishing) -> StoreResult<Option<Merged>> {
-        let arguments: [&[u8]; 6] = [
+        let arguments: [&[u8]; 8] = [
             &text(publishing.at.generation.0),
             &text(publishing.at.fence.0),
             &publishing.pair.0,
             &optional(publishing.due_at),
             id.as_str().as_bytes(),
-            &publishing.about.as_ref().map(json).unwrap_or_default(),
+            &publishing.descriptor.blob.0,
+            &text(publishing.descriptor.fence),
+            if publishing.remake { b"1" } else { b"" },
         ];
         let keys = self.layout.keys(id);
         let merged: String = self.call("merge", &keys.with_names(), &arguments).await?;
@@ -207,12 +231,22 @@ impl Backend for Redis {
         let (due, names) = (keys.with_due(), keys.with_names());
         let name = id.as_str().as_bytes();
         match change {
-            Change::Start { expected, at, about, pair: Blob(pair), due_at } => {
+            Change::Start { expected, at, descriptor, pair: Blob(pair), due_at } => {
                 let [generation, last_fence] = stamp(expected);
                 let (next, fence) = (text(at.generation.0), text(at.fence.0));
-                let (about, due_at) = (json(&about), optional(due_at));
-                let arguments: [&[u8]; 8] =
-                    [&generation, &last_fence, &next, &fence, &about, &pair, &due_at, name];
+                let (described, due_at) = (text(descriptor.fence), optional(due_at));
+                let Blob(descriptor) = descriptor.blob;
+                let arguments: [&[u8]; 9] = [
+                    &generation,
+                    &last_fence,
+                    &next,
+                    &fence,
+                    &descriptor,
+                    &described,
+                    &pair,
+                    &due_at,
+                    name,
+                ];
                 self.changed("start", &names, &arguments).await
             }
             Change::Doubt { hold, doubt, due_at } => {
@@ -224,9 +258,9 @@ impl Backend for Redis {
                 let [generation, fence] = held(hold);
                 self.changed("release", &[keys.grant()], &[&generation, &fence]).await
             }
-            Change::Refuse { hold, verdict } => {
+            Change::Refuse { hold, refusal } => {
                 let [generation, fence] = held(hold);
-                let arguments: [&[u8]; 4] = [&generation, &fence, &json(&verdict), name];
+                let arguments: [&[u8]; 4] = [&generation, &fence, &refusal.blob.0, name];
                 self.changed("refuse", &due, &arguments).await
             }
             Change::Amend { expected, amend } => self.amend(id, &keys, expected, &amend).await,
@@ -236,6 +270,14 @@ impl Backend for Redis {
                 let life = text(millis(TOMBSTONE_LIFE));
                 let arguments: [&[u8]; 6] = [&generation, &last_fence, &next, &fence, &life, name];
                 self.changed("delete", &names, &arguments).await
+            }
+            Change::Convert { expected, descriptor, refusal } => {
+                let [generation, last_fence] = stamp(Some(expected));
+                let described = text(descriptor.fence);
+                let refusal = refusal.map(|refusal| refusal.blob.0).unwrap_or_default();
+                let arguments: [&[u8]; 5] =
+                    [&generation, &last_fence, &descriptor.blob.0, &described, &refusal];
+                self.changed("convert", &[keys.grant()], &arguments).await
             }
             Change::Schedule { generation, due_at } => {
                 self.changed("schedule", &due, &[&text(generation), &text(due_at), name]).await

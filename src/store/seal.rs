@@ -1,161 +1,139 @@
-//! Sealing: what of a grant is secret, and what each sealed value is bound to.
+//! Sealing: what each sealed value is bound to, so that none can stand in for another.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use crate::broker::model::{Descriptor, Generation, Grant, GrantId, Intent, Pair, Position, Token};
+use crate::broker::model::{
+    Descriptor, Fence, Grant, GrantId, GrantKind, Intent, Pair, Position, Standing, Verdict,
+};
 use crate::broker::store::StoreError;
-use crate::clock::{from_unix_ms, unix_ms};
-use crate::secret::{AccessToken, RefreshToken};
 use crate::store::keyring::{Keyring, OpenError};
-use crate::store::record::{About, Blob, Kind, Record, millis};
-
-/// What is sealed.
-#[derive(Serialize, Deserialize)]
-struct Secrets {
-    refresh_token: Option<String>,
-    refresh_token_expires_at: Option<u64>,
-    published_at: u64,
-    token: Option<SecretToken>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct SecretToken {
-    access_token: String,
-    token_type: String,
-    generation: u64,
-    issued_at: u64,
-    lifetime_ms: u64,
-    refresh_in_ms: Option<u64>,
-    #[serde(default)]
-    scopes: Vec<String>,
-    #[serde(default)]
-    attributes: BTreeMap<String, String>,
-}
+use crate::store::plain::{PlainDescriptor, PlainPair, PlainVerdict};
+use crate::store::record::{Blob, Record, Sealed};
 
 /// Seals and opens the records of one deployment.
 #[derive(Debug, Clone)]
-pub(crate) struct Codec {
+pub(crate) struct Seal {
     pub(crate) ring: Arc<Keyring>,
     pub(crate) deployment: String,
 }
 
-impl Codec {
-    pub(crate) fn seal(
+impl Seal {
+    /// Seals a pair to its place, and to the provider that it may be shown to.
+    pub(crate) fn pair(
         &self,
         id: &GrantId,
-        position: Position,
+        at: Position,
         descriptor: &Descriptor,
         pair: &Pair,
     ) -> Blob {
-        let plain = Zeroizing::new(serde_json::to_vec(&Secrets::from(pair)).unwrap_or_default());
-        let context =
-            self.context(id, position.generation.0, position.fence.0, &About::from(descriptor));
-        Blob(self.ring.seal(&context, &plain))
+        self.seal(&self.pair_context(id, at, descriptor), &PlainPair::from(pair))
     }
 
-    /// Opens a record; the grant stands where its newest change stands.
-    pub(crate) fn open(&self, id: &GrantId, record: &Record) -> Result<Grant, StoreError> {
-        let position = Some(record.position());
-        let unreadable = |why| StoreError::Unreadable { grant: id.clone(), why, position };
-        let pair = if record.deleted_at.is_some() {
-            Pair {
-                refresh_token: None,
-                refresh_token_expires_at: None,
-                token: None,
-                published_at: from_unix_ms(record.deleted_at.unwrap_or_default()),
-            }
-        } else {
-            let (generation, fence) = (record.generation, record.published_fence);
-            let context = self.context(id, generation, fence, &record.about);
-            let plain = self.ring.open(&context, &record.blob.0).map_err(|error| {
-                unreadable(match error {
-                    OpenError::UnknownKey => {
-                        "it is sealed with a key that the key ring lacks; add that key to `keys.file`"
-                    }
-                    OpenError::Tampered => {
-                        "it was changed, or copied from another record; import the grant again with `--replace`"
-                    }
-                })
-            })?;
-            let secrets: Secrets = serde_json::from_slice(&plain)
-                .map_err(|_| unreadable("its sealed form is of another version"))?;
-            Pair::from(secrets)
-        };
+    /// Seals what operators say to the change that said it.
+    pub(crate) fn descriptor(&self, id: &GrantId, fence: Fence, descriptor: &Descriptor) -> Sealed {
+        let context = self.descriptor_context(id, fence.0);
+        Sealed { fence: fence.0, blob: self.seal(&context, &PlainDescriptor::from(descriptor)) }
+    }
+
+    /// Seals the provider's no to the claim that it answered.
+    pub(crate) fn verdict(&self, id: &GrantId, at: Position, verdict: &Verdict) -> Sealed {
+        let context = self.verdict_context(id, at.generation.0, at.fence.0);
+        let plain = PlainVerdict::new(at.fence, verdict);
+        Sealed { fence: at.fence.0, blob: self.seal(&context, &plain) }
+    }
+
+    /// Opens a record that is no tombstone; the grant stands where its newest change stands.
+    pub(crate) fn grant(&self, id: &GrantId, record: &Record) -> Result<Grant, StoreError> {
+        let opened = self.parts(id, record).map_err(|why| StoreError::Unreadable {
+            grant: id.clone(),
+            why,
+            position: Some(record.position()),
+        });
+        let (descriptor, pair, standing) = opened?;
         Ok(Grant {
             id: id.clone(),
             position: record.position(),
-            descriptor: Descriptor::from(&record.about),
+            descriptor,
+            described: Fence(record.descriptor.fence),
             pair,
-            standing: record.standing(),
+            standing,
             intent: record.intent.as_ref().map(Intent::from),
         })
     }
 
-    /// What a sealed value is bound to, each part preceded by its length.
-    fn context(&self, id: &GrantId, generation: u64, fence: u64, about: &About) -> Vec<u8> {
-        let kind = match about.kind {
-            Kind::RefreshToken => "refresh_token",
-            Kind::ClientCredentials => "client_credentials",
+    /// Opens what operators say.
+    pub(crate) fn described(&self, id: &GrantId, sealed: &Sealed) -> Result<Descriptor, Why> {
+        let plain: PlainDescriptor =
+            self.open(&self.descriptor_context(id, sealed.fence), &sealed.blob)?;
+        Ok(plain.into())
+    }
+
+    fn parts(&self, id: &GrantId, record: &Record) -> Result<(Descriptor, Pair, Standing), Why> {
+        let descriptor = self.described(id, &record.descriptor)?;
+        let published = record.published();
+        let pair: PlainPair =
+            self.open(&self.pair_context(id, published, &descriptor), &record.blob)?;
+        let standing = match &record.refusal {
+            None => Standing::Usable,
+            Some(Sealed { fence, blob }) => {
+                let context = self.verdict_context(id, record.generation, *fence);
+                let verdict: PlainVerdict = self.open(&context, blob)?;
+                Standing::Refused(verdict.into())
+            }
         };
+        Ok((descriptor, pair.into(), standing))
+    }
+
+    fn seal<T: Serialize>(&self, context: &[u8], plain: &T) -> Blob {
+        let plain = Zeroizing::new(serde_json::to_vec(plain).unwrap_or_default());
+        Blob(self.ring.seal(context, &plain))
+    }
+
+    fn open<T: DeserializeOwned>(&self, context: &[u8], blob: &Blob) -> Result<T, Why> {
+        let plain = self.ring.open(context, &blob.0).map_err(|error| match error {
+            OpenError::UnknownKey => {
+                "it is sealed with a key that the key ring lacks; add that key to `keys.file`"
+            }
+            OpenError::Tampered => {
+                "it was changed, or copied from another record; import the grant again with `--replace`"
+            }
+        })?;
+        serde_json::from_slice(&plain).map_err(|_| "its sealed form is of another version")
+    }
+
+    fn pair_context(&self, id: &GrantId, at: Position, descriptor: &Descriptor) -> Vec<u8> {
+        let kind = match descriptor.kind {
+            GrantKind::RefreshToken => "refresh_token",
+            GrantKind::ClientCredentials => "client_credentials",
+        };
+        let (generation, fence) = (at.generation.to_string(), at.fence.0.to_string());
+        let provider = descriptor.provider.as_str();
+        context(&["tb1", &self.deployment, id.as_str(), &generation, &fence, provider, kind])
+    }
+
+    fn descriptor_context(&self, id: &GrantId, fence: u64) -> Vec<u8> {
+        context(&["tb2 descriptor", &self.deployment, id.as_str(), &fence.to_string()])
+    }
+
+    fn verdict_context(&self, id: &GrantId, generation: u64, fence: u64) -> Vec<u8> {
         let (generation, fence) = (generation.to_string(), fence.to_string());
-        let parts =
-            ["tb1", &self.deployment, id.as_str(), &generation, &fence, &about.provider, kind];
-        let mut context = Vec::new();
-        for part in parts {
-            context.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
-            context.extend_from_slice(part.as_bytes());
-        }
-        context
+        context(&["tb2 verdict", &self.deployment, id.as_str(), &generation, &fence])
     }
 }
 
-impl From<&Pair> for Secrets {
-    fn from(pair: &Pair) -> Self {
-        Self {
-            refresh_token: pair.refresh_token.as_ref().map(|token| token.expose().to_owned()),
-            refresh_token_expires_at: pair.refresh_token_expires_at.map(unix_ms),
-            published_at: unix_ms(pair.published_at),
-            token: pair.token.as_ref().map(SecretToken::from),
-        }
-    }
-}
+/// Why a value cannot be opened, and what to do.
+pub(crate) type Why = &'static str;
 
-impl From<&Token> for SecretToken {
-    fn from(token: &Token) -> Self {
-        Self {
-            access_token: token.access_token.expose().to_owned(),
-            token_type: token.token_type.clone(),
-            generation: token.generation.0,
-            issued_at: unix_ms(token.issued_at),
-            lifetime_ms: millis(token.lifetime),
-            refresh_in_ms: token.refresh_in.map(millis),
-            scopes: token.scopes.clone(),
-            attributes: token.attributes.clone(),
-        }
+/// Each part preceded by its length, so that no two lists are alike.
+fn context(parts: &[&str]) -> Vec<u8> {
+    let mut context = Vec::new();
+    for part in parts {
+        context.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+        context.extend_from_slice(part.as_bytes());
     }
-}
-
-impl From<Secrets> for Pair {
-    fn from(secrets: Secrets) -> Self {
-        Self {
-            refresh_token: secrets.refresh_token.map(RefreshToken::new),
-            refresh_token_expires_at: secrets.refresh_token_expires_at.map(from_unix_ms),
-            published_at: from_unix_ms(secrets.published_at),
-            token: secrets.token.map(|token| Token {
-                access_token: AccessToken::new(token.access_token),
-                token_type: token.token_type,
-                generation: Generation(token.generation),
-                issued_at: from_unix_ms(token.issued_at),
-                lifetime: Duration::from_millis(token.lifetime_ms),
-                refresh_in: token.refresh_in_ms.map(Duration::from_millis),
-                scopes: token.scopes,
-                attributes: token.attributes,
-            }),
-        }
-    }
+    context
 }

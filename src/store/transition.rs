@@ -3,7 +3,7 @@
 use crate::broker::model::{Fence, Intent};
 use crate::broker::store::{Claim, Merged};
 use crate::store::backend::{Amend, Change, Claiming, Hold, Over, Publishing};
-use crate::store::record::{Blob, Record, Stamp, StoredDoubt, StoredIntent};
+use crate::store::record::{Blob, Record, Sealed, Stamp, StoredDoubt, StoredIntent};
 
 /// Claims the generation, if it is current, usable, and free or to be taken over.
 pub(crate) fn claim(slot: &mut Option<Record>, claiming: Claiming, now: u64) -> Claim {
@@ -24,7 +24,7 @@ pub(crate) fn claim(slot: &mut Option<Record>, claiming: Claiming, now: u64) -> 
 }
 
 fn usable(record: &Record) -> bool {
-    record.deleted_at.is_none() && record.verdict.is_none()
+    record.deleted_at.is_none() && record.refusal.is_none()
 }
 
 fn hold(record: &mut Record, claiming: Claiming, doubt: Option<StoredDoubt>, now: u64) -> Claim {
@@ -42,13 +42,25 @@ fn hold(record: &mut Record, claiming: Claiming, doubt: Option<StoredDoubt>, now
 /// Publishes or heals: the greater (generation, fence) stays. `None`: the grant is missing, and is
 /// not to be made again.
 pub(crate) fn publish(slot: &mut Option<Record>, publishing: Publishing) -> Option<Merged> {
-    let Publishing { at, pair, about, due_at } = publishing;
-    if let Some(record) = slot {
-        return Some(merge(record, (at.generation.0, at.fence.0), pair, due_at));
+    let Publishing { at, descriptor, pair, remake, due_at } = publishing;
+    // A tombstone keeps out whatever is not above it.
+    let keeps_out =
+        |record: &Record| record.deleted_at.is_some() && record.generation >= at.generation.0;
+    if slot.as_ref().is_some_and(keeps_out) {
+        return Some(Merged::Old);
     }
-    // The chain goes on where it was lost.
-    *slot = Some(Record { due_at, ..Record::start(at, about?, pair) });
-    Some(Merged::Remade)
+    let Some(record) = slot.as_mut().filter(|record| record.deleted_at.is_none()) else {
+        // The chain goes on where it was lost.
+        return remake.then(|| {
+            *slot = Some(Record { due_at, ..Record::start(at, descriptor, pair) });
+            Merged::Remade
+        });
+    };
+    let merged = merge(record, (at.generation.0, at.fence.0), pair, due_at);
+    if merged != Merged::Old && record.descriptor.fence < descriptor.fence {
+        record.descriptor = descriptor;
+    }
+    Some(merged)
 }
 
 fn merge(
@@ -57,10 +69,7 @@ fn merge(
     pair: Blob,
     due_at: Option<u64>,
 ) -> Merged {
-    // A tombstone keeps out whatever is not above it.
-    if record.generation > generation
-        || (record.generation == generation && record.deleted_at.is_some())
-    {
+    if record.generation > generation {
         return Merged::Old;
     }
     if record.generation == generation {
@@ -73,11 +82,10 @@ fn merge(
         }
         let stored = std::mem::take(&mut record.blob);
         record.siblings.insert(record.published_fence, stored);
-        record.verdict.take_if(|verdict| verdict.fence < fence);
+        record.refusal.take_if(|refusal| refusal.fence < fence);
     } else {
         record.siblings.clear();
-        record.verdict = None;
-        record.deleted_at = None;
+        record.refusal = None;
         record.intent = None;
     }
     record.generation = generation;
@@ -91,11 +99,11 @@ fn merge(
 /// Makes a change; `false`: what it rests on is no longer so.
 pub(crate) fn change(slot: &mut Option<Record>, change: Change, now: u64) -> bool {
     match change {
-        Change::Start { expected, at, about, pair, due_at } => {
+        Change::Start { expected, at, descriptor, pair, due_at } => {
             if slot.as_ref().map(Record::stamp) != expected {
                 return false;
             }
-            *slot = Some(Record { due_at, ..Record::start(at, about, pair) });
+            *slot = Some(Record { due_at, ..Record::start(at, descriptor, pair) });
         }
         Change::Doubt { hold, doubt, due_at } => {
             let Some(record) = held(slot, hold) else { return false };
@@ -112,12 +120,12 @@ pub(crate) fn change(slot: &mut Option<Record>, change: Change, now: u64) -> boo
                 None => record.intent = None,
             }
         }
-        Change::Refuse { hold, verdict } => {
+        Change::Refuse { hold, refusal } => {
             if refused(slot.as_ref(), hold) {
                 return true;
             }
             let Some(record) = held(slot, hold) else { return false };
-            record.verdict = Some(verdict);
+            record.refusal = Some(refusal);
             record.intent = None;
             record.due_at = None;
         }
@@ -127,8 +135,13 @@ pub(crate) fn change(slot: &mut Option<Record>, change: Change, now: u64) -> boo
         }
         Change::Delete { expected, at } => {
             let Some(record) = standing(slot, expected) else { return false };
-            let tombstone = Record::start(at, record.about.clone(), Blob::default());
+            let tombstone = Record::start(at, Sealed::default(), Blob::default());
             *record = Record { deleted_at: Some(now), ..tombstone };
+        }
+        Change::Convert { expected, descriptor, refusal } => {
+            let Some(record) = standing(slot, expected) else { return false };
+            record.descriptor = descriptor;
+            record.refusal = refusal;
         }
         Change::Schedule { generation, due_at } => {
             let current = |record: &&mut Record| usable(record) && record.generation == generation;
@@ -140,18 +153,18 @@ pub(crate) fn change(slot: &mut Option<Record>, change: Change, now: u64) -> boo
 }
 
 fn amended(record: &mut Record, amend: Amend, now: u64) {
-    let Amend { fence, lift, about, in_doubt, due_at } = amend;
+    let Amend { fence, lift, descriptor, in_doubt, due_at } = amend;
     record.last_fence = fence;
     record.amended_fence = fence;
     if lift {
-        record.verdict = None;
+        record.refusal = None;
     }
     if let Some((owner, doubt)) = in_doubt {
         let (generation, doubt) = (record.generation, Some(doubt));
         record.intent = Some(StoredIntent { generation, owner, fence, since: now, doubt });
     }
-    if let Some(about) = about {
-        record.about = about;
+    if let Some(descriptor) = descriptor {
+        record.descriptor = descriptor;
     }
     record.due_at = due_at.or(record.due_at);
 }
@@ -166,8 +179,8 @@ fn held(slot: &mut Option<Record>, hold: Hold) -> Option<&mut Record> {
 
 /// The grant was refused under this claim already.
 fn refused(slot: Option<&Record>, hold: Hold) -> bool {
-    let verdict = slot.and_then(|record| record.verdict.as_ref());
-    verdict.is_some_and(|verdict| verdict.fence == hold.fence)
+    let refusal = slot.and_then(|record| record.refusal.as_ref());
+    refusal.is_some_and(|refusal| refusal.fence == hold.fence)
 }
 
 /// The record, if it is no tombstone and stands as expected.

@@ -6,27 +6,30 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::broker::model::{
     Descriptor, Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing,
     Verdict,
 };
 use crate::broker::store::{
-    Amendment, Claim, Claims, DueIndex, Grants, Health, Merged, Page, Publication, Seed, Store,
-    StoreError,
+    Amendment, Claim, Claims, DueIndex, Grants, Health, Merged, Page, Seed, Store, StoreError,
+    Stored,
 };
 use crate::clock::{Clock, unix_ms};
 use crate::store::backend::{
     Amend, Backend, Change, Claiming, Hold, Over, Publishing, StoreResult,
 };
 use crate::store::embedded::Embedded;
+use crate::store::format_1;
 use crate::store::identity::Identity;
-use crate::store::record::{About, Record, StoredDoubt, StoredVerdict, millis};
+use crate::store::record::{Record, Sealed, StoredDoubt, millis};
 use crate::store::redis::{Address, Admission, Redis};
-use crate::store::seal::Codec;
+use crate::store::seal::Seal;
 use crate::store::{Keyring, OpenError};
 
+/// Records read at once while a store is converted.
+const CONVERTED_AT_ONCE: usize = 500;
 /// Tries of a change that others keep overtaking.
 const CONFLICTS_MAX: u32 = 5;
 
@@ -34,7 +37,7 @@ const CONFLICTS_MAX: u32 = 5;
 pub struct Vault {
     backend: Box<dyn Backend>,
     identity: Identity,
-    codec: Codec,
+    seal: Seal,
     clock: Clock,
 }
 
@@ -70,7 +73,8 @@ impl Vault {
         clock: Clock,
     ) -> Result<Self, OpenError> {
         let identity = backend.identity(&Identity::new(&ring)).await?;
-        Self::over(backend, identity, ring, clock)
+        let vault = Self::over(backend, identity, ring, clock)?;
+        if vault.identity.is_old() { vault.convert().await } else { Ok(vault) }
     }
 
     fn over(
@@ -80,8 +84,55 @@ impl Vault {
         clock: Clock,
     ) -> Result<Self, OpenError> {
         identity.check(&ring)?;
-        let codec = Codec { ring, deployment: identity.deployment.clone() };
-        Ok(Self { backend, identity, codec, clock })
+        let seal = Seal { ring, deployment: identity.deployment.clone() };
+        Ok(Self { backend, identity, seal, clock })
+    }
+
+    /// Seals what lies open in a store of format 1. Begun again where it is interrupted.
+    async fn convert(self) -> Result<Self, OpenError> {
+        self.backend.alone().await?;
+        let (mut cursor, mut converted) = (None, 0_u64);
+        loop {
+            let page = self.backend.page(cursor.as_deref(), CONVERTED_AT_ONCE).await?;
+            for (id, record) in &page.records {
+                if let Ok(record) = record
+                    && let Some(old) = self.backend.read_format_1(id).await?
+                {
+                    let change = format_1::convert(&self.seal, id, record, &old)?;
+                    self.backend.change(id, change).await?;
+                    converted += 1;
+                }
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        let identity = self.identity.renewed();
+        self.backend.identify(&identity).await?;
+        info!(grants = converted, "the store was converted to the format of this version");
+        Ok(Self { identity, ..self })
+    }
+
+    fn open_record(&self, id: &GrantId, record: &Record) -> StoreResult<Stored> {
+        if record.deleted_at.is_some() {
+            return Ok(Stored::Deleted(record.position()));
+        }
+        self.seal.grant(id, record).map(Stored::Grant)
+    }
+
+    /// What operators say, with the grant switched off or on by the change that has this fence.
+    fn switched(
+        &self,
+        id: &GrantId,
+        known: &Record,
+        fence: Fence,
+        disabled: bool,
+    ) -> StoreResult<Sealed> {
+        let descriptor = self.seal.described(id, &known.descriptor).map_err(|why| {
+            StoreError::Unreadable { grant: id.clone(), why, position: Some(known.position()) }
+        })?;
+        Ok(self.seal.descriptor(id, fence, &Descriptor { disabled, ..descriptor }))
     }
 
     /// The record, if its newest change stands at `expected` and it is no tombstone.
@@ -118,15 +169,15 @@ impl Vault {
 
 #[async_trait]
 impl Grants for Vault {
-    async fn load(&self, id: &GrantId) -> StoreResult<Option<Grant>> {
+    async fn load(&self, id: &GrantId) -> StoreResult<Option<Stored>> {
         let record = self.backend.read(id).await?;
-        record.map(|record| self.codec.open(id, &record)).transpose()
+        record.map(|record| self.open_record(id, &record)).transpose()
     }
 
     async fn list(&self, after: Option<&str>, limit: usize) -> StoreResult<Page> {
         let page = self.backend.page(after, limit).await?;
         let opened = page.records.into_iter().filter_map(|(id, record)| {
-            let grant = record.and_then(|record| self.codec.open(&id, &record));
+            let grant = record.and_then(|record| self.seal.grant(&id, &record));
             grant.inspect_err(|error| warn!(grant.id = %id, %error, "left out of a list")).ok()
         });
         Ok(Page { grants: opened.collect(), next: page.next })
@@ -148,8 +199,8 @@ impl Grants for Vault {
             let start = Change::Start {
                 expected: known.as_ref().map(Record::stamp),
                 at,
-                about: About::from(descriptor),
-                pair: self.codec.seal(id, at, descriptor, pair),
+                descriptor: self.seal.descriptor(id, at.fence, descriptor),
+                pair: self.seal.pair(id, at, descriptor, pair),
                 due_at: due_at.map(unix_ms),
             };
             if self.backend.change(id, start).await? {
@@ -159,16 +210,20 @@ impl Grants for Vault {
         Ok(None)
     }
 
-    async fn merge(&self, id: &GrantId, publication: Publication) -> StoreResult<Merged> {
-        let Publication { generation, fence, descriptor, pair, due_at } = publication;
-        let at = Position { generation, fence };
-        let pair = self.codec.seal(id, at, &descriptor, &pair);
-        let mut publishing = Publishing { at, pair, about: None, due_at: due_at.map(unix_ms) };
+    async fn merge(&self, grant: &Grant, due_at: Option<SystemTime>) -> StoreResult<Merged> {
+        let Grant { id, position: at, descriptor, described, pair, .. } = grant;
+        let mut publishing = Publishing {
+            at: *at,
+            descriptor: self.seal.descriptor(id, *described, descriptor),
+            pair: self.seal.pair(id, *at, descriptor, pair),
+            remake: false,
+            due_at: due_at.map(unix_ms),
+        };
         if let Some(merged) = self.backend.publish(id, publishing.clone()).await? {
             return Ok(merged);
         }
         self.still_ours().await?;
-        publishing.about = Some(About::from(&descriptor));
+        publishing.remake = true;
         self.backend.publish(id, publishing).await?.ok_or_else(|| {
             StoreError::Refused("a missing grant could not be made again".to_owned())
         })
@@ -184,11 +239,11 @@ impl Grants for Vault {
             let Some(known) = self.standing(id, expected).await? else { return Ok(None) };
             let fence = Fence::after(Fence(known.last_fence), self.clock.now_ms());
             let Amendment { lift, disabled, in_doubt, due_at } = &amendment;
-            let descriptor = Descriptor::from(&known.about);
+            let switched = disabled.map(|disabled| self.switched(id, &known, fence, disabled));
             let amend = Amend {
                 fence: fence.0,
                 lift: *lift,
-                about: disabled.map(|disabled| About::from(&Descriptor { disabled, ..descriptor })),
+                descriptor: switched.transpose()?,
                 in_doubt: in_doubt
                     .as_ref()
                     .map(|(owner, doubt)| (owner.clone().into(), StoredDoubt::new(doubt, fence))),
@@ -196,7 +251,7 @@ impl Grants for Vault {
             };
             let amend = Change::Amend { expected: known.stamp(), amend };
             if self.backend.change(id, amend).await? {
-                return self.load(id).await;
+                return Ok(self.load(id).await?.and_then(Stored::grant));
             }
         }
         Ok(None)
@@ -258,8 +313,9 @@ impl Claims for Vault {
     }
 
     async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> StoreResult<bool> {
-        let (hold, verdict) = (hold(intent), StoredVerdict::new(intent.fence, verdict));
-        self.backend.change(id, Change::Refuse { hold, verdict }).await
+        let at = Position { generation: intent.generation, fence: intent.fence };
+        let (hold, refusal) = (hold(intent), self.seal.verdict(id, at, verdict));
+        self.backend.change(id, Change::Refuse { hold, refusal }).await
     }
 }
 
@@ -297,6 +353,6 @@ fn hold(intent: &Intent) -> Hold {
 
 fn begun(id: &GrantId, position: Position, seed: Seed) -> Grant {
     let Seed { descriptor, pair, .. } = seed;
-    let (id, standing) = (id.clone(), Standing::Usable);
-    Grant { id, position, descriptor, pair, standing, intent: None }
+    let (id, standing, described) = (id.clone(), Standing::Usable, position.fence);
+    Grant { id, position, descriptor, described, pair, standing, intent: None }
 }

@@ -7,6 +7,7 @@ mod crash;
 mod domain;
 mod doubt;
 mod failures;
+mod format_1;
 mod herd;
 mod program;
 mod redis_admission;

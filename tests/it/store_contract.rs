@@ -10,7 +10,8 @@ use token_broker::broker::model::{
     Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, DueIndex as _, Grants as _, Merged, Publication, Seed, Store, StoreError,
+    Amendment, Claim, Claims as _, DueIndex as _, Grants as _, Merged, Seed, Store, StoreError,
+    Stored,
 };
 use token_broker::clock::Clock;
 use token_broker::secret::{AccessToken, RefreshToken};
@@ -102,9 +103,21 @@ fn seed(name: &str) -> Seed {
     Seed { descriptor: descriptor(GrantKind::RefreshToken), pair: pair(name), due_at: None }
 }
 
-fn publication(generation: Generation, fence: Fence, name: &str) -> Publication {
-    let descriptor = descriptor(GrantKind::RefreshToken);
-    Publication { generation, fence, descriptor, pair: pair(name), due_at: None }
+/// A grant that goes on with the pair of this name.
+fn successor(id: &GrantId, generation: Generation, fence: Fence, name: &str) -> Grant {
+    Grant {
+        id: id.clone(),
+        position: Position { generation, fence },
+        descriptor: descriptor(GrantKind::RefreshToken),
+        described: Fence(1),
+        pair: pair(name),
+        standing: Standing::Usable,
+        intent: None,
+    }
+}
+
+async fn live(store: &dyn Store, name: &str) -> Grant {
+    store.load(&id(name)).await.unwrap().unwrap().grant().unwrap()
 }
 
 async fn start(store: &dyn Store, name: &str) -> Grant {
@@ -124,7 +137,7 @@ async fn a_chain_comes_back_as_it_was_stored() {
         let store = subject.store.as_ref();
         assert!(store.load(&id("a/1")).await.unwrap().is_none());
         let started = start(store, "a/1").await;
-        let loaded = store.load(&id("a/1")).await.unwrap().unwrap();
+        let loaded = live(store, "a/1").await;
         assert_eq!(loaded, started);
         assert_eq!(loaded.pair, pair("0"));
         assert_eq!(loaded.descriptor, descriptor(GrantKind::RefreshToken));
@@ -148,7 +161,7 @@ async fn a_new_chain_needs_to_know_what_it_replaces() {
             second.generation() > first.generation()
                 && second.position.fence > first.position.fence
         );
-        assert_eq!(store.load(&id("a/1")).await.unwrap().unwrap().pair, pair("1"));
+        assert_eq!(live(store, "a/1").await.pair, pair("1"));
     }
 }
 
@@ -162,7 +175,7 @@ async fn a_generation_has_one_claim_at_a_time() {
         let again =
             store.claim(&grant.id, grant.generation(), owner(2), None, WATCH).await.unwrap();
         assert_eq!(again, Claim::Busy(intent.clone()), "also for the same process");
-        let loaded = store.load(&grant.id).await.unwrap().unwrap();
+        let loaded = live(store, grant.id.as_str()).await;
         assert_eq!(loaded.intent, Some(intent.clone()));
         let other = Intent { fence: Fence(intent.fence.0 + 1), ..intent.clone() };
         assert!(!store.release(&grant.id, &other).await.unwrap(), "only its holder gives it back");
@@ -211,7 +224,7 @@ async fn a_doubt_stays_until_there_is_a_definite_answer() {
     for subject in subjects().await {
         let store = subject.store.as_ref();
         let grant = start(store, "a/1").await;
-        let load = async || store.load(&grant.id).await.unwrap().unwrap().intent;
+        let load = async || live(store, grant.id.as_str()).await.intent;
         let intent = claim(store, &grant, 1).await;
         assert_eq!(load().await, Some(intent.clone()));
         let doubted = doubt(&intent);
@@ -235,8 +248,8 @@ async fn a_doubt_stays_until_there_is_a_definite_answer() {
         assert_eq!(again.in_doubt().unwrap().attempts, 2, "given back into doubt");
         let free = store.claim(&grant.id, grant.generation(), owner(4), None, WATCH).await;
         assert_eq!(free.unwrap(), Claim::Busy(again.clone()));
-        let next = publication(grant.generation().next(), again.fence, "1");
-        assert_eq!(store.merge(&grant.id, next).await.unwrap(), Merged::Published);
+        let next = successor(&grant.id, grant.generation().next(), again.fence, "1");
+        assert_eq!(store.merge(&next, None).await.unwrap(), Merged::Published);
         assert_eq!(load().await, None);
     }
 }
@@ -263,14 +276,14 @@ async fn a_pair_is_published_once_and_frees_the_claim() {
         let store = subject.store.as_ref();
         let grant = start(store, "a/1").await;
         let intent = claim(store, &grant, 1).await;
-        let next = publication(grant.generation().next(), intent.fence, "1");
-        assert_eq!(store.merge(&grant.id, next.clone()).await.unwrap(), Merged::Published);
-        assert_eq!(store.merge(&grant.id, next.clone()).await.unwrap(), Merged::Same);
-        let loaded = store.load(&grant.id).await.unwrap().unwrap();
-        assert_eq!((loaded.generation(), loaded.intent), (next.generation, None));
+        let next = successor(&grant.id, grant.generation().next(), intent.fence, "1");
+        assert_eq!(store.merge(&next, None).await.unwrap(), Merged::Published);
+        assert_eq!(store.merge(&next, None).await.unwrap(), Merged::Same);
+        let loaded = live(store, grant.id.as_str()).await;
+        assert_eq!((loaded.generation(), loaded.intent), (next.generation(), None));
         assert_eq!(loaded.pair, pair("1"));
-        let late = publication(grant.generation(), Fence(u64::from(u32::MAX)), "late");
-        assert_eq!(store.merge(&grant.id, late).await.unwrap(), Merged::Old);
+        let late = successor(&grant.id, grant.generation(), Fence(u64::from(u32::MAX)), "late");
+        assert_eq!(store.merge(&late, None).await.unwrap(), Merged::Old);
     }
 }
 
@@ -284,7 +297,7 @@ async fn a_doubt_that_was_given_up_comes_back_with_the_grant() {
         assert!(store.doubt(&grant.id, &intent, &doubted, None).await.unwrap());
         let given_up = Verdict { given_up: Some(doubted.clone()), ..verdict() };
         assert!(store.refuse(&grant.id, &intent, &given_up).await.unwrap());
-        let refused = store.load(&grant.id).await.unwrap().unwrap();
+        let refused = live(store, grant.id.as_str()).await;
         assert_eq!(refused.standing, Standing::Refused(given_up));
         let in_doubt = Some((owner(2), doubted.clone()));
         let lift = Amendment { lift: true, in_doubt, ..Amendment::default() };
@@ -302,10 +315,10 @@ async fn a_missing_grant_is_made_again_but_not_a_deleted_one() {
     for subject in subjects().await {
         let store = subject.store.as_ref();
         let due_at = Some(UNIX_EPOCH);
-        let lost = Publication { due_at, ..publication(Generation(9), Fence(9), "1") };
-        assert_eq!(store.merge(&id("a/lost"), lost.clone()).await.unwrap(), Merged::Remade);
-        assert_eq!(store.merge(&id("a/lost"), lost).await.unwrap(), Merged::Same);
-        let remade = store.load(&id("a/lost")).await.unwrap().unwrap();
+        let lost = successor(&id("a/lost"), Generation(9), Fence(9), "1");
+        assert_eq!(store.merge(&lost, due_at).await.unwrap(), Merged::Remade);
+        assert_eq!(store.merge(&lost, due_at).await.unwrap(), Merged::Same);
+        let remade = live(store, "a/lost").await;
         assert_eq!((remade.generation(), &remade.pair), (Generation(9), &pair("1")));
         assert_eq!(remade.descriptor, descriptor(GrantKind::RefreshToken));
         let listed = store.list(None, 10).await.unwrap().grants;
@@ -316,8 +329,8 @@ async fn a_missing_grant_is_made_again_but_not_a_deleted_one() {
         let grant = start(store, "a/1").await;
         let intent = claim(store, &grant, 1).await;
         assert!(store.delete(&grant.id, grant.position).await.unwrap());
-        let late = publication(grant.generation().next(), intent.fence, "late");
-        assert_eq!(store.merge(&grant.id, late).await.unwrap(), Merged::Old);
+        let late = successor(&grant.id, grant.generation().next(), intent.fence, "late");
+        assert_eq!(store.merge(&late, None).await.unwrap(), Merged::Old);
     }
 }
 
@@ -328,15 +341,15 @@ async fn an_emptied_redis_is_named_again_and_a_foreign_one_left_alone() {
     let store = open_redis(&server, Arc::clone(&ring)).await;
     let deployment = store.health().await.deployment;
     server.cli(&["FLUSHALL"]);
-    let lost = publication(Generation(9), Fence(9), "1");
-    assert_eq!(store.merge(&id("a/1"), lost.clone()).await.unwrap(), Merged::Remade);
+    let lost = successor(&id("a/1"), Generation(9), Fence(9), "1");
+    assert_eq!(store.merge(&lost, None).await.unwrap(), Merged::Remade);
     let again = open_redis(&server, Arc::clone(&ring)).await;
     assert_eq!(again.health().await.deployment, deployment);
-    assert_eq!(again.load(&id("a/1")).await.unwrap().unwrap().pair, pair("1"));
+    assert_eq!(live(&again, "a/1").await.pair, pair("1"));
 
     server.cli(&["FLUSHALL"]);
     open_redis(&server, Arc::new(Keyring::generate())).await;
-    let error = store.merge(&id("a/1"), lost).await.unwrap_err();
+    let error = store.merge(&lost, None).await.unwrap_err();
     assert!(matches!(error, StoreError::Refused(_)), "{error}");
     assert!(server.cli(&["KEYS", "tb:*:g:*"]).is_empty(), "nothing was written");
 }
@@ -347,19 +360,20 @@ async fn of_two_pairs_of_one_generation_the_greater_fence_stays() {
         let store = subject.store.as_ref();
         let grant = start(store, "a/1").await;
         let next = grant.generation().next();
-        let at =
-            |fence: u64, name: &str| publication(next, Fence(grant.position.fence.0 + fence), name);
-        assert_eq!(store.merge(&grant.id, at(5, "five")).await.unwrap(), Merged::Published);
-        assert_eq!(store.merge(&grant.id, at(3, "three")).await.unwrap(), Merged::Sibling);
-        assert_eq!(store.merge(&grant.id, at(3, "three")).await.unwrap(), Merged::Same);
-        assert_eq!(store.load(&grant.id).await.unwrap().unwrap().pair, pair("five"));
-        assert_eq!(store.merge(&grant.id, at(9, "nine")).await.unwrap(), Merged::Published);
+        let at = |fence: u64, name: &str| {
+            successor(&grant.id, next, Fence(grant.position.fence.0 + fence), name)
+        };
+        assert_eq!(store.merge(&at(5, "five"), None).await.unwrap(), Merged::Published);
+        assert_eq!(store.merge(&at(3, "three"), None).await.unwrap(), Merged::Sibling);
+        assert_eq!(store.merge(&at(3, "three"), None).await.unwrap(), Merged::Same);
+        assert_eq!(live(store, grant.id.as_str()).await.pair, pair("five"));
+        assert_eq!(store.merge(&at(9, "nine"), None).await.unwrap(), Merged::Published);
         assert_eq!(
-            store.merge(&grant.id, at(5, "five")).await.unwrap(),
+            store.merge(&at(5, "five"), None).await.unwrap(),
             Merged::Same,
             "kept beside it"
         );
-        assert_eq!(store.load(&grant.id).await.unwrap().unwrap().pair, pair("nine"));
+        assert_eq!(live(store, grant.id.as_str()).await.pair, pair("nine"));
     }
 }
 
@@ -373,7 +387,7 @@ async fn a_refusal_counts_only_while_the_claim_is_ours() {
         assert!(!store.refuse(&grant.id, &stale, &verdict()).await.unwrap());
         assert!(store.refuse(&grant.id, &intent, &verdict()).await.unwrap());
         assert!(store.refuse(&grant.id, &intent, &verdict()).await.unwrap(), "repeated: the same");
-        let dead = store.load(&grant.id).await.unwrap().unwrap();
+        let dead = live(store, grant.id.as_str()).await;
         assert_eq!(dead.standing, Standing::Refused(verdict()));
         assert_eq!(dead.position.fence, intent.fence, "the refusal is a change of its own");
         assert_eq!(dead.pair, pair("0"), "nothing is thrown away");
@@ -381,9 +395,9 @@ async fn a_refusal_counts_only_while_the_claim_is_ours() {
             store.claim(&grant.id, grant.generation(), owner(2), None, WATCH).await.unwrap();
         assert_eq!(claim, Claim::Moved);
         // A pair that was under way all the while is better news than the refusal.
-        let late = publication(grant.generation().next(), intent.fence, "late");
-        assert_eq!(store.merge(&grant.id, late).await.unwrap(), Merged::Published);
-        let alive = store.load(&grant.id).await.unwrap().unwrap();
+        let late = successor(&grant.id, grant.generation().next(), intent.fence, "late");
+        assert_eq!(store.merge(&late, None).await.unwrap(), Merged::Published);
+        let alive = live(store, grant.id.as_str()).await;
         assert_eq!(alive.standing, Standing::Usable);
         assert!(!store.refuse(&grant.id, &intent, &verdict()).await.unwrap(), "too late");
     }
@@ -396,14 +410,14 @@ async fn a_lifted_verdict_is_newer_than_the_verdict() {
         let grant = start(store, "a/1").await;
         let intent = claim(store, &grant, 1).await;
         assert!(store.refuse(&grant.id, &intent, &verdict()).await.unwrap());
-        let refused = store.load(&grant.id).await.unwrap().unwrap();
+        let refused = live(store, grant.id.as_str()).await;
         let lift = || Amendment { lift: true, due_at: Some(UNIX_EPOCH), ..Amendment::default() };
         let stale = store.amend(&grant.id, grant.position, lift()).await.unwrap();
         assert!(stale.is_none(), "who has not seen the verdict does not lift it");
         let lifted = store.amend(&grant.id, refused.position, lift()).await.unwrap().unwrap();
         assert_eq!(lifted.standing, Standing::Usable);
         assert!(lifted.position > refused.position && lifted.pair == grant.pair);
-        assert_eq!(store.load(&grant.id).await.unwrap().unwrap(), lifted);
+        assert_eq!(live(store, grant.id.as_str()).await, lifted);
         let due = store.take_due(1_000, Duration::from_secs(60)).await.unwrap();
         assert_eq!(due, std::slice::from_ref(&grant.id));
         let late = store.refuse(&grant.id, &intent, &verdict()).await.unwrap();
@@ -421,15 +435,13 @@ async fn a_deleted_grant_stays_deleted() {
         let elsewhere = Position { generation: Generation(1), ..grant.position };
         assert!(!store.delete(&grant.id, elsewhere).await.unwrap());
         assert!(store.delete(&grant.id, grant.position).await.unwrap());
-        let tombstone = store.load(&grant.id).await.unwrap().unwrap();
-        assert_eq!(tombstone.standing, Standing::Deleted);
-        assert!(tombstone.pair.refresh_token.is_none() && tombstone.pair.token.is_none());
-        let late = publication(grant.generation().next(), intent.fence, "late");
-        assert_eq!(store.merge(&grant.id, late).await.unwrap(), Merged::Old);
+        let tombstone = store.load(&grant.id).await.unwrap().unwrap().position();
+        assert_eq!(store.load(&grant.id).await.unwrap(), Some(Stored::Deleted(tombstone)));
+        let late = successor(&grant.id, grant.generation().next(), intent.fence, "late");
+        assert_eq!(store.merge(&late, None).await.unwrap(), Merged::Old);
         assert!(store.list(None, 10).await.unwrap().grants.is_empty());
-        let again =
-            store.start_chain(&grant.id, Some(tombstone.position), seed("1")).await.unwrap();
-        assert!(again.unwrap().generation() > tombstone.generation());
+        let again = store.start_chain(&grant.id, Some(tombstone), seed("1")).await.unwrap();
+        assert!(again.unwrap().generation() > tombstone.generation);
         assert_eq!(store.list(None, 10).await.unwrap().grants.len(), 1);
     }
 }
@@ -451,8 +463,8 @@ async fn the_due_index_hands_each_grant_to_one_taker() {
         // A rotation takes it out until it is used again.
         store.schedule(&grants[0].id, grants[0].generation(), now).await.unwrap();
         let intent = claim(store, &grants[0], 1).await;
-        let next = publication(grants[0].generation().next(), intent.fence, "1");
-        store.merge(&grants[0].id, next).await.unwrap();
+        let next = successor(&grants[0].id, grants[0].generation().next(), intent.fence, "1");
+        store.merge(&next, None).await.unwrap();
         assert!(store.take_due(10, long).await.unwrap().is_empty());
     }
 }
@@ -509,14 +521,85 @@ async fn a_record_copied_to_another_grant_does_not_open() {
     assert!(anew.is_some(), "it can be replaced");
 }
 
+/// Who can write to Redis may stop a grant, but not end it or widen it.
+#[tokio::test]
+async fn what_decides_is_sealed_to_its_place() {
+    let server = RedisServer::start(&[]);
+    let store = open_redis(&server, Arc::new(Keyring::generate())).await;
+    let (one, two) = (start(&store, "a/1").await, start(&store, "a/2").await);
+    let intent = claim(&store, &one, 1).await;
+    assert!(store.refuse(&one.id, &intent, &verdict()).await.unwrap());
+    let key = |id: &GrantId| {
+        let keys = server.cli(&["KEYS", &format!("tb:*:g:{id}")]);
+        assert_eq!(keys.lines().count(), 1, "{keys}");
+        keys
+    };
+    let copy = async |field: &str| {
+        let client = redis::Client::open(server.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let read = redis::cmd("HGET").arg(key(&one.id)).arg(field).clone();
+        let value: Vec<u8> = read.query_async(&mut connection).await.unwrap();
+        let write = redis::cmd("HSET").arg(key(&two.id)).arg(field).arg(value).clone();
+        write.exec_async(&mut connection).await.unwrap();
+    };
+    for fields in [["v", "vf"], ["m", "mf"]] {
+        for field in fields {
+            copy(field).await;
+        }
+        let error = store.load(&two.id).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreadable { .. }), "{fields:?}: {error}");
+        server.cli(&["HDEL", &key(&two.id), "v", "vf"]);
+    }
+}
+
+#[tokio::test]
+async fn a_newer_description_comes_back_with_the_pair() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let grant = start(store, "a/1").await;
+        let off = Amendment { disabled: Some(true), ..Amendment::default() };
+        let off = store.amend(&grant.id, grant.position, off).await.unwrap().unwrap();
+        assert!(off.descriptor.disabled && off.described > grant.described);
+        // Somebody who knows only what was said before publishes the next pair.
+        let position = Position { generation: grant.generation().next(), ..off.position };
+        let stale = Grant { position, pair: pair("1"), ..grant.clone() };
+        assert_eq!(store.merge(&stale, None).await.unwrap(), Merged::Published);
+        let stored = live(store, "a/1").await;
+        assert!(stored.descriptor.disabled && stored.pair == pair("1"));
+        // The store is one that has forgotten what somebody else remembers.
+        let position = Position { generation: stored.generation().next(), ..off.position };
+        let described = Fence(off.described.0 + 1);
+        let descriptor = Descriptor { labels: BTreeMap::new(), ..stored.descriptor };
+        let newer = Grant { position, described, descriptor, ..stale };
+        assert_eq!(store.merge(&newer, None).await.unwrap(), Merged::Published);
+        let stored = live(store, "a/1").await;
+        assert!(stored.descriptor.labels.is_empty() && stored.described == described);
+    }
+}
+
+#[tokio::test]
+async fn a_newer_chain_takes_the_place_of_a_tombstone() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let grant = start(store, "a/1").await;
+        assert!(store.delete(&grant.id, grant.position).await.unwrap());
+        let at = store.load(&grant.id).await.unwrap().unwrap().position();
+        let generation = Generation(at.generation.0 + 2);
+        let newer = successor(&grant.id, generation, Fence(at.fence.0 + 2), "1");
+        assert_eq!(store.merge(&newer, None).await.unwrap(), Merged::Remade);
+        assert_eq!(live(store, "a/1").await.pair, pair("1"));
+        assert_eq!(store.list(None, 10).await.unwrap().grants.len(), 1);
+    }
+}
+
 #[tokio::test]
 async fn no_key_of_a_live_grant_expires() {
     let server = RedisServer::start(&[]);
     let store = open_redis(&server, Arc::new(Keyring::generate())).await;
     let grant = start(&store, "a/1").await;
     store.delete(&grant.id, grant.position).await.unwrap();
-    let tombstone = store.load(&grant.id).await.unwrap().unwrap();
-    store.start_chain(&grant.id, Some(tombstone.position), seed("1")).await.unwrap().unwrap();
+    let tombstone = store.load(&grant.id).await.unwrap().unwrap().position();
+    store.start_chain(&grant.id, Some(tombstone), seed("1")).await.unwrap().unwrap();
     let info = server.cli(&["INFO", "keyspace"]);
     assert!(info.contains("expires=0"), "{info}");
 }

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::broker::model::descriptor::Descriptor;
-use crate::broker::model::generation::{Generation, Position};
+use crate::broker::model::generation::{Fence, Generation, Position};
 use crate::broker::model::id::GrantId;
 use crate::broker::model::intent::Intent;
 use crate::broker::model::standing::Standing;
@@ -18,6 +18,8 @@ pub struct Grant {
     pub position: Position,
     /// What operators say about it.
     pub descriptor: Descriptor,
+    /// Fence of the change that said it.
+    pub described: Fence,
     /// Its secrets.
     pub pair: Pair,
     /// Whether it can be used.

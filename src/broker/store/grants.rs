@@ -4,16 +4,14 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 
-use crate::broker::model::{
-    Descriptor, Doubt, Fence, Generation, Grant, GrantId, Owner, Pair, Position,
-};
+use crate::broker::model::{Descriptor, Doubt, Grant, GrantId, Owner, Pair, Position};
 use crate::broker::store::error::StoreError;
 
 /// Keeps grants; the contract is that of [`Store`](super::Store).
 #[async_trait]
 pub trait Grants {
-    /// Reads a grant; tombstones included.
-    async fn load(&self, id: &GrantId) -> Result<Option<Grant>, StoreError>;
+    /// Reads a grant, or what is left of a deleted one.
+    async fn load(&self, id: &GrantId) -> Result<Option<Stored>, StoreError>;
 
     /// Reads up to `limit` grants after the cursor; tombstones and what cannot be opened left out.
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Page, StoreError>;
@@ -28,10 +26,11 @@ pub trait Grants {
         seed: Seed,
     ) -> Result<Option<Grant>, StoreError>;
 
-    /// Publishes a pair, or heals the store with one. A missing grant is made again, and so is what
-    /// the store needs to be opened later; a tombstone stops it, and a store of another deployment
-    /// is never written to.
-    async fn merge(&self, id: &GrantId, publication: Publication) -> Result<Merged, StoreError>;
+    /// Publishes the pair that makes the grant's position current, or heals the store with it; it is
+    /// due at `due_at`. What operators say is written where it is newer than what is there. A missing
+    /// grant is made again, and so is what the store needs to be opened later; a tombstone stops it,
+    /// and a store of another deployment is never written to.
+    async fn merge(&self, grant: &Grant, due_at: Option<SystemTime>) -> Result<Merged, StoreError>;
 
     /// Changes what people decided about the grant, if it still stands at `expected`.
     async fn amend(
@@ -43,6 +42,34 @@ pub trait Grants {
 
     /// Replaces the grant by a tombstone if it still stands at `expected`.
     async fn delete(&self, id: &GrantId, expected: Position) -> Result<bool, StoreError>;
+}
+
+/// What the store has of a grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind, and short-lived")]
+pub enum Stored {
+    /// All of it.
+    Grant(Grant),
+    /// It was deleted; a tombstone at this position keeps late pairs out.
+    Deleted(Position),
+}
+
+impl Stored {
+    /// Where its newest change stands.
+    pub fn position(&self) -> Position {
+        match self {
+            Self::Grant(grant) => grant.position,
+            Self::Deleted(position) => *position,
+        }
+    }
+
+    /// The grant, unless it was deleted.
+    pub fn grant(self) -> Option<Grant> {
+        match self {
+            Self::Grant(grant) => Some(grant),
+            Self::Deleted(_) => None,
+        }
+    }
 }
 
 /// A page of grants.
@@ -75,21 +102,6 @@ pub struct Amendment {
     /// The refresh token is in doubt (again), under a claim of this owner.
     pub in_doubt: Option<(Owner, Doubt)>,
     /// When it is due from now on.
-    pub due_at: Option<SystemTime>,
-}
-
-/// A pair on its way into the store.
-#[derive(Debug, Clone)]
-pub struct Publication {
-    /// The generation that it makes current.
-    pub generation: Generation,
-    /// The fence of the claim that bought it.
-    pub fence: Fence,
-    /// What operators say about the grant.
-    pub descriptor: Descriptor,
-    /// The secrets.
-    pub pair: Pair,
-    /// When it is due; `None` while nobody uses it.
     pub due_at: Option<SystemTime>,
 }
 

@@ -50,24 +50,23 @@ pub(super) async fn admit(session: &Session, admission: Admission) -> Result<(),
         )));
     }
     session.load_library().await.map_err(|error| explain(&error))?;
-    if admission.alone { alone(session).await } else { Ok(()) }
+    if admission.alone && !alone(session).await.map_err(|error| explain(&error))? {
+        return Err(OpenError::Refused(
+            "another token-broker is connected to this Redis; stop all of them before one is \
+             started with `--restored`"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
-/// Refuses where another broker is connected with the same prefix.
-async fn alone(session: &Session) -> Result<(), OpenError> {
-    let list: Result<String, _> = session.query(redis::cmd("CLIENT").arg("LIST")).await;
-    let list = list.map_err(|error| explain(&error))?;
+/// No other broker is connected with the same prefix.
+pub(super) async fn alone(session: &Session) -> Result<bool, RedisError> {
+    let list: String = session.query(redis::cmd("CLIENT").arg("LIST")).await?;
     let ours = format!("name={}", session.name());
     let connected = list.lines().filter(|line| line.split(' ').any(|part| part == ours)).count();
     // One of them is this one.
-    if connected <= 1 {
-        return Ok(());
-    }
-    Err(OpenError::Refused(
-        "another token-broker is connected to this Redis; stop all of them before one is started \
-         with `--restored`"
-            .to_owned(),
-    ))
+    Ok(connected <= 1)
 }
 
 fn version(text: &str) -> Result<(), OpenError> {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::broker::model::GrantId;
 use crate::broker::store::StoreError;
-use crate::store::backend::StoreResult;
-use crate::store::record::{Blob, Record, StoredDoubt, StoredIntent};
+use crate::store::backend::{Format1, StoreResult};
+use crate::store::record::{Blob, Record, Sealed, StoredDoubt, StoredIntent};
 
 /// Fields that hold a sibling begin with this.
 const SIBLING: &str = "s:";
@@ -26,8 +26,9 @@ pub(super) fn record(id: &GrantId, fields: &Fields) -> StoreResult<Option<Record
     let as_text = |name: &str| fields.get(name).and_then(|bytes| std::str::from_utf8(bytes).ok());
     let as_number = |name: &str| as_text(name).and_then(|text| text.parse().ok());
     let required = |name: &str| as_number(name).ok_or_else(unreadable);
-    let about = as_text("m").and_then(|text| serde_json::from_str(text).ok());
-    let verdict = as_text("v").map(serde_json::from_str).transpose().map_err(|_| unreadable())?;
+    let blob = |name: &str| Blob(fields.get(name).cloned().unwrap_or_default());
+    let descriptor = as_number("mf").map(|fence| Sealed { fence, blob: blob("m") });
+    let refusal = as_number("vf").map(|fence| Sealed { fence, blob: blob("v") });
     let intent = match as_text("io") {
         None => None,
         Some(owner) => Some(StoredIntent {
@@ -45,14 +46,22 @@ pub(super) fn record(id: &GrantId, fields: &Fields) -> StoreResult<Option<Record
         amended_fence: as_number("af").unwrap_or(0),
         last_fence: required("f")?,
         deleted_at: as_text("st").and_then(|_| as_number("dt")),
-        about: about.ok_or_else(unreadable)?,
-        blob: Blob(fields.get("b").cloned().unwrap_or_default()),
-        verdict,
+        descriptor: descriptor.unwrap_or_default(),
+        blob: blob("b"),
+        refusal,
         intent,
         siblings: siblings(fields),
         // The due index has it.
         due_at: None,
     }))
+}
+
+/// What lies open in a hash of format 1.
+pub(super) fn format_1(mut fields: Fields) -> Option<Format1> {
+    if fields.contains_key("mf") {
+        return None;
+    }
+    Some(Format1 { descriptor: fields.remove("m")?, verdict: fields.remove("v") })
 }
 
 fn siblings(fields: &Fields) -> BTreeMap<u64, Blob> {

@@ -10,8 +10,9 @@
 -- FIELDS of the hash
 --   gen   generation of the stored pair          pf   fence that published it
 --   f     last fence given out                   st   'del' on a tombstone
---   m     what operators say, JSON               b    the sealed pair
---   v     the provider's no, JSON                vf   fence of the claim that it answered
+--   b     the sealed pair
+--   m     what operators say, sealed             mf   fence of the change that said it
+--   v     the provider's no, sealed              vf   fence of the claim that it answered
 --   igen  intent: generation being spent         io   intent: owner, JSON
 --   ifn   intent: fence                          it   intent: server time, ms
 --   d     doubt about the generation, JSON       df   fence of the claim that it belongs to
@@ -55,6 +56,15 @@ local function set_due(due, id, due_at)
   else
     redis.call('ZADD', due, due_at, id)
   end
+end
+
+-- Whatever was there before, a tombstone with its time to live included, is gone.
+local function begin(keys, id, generation, fence, about, described, blob, due_at)
+  local grant = keys[1]
+  redis.call('DEL', grant)
+  redis.call('HSET', grant, 'gen', generation, 'pf', fence, 'f', fence, 'm', about, 'mf', described, 'b', blob)
+  set_due(keys[2], id, due_at)
+  redis.call('ZADD', keys[3], 0, id)
 end
 
 local function holds(grant, generation, fence)
@@ -116,23 +126,24 @@ local function release(keys, args)
 end
 
 -- keys: grant due ids   args: generation, fence, sealed pair, due time ('' = none), grant_id, what
--- operators say ('' = a missing grant is not made again)
+-- operators say and its fence, '1' makes a missing grant again
 -- returns: published | same | sibling | old | remade | missing
 local function merge(keys, args)
   local grant, due = keys[1], keys[2]
-  local generation, fence, blob, due_at, id = args[1], args[2], args[3], args[4], args[5]
-  local gen, pf, st, vf, f = unpack(redis.call('HMGET', grant, 'gen', 'pf', 'st', 'vf', 'f'))
-  if not gen then
-    if args[6] == '' then
-      return 'missing'
-    end
-    redis.call('HSET', grant, 'gen', generation, 'pf', fence, 'f', fence, 'm', args[6], 'b', blob)
-    set_due(due, id, due_at)
-    redis.call('ZADD', keys[3], 0, id)
-    return 'remade'
-  end
+  local generation, fence, blob, due_at, id, about, described = unpack(args)
+  local gen, pf, st, vf, f, mf = unpack(redis.call('HMGET', grant, 'gen', 'pf', 'st', 'vf', 'f', 'mf'))
   if number(gen) > number(generation) or (number(gen) == number(generation) and st) then
     return 'old'
+  end
+  if not gen or st then
+    if args[8] == '' then
+      return 'missing'
+    end
+    begin(keys, id, generation, fence, about, described, blob, due_at)
+    return 'remade'
+  end
+  if number(mf) < number(described) then
+    redis.call('HSET', grant, 'm', about, 'mf', described)
   end
   if number(gen) == number(generation) then
     if number(pf) == number(fence) or redis.call('HEXISTS', grant, 's:' .. fence) == 1 then
@@ -149,9 +160,7 @@ local function merge(keys, args)
   else
     clear_siblings(grant)
     clear_intent(grant)
-    redis.call('HDEL', grant, 'v', 'vf', 'st', 'dt')
-    redis.call('PERSIST', grant)
-    redis.call('ZADD', keys[3], 0, id)
+    redis.call('HDEL', grant, 'v', 'vf')
   end
   local last = decimal(math.max(number(f), number(fence)))
   redis.call('HSET', grant, 'gen', generation, 'pf', fence, 'f', last, 'b', blob)
@@ -182,16 +191,13 @@ local function unchanged(grant, generation, fence)
 end
 
 -- keys: grant due ids   args: expected generation and last fence ('' = missing), generation, fence,
--- what operators say, sealed pair, due time ('' = none), grant_id   returns: 1 | 0
+-- what operators say and its fence, sealed pair, due time ('' = none), grant_id   returns: 1 | 0
 local function start(keys, args)
-  local grant = keys[1]
-  if not unchanged(grant, args[1], args[2]) then
+  if not unchanged(keys[1], args[1], args[2]) then
     return 0
   end
-  redis.call('DEL', grant)
-  redis.call('HSET', grant, 'gen', args[3], 'pf', args[4], 'f', args[4], 'm', args[5], 'b', args[6])
-  set_due(keys[2], args[8], args[7])
-  redis.call('ZADD', keys[3], 0, args[8])
+  local generation, fence, about, described, blob, due_at, id = unpack(args, 3)
+  begin(keys, id, generation, fence, about, described, blob, due_at)
   return 1
 end
 
@@ -211,7 +217,7 @@ local function amend(keys, args)
     redis.call('ZADD', keys[2], args[5], args[6])
   end
   if args[7] ~= '' then
-    redis.call('HSET', grant, 'm', args[7])
+    redis.call('HSET', grant, 'm', args[7], 'mf', args[3])
   end
   if args[9] ~= '' then
     redis.call('HSET', grant, 'igen', args[1], 'io', args[8], 'ifn', args[3], 'it', decimal(time_ms()), 'd', args[9], 'df', args[3])
@@ -226,12 +232,26 @@ local function delete(keys, args)
   if not unchanged(grant, args[1], args[2]) then
     return 0
   end
-  local about = redis.call('HGET', grant, 'm')
   redis.call('DEL', grant)
-  redis.call('HSET', grant, 'gen', args[3], 'pf', args[4], 'f', args[4], 'm', about, 'st', 'del', 'dt', decimal(time_ms()))
+  redis.call('HSET', grant, 'gen', args[3], 'pf', args[4], 'f', args[4], 'st', 'del', 'dt', decimal(time_ms()))
   redis.call('PEXPIRE', grant, args[5])
   redis.call('ZREM', keys[2], args[6])
   redis.call('ZREM', keys[3], args[6])
+  return 1
+end
+
+-- A record of format 1 gets its sealed parts.
+-- keys: grant   args: expected generation and last fence, what operators say and its fence, the
+-- provider's no ('' = none)   returns: 1 | 0
+local function convert(keys, args)
+  local grant = keys[1]
+  if not unchanged(grant, args[1], args[2]) then
+    return 0
+  end
+  redis.call('HSET', grant, 'm', args[3], 'mf', args[4])
+  if args[5] ~= '' then
+    redis.call('HSET', grant, 'v', args[5])
+  end
   return 1
 end
 
@@ -266,5 +286,6 @@ register('merge', merge, { 'allow-oom' })
 register('refuse', refuse, { 'allow-oom' })
 register('amend', amend, { 'allow-oom' })
 register('delete', delete, { 'allow-oom' })
+register('convert', convert, { 'allow-oom' })
 register('schedule', schedule, { 'allow-oom' })
 register('take_due', take_due, { 'allow-oom' })

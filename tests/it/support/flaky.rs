@@ -9,8 +9,8 @@ use token_broker::broker::model::{
     Doubt, Generation, Grant, GrantId, Intent, Owner, Position, Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, Claims, DueIndex, Grants, Health, Merged, Page, Publication, Seed, Store,
-    StoreError,
+    Amendment, Claim, Claims, DueIndex, Grants, Health, Merged, Page, Seed, Store, StoreError,
+    Stored,
 };
 
 pub(crate) struct Flaky {
@@ -31,7 +31,7 @@ impl Flaky {
 
 #[async_trait]
 impl Grants for Flaky {
-    async fn load(&self, id: &GrantId) -> StoreResult<Option<Grant>> {
+    async fn load(&self, id: &GrantId) -> StoreResult<Option<Stored>> {
         self.reach()?.load(id).await
     }
     async fn list(&self, after: Option<&str>, limit: usize) -> StoreResult<Page> {
@@ -45,8 +45,8 @@ impl Grants for Flaky {
     ) -> StoreResult<Option<Grant>> {
         self.reach()?.start_chain(id, expected, seed).await
     }
-    async fn merge(&self, id: &GrantId, publication: Publication) -> StoreResult<Merged> {
-        self.reach()?.merge(id, publication).await
+    async fn merge(&self, grant: &Grant, due_at: Option<SystemTime>) -> StoreResult<Merged> {
+        self.reach()?.merge(grant, due_at).await
     }
     async fn amend(
         &self,
