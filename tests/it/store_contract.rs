@@ -88,7 +88,7 @@ fn owner(attempt: u64) -> Owner {
     Owner { replica: "broker-0".to_owned(), boot: u64::MAX, attempt }
 }
 
-fn verdict() -> Verdict {
+pub(crate) fn verdict() -> Verdict {
     Verdict {
         reason: Reason::GrantReauthRequired,
         provider_error: Some("invalid_grant".to_owned()),
@@ -99,12 +99,12 @@ fn verdict() -> Verdict {
     }
 }
 
-fn seed(name: &str) -> Seed {
+pub(crate) fn seed(name: &str) -> Seed {
     Seed { descriptor: descriptor(GrantKind::RefreshToken), pair: pair(name), due_at: None }
 }
 
 /// A grant that goes on with the pair of this name.
-fn successor(id: &GrantId, generation: Generation, fence: Fence, name: &str) -> Grant {
+pub(crate) fn successor(id: &GrantId, generation: Generation, fence: Fence, name: &str) -> Grant {
     Grant {
         id: id.clone(),
         position: Position { generation, fence },
