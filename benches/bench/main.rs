@@ -1,0 +1,23 @@
+//! `make bench`: what the broker costs, measured side by side with what cannot be cheaper.
+//!
+//! Machines are noisy, so figures are ratios of runs that alternate, and the median of many pairs.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+
+mod hot;
+mod load;
+mod program;
+mod provider;
+mod rotations;
+
+fn main() {
+    // Cargo passes this to benchmarks; without it, this is a test run that only has to build.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        hot::compare().await;
+        rotations::measure().await;
+    });
+}

@@ -1,0 +1,151 @@
+//! The real program as a child, and a client of it.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use token_broker::proto::grant_admin_service_client::GrantAdminServiceClient;
+use token_broker::proto::token_service_client::TokenServiceClient;
+use token_broker::proto::{GetTokenRequest, GetTokenResponse, ImportGrantRequest};
+use token_broker::store::Keyring;
+use tonic::transport::Channel;
+
+/// Where the program keeps its grants.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Store {
+    Memory,
+    Redb,
+    Redis,
+}
+
+impl Store {
+    pub(crate) const ALL: [Self; 3] = [Self::Memory, Self::Redb, Self::Redis];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Redb => "redb",
+            Self::Redis => "Redis",
+        }
+    }
+}
+
+/// Ends with its processes.
+pub(crate) struct Program {
+    process: Child,
+    redis: Option<Child>,
+    pub(crate) address: String,
+    pub(crate) tokens: TokenServiceClient<Channel>,
+    admin: GrantAdminServiceClient<Channel>,
+    _dir: TempDir,
+}
+
+impl Program {
+    /// Starts the program on free ports, in front of `provider`.
+    pub(crate) async fn start(store: Store, provider: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = dir.path().join("keys");
+        let (url, redis) = match store {
+            Store::Memory => ("memory:".to_owned(), None),
+            Store::Redb => (format!("redb:{}", dir.path().join("store").display()), None),
+            Store::Redis => redis(&dir),
+        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_token-broker"));
+        command.arg("serve").env_clear().stdout(Stdio::piped()).stderr(Stdio::null());
+        if redis.is_some() {
+            Keyring::generate().create(&keys).unwrap();
+            command.env("TOKEN_BROKER__KEYS__FILE", &keys);
+        }
+        command
+            .env("TOKEN_BROKER__LISTEN__API", "127.0.0.1:0")
+            .env("TOKEN_BROKER__LISTEN__OPS", "127.0.0.1:0")
+            .env("TOKEN_BROKER__LOG__FORMAT", "json")
+            .env("TOKEN_BROKER__STORE__URL", url)
+            .env("OAUTH2_BASE_URL", provider)
+            .env("CLIENT_ID", "bench")
+            .env("CLIENT_SECRET", "bench");
+        let mut process = command.spawn().unwrap();
+        let address = ready(&mut process);
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+        let channel = channel.connect().await.unwrap();
+        Self {
+            process,
+            redis,
+            address,
+            tokens: TokenServiceClient::new(channel.clone()),
+            admin: GrantAdminServiceClient::new(channel),
+            _dir: dir,
+        }
+    }
+
+    pub(crate) async fn import(&self, grant: &str) {
+        let request = ImportGrantRequest {
+            grant_id: grant.to_owned(),
+            provider_id: "default".to_owned(),
+            refresh_token: format!("first-{grant}"),
+            ..ImportGrantRequest::default()
+        };
+        self.admin.clone().import_grant(request).await.unwrap();
+    }
+
+    pub(crate) async fn get(&self, grant: &str) -> GetTokenResponse {
+        let request = GetTokenRequest { grant_id: grant.to_owned(), ..GetTokenRequest::default() };
+        self.tokens.clone().get_token(request).await.unwrap().into_inner()
+    }
+
+    /// Memory of the process that is in use, in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        for child in [Some(&mut self.process), self.redis.as_mut()].into_iter().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Reads the log until the program is ready, and throws away what comes after.
+fn ready(process: &mut Child) -> String {
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let ready = lines.by_ref().map_while(Result::ok).find(|line| line.contains("\"ready\""));
+    let line = ready.expect("the program ended before it was ready");
+    std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+    let fields: BTreeMap<String, serde_json::Value> = serde_json::from_str(&line).unwrap();
+    fields["api"].as_str().unwrap().to_owned()
+}
+
+/// A Redis that writes an append-only file, as one that holds tokens should.
+fn redis(dir: &TempDir) -> (String, Option<Child>) {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port().to_string();
+    drop(socket);
+    let process = Command::new("redis-server")
+        .args([
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--port",
+            &port,
+            "--dir",
+        ])
+        .arg(dir.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is missing: run `make tools`");
+    // The program waits for it.
+    std::thread::sleep(Duration::from_millis(100));
+    (format!("redis://127.0.0.1:{port}"), Some(process))
+}
