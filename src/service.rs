@@ -1,9 +1,11 @@
 //! The gRPC edge: every method decodes, calls the domain, and encodes.
 //!
 //! `convert` is the only place where messages become domain types, `status` the only one where an
-//! error becomes a `tonic::Status`, `observe` wraps every call once.
+//! error becomes a `tonic::Status`. `call` says who asks for what and until when, and `observe` wraps
+//! every call once.
 
 pub mod admin;
+mod call;
 mod convert;
 pub mod observe;
 pub mod reasons;

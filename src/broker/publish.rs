@@ -123,10 +123,9 @@ impl Broker {
                 if merged == Merged::Remade {
                     self.tell_remade(&next);
                 }
-                let fingerprint =
-                    next.pair.token.as_ref().map(|token| token.access_token.fingerprint());
-                info!(%generation, token.fingerprint = fingerprint, "refreshed");
-                Ok(entry.adopt(next))
+                let view = entry.adopt(next);
+                info!(%generation, token.fingerprint = view.fingerprint, "refreshed");
+                Ok(view)
             }
             Merged::Sibling | Merged::Old => self.reload(entry).await,
         }

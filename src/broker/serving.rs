@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use crate::broker::Broker;
@@ -93,51 +94,58 @@ impl Broker {
     ) -> Result<Served, Error> {
         let entry = match self.entry(id).await {
             Ok(entry) => entry,
-            Err(error) => return self.count("", "error", Err(error)),
-        };
-        let provider = entry.view().grant.descriptor.provider.clone();
-        for round in 0..ROUNDS_MAX {
-            let view = entry.view();
-            let now = self.clock.now();
-            let (result, served) = match self.decide(&entry, &view, want, now) {
-                Decision::Serve => {
-                    let degraded = self.degraded(&entry, &view, now);
-                    let result = if degraded.is_some() { "degraded" } else { "hit" };
-                    (if round == 0 { result } else { "refreshed" }, Ok(Served { view, degraded }))
-                }
-                Decision::Renew => {
-                    let joined =
-                        self.join_or_start(&entry, view.grant.generation(), Trigger::OnDemand);
-                    let degraded = joined.err().and_then(|error| failing(&error, now));
-                    let result = if degraded.is_some() { "degraded" } else { "hit" };
-                    (result, Ok(Served { view, degraded }))
-                }
-                Decision::Wait { fallback } => {
-                    match self.refresh(&entry, &view, Trigger::OnDemand, deadline).await {
-                        Ok(_) => continue,
-                        Err(error)
-                            if fallback && view.grant.valid_token(self.clock.now()).is_some() =>
-                        {
-                            let now = self.clock.now();
-                            let degraded = failing(&error, now);
-                            let degraded = degraded.or_else(|| self.degraded(&entry, &view, now));
-                            ("degraded", Ok(Served { view, degraded }))
-                        }
-                        Err(error) => ("error", Err(error)),
-                    }
-                }
-                Decision::CatchUp(named) => match self.catch_up(&entry, named, deadline).await {
-                    Ok(_) => continue,
-                    Err(error) => ("error", Err(error)),
-                },
-                Decision::Fail(error) => ("error", Err(error)),
-            };
-            if let Ok(served) = &served {
-                self.note_use(&entry, &served.view);
+            Err(error) => {
+                self.count("", "error");
+                return Err(error);
             }
-            return self.count(provider.as_str(), result, served);
+        };
+        let mut waited = false;
+        for _ in 0..ROUNDS_MAX {
+            let view = entry.view();
+            if let Some(answer) = self.answer(&entry, view, want, deadline).await {
+                self.count_answer(&entry, &answer, waited);
+                if let Ok(served) = &answer {
+                    self.note_use(&entry, &served.view);
+                }
+                return answer;
+            }
+            waited = true;
         }
-        self.count(provider.as_str(), "error", Err(Error::RefreshInProgress(id.clone())))
+        self.count(entry.provider().as_str(), "error");
+        Err(Error::RefreshInProgress(id.clone()))
+    }
+
+    /// What the caller gets on the strength of this view; `None`: it is to be decided anew.
+    async fn answer(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        view: Arc<View>,
+        want: Want,
+        deadline: Instant,
+    ) -> Option<Result<Served, Error>> {
+        let now = self.clock.now();
+        match self.decide(entry, &view, want, now) {
+            Decision::Serve => {
+                let degraded = self.degraded(entry, &view, now);
+                Some(Ok(Served { view, degraded }))
+            }
+            Decision::Renew => {
+                let joined = self.join_or_start(entry, view.grant.generation(), Trigger::OnDemand);
+                let degraded = joined.err().and_then(|error| failing(&error, now));
+                Some(Ok(Served { view, degraded }))
+            }
+            Decision::Wait { fallback } => {
+                let error = self.refresh(entry, &view, Trigger::OnDemand, deadline).await.err()?;
+                let now = self.clock.now();
+                if !fallback || view.grant.valid_token(now).is_none() {
+                    return Some(Err(error));
+                }
+                let degraded = failing(&error, now).or_else(|| self.degraded(entry, &view, now));
+                Some(Ok(Served { view, degraded }))
+            }
+            Decision::CatchUp(named) => self.catch_up(entry, named, deadline).await.err().map(Err),
+            Decision::Fail(error) => Some(Err(error)),
+        }
     }
 
     /// Replaces a rejected token: compare, then refresh at most once.
@@ -334,15 +342,27 @@ impl Broker {
         Some(Degraded { retry_at: Some(now + left), ..degraded })
     }
 
-    fn count(
-        &self,
-        provider: &str,
-        result: &'static str,
-        served: Result<Served, Error>,
-    ) -> Result<Served, Error> {
+    fn count_answer(&self, entry: &Entry, answer: &Result<Served, Error>, waited: bool) {
+        match answer {
+            Ok(Served { degraded: Some(_), .. }) => {
+                self.count(entry.provider().as_str(), "degraded")
+            }
+            Ok(_) if waited => self.count(entry.provider().as_str(), "refreshed"),
+            Ok(Served { view, .. }) => {
+                let provider = &view.grant.descriptor.provider;
+                view.hits.get_or_init(|| self.requests(provider.as_str(), "hit")).inc();
+            }
+            Err(_) => self.count(entry.provider().as_str(), "error"),
+        }
+    }
+
+    fn count(&self, provider: &str, result: &'static str) {
+        self.requests(provider, result).inc();
+    }
+
+    fn requests(&self, provider: &str, result: &'static str) -> Counter {
         let labels = TokenRequest { provider: provider.to_owned(), result };
-        self.metrics.token_requests.get_or_create(&labels).inc();
-        served
+        self.metrics.token_requests.get_or_create(&labels).clone()
     }
 }
 
@@ -367,9 +387,7 @@ fn compare(rejected: &Rejected, view: &View) -> Compared {
             Ordering::Equal => Compared::Current,
             Ordering::Greater => Compared::Ahead(*named),
         },
-        Rejected::Fingerprint(named) if *named == token.access_token.fingerprint() => {
-            Compared::Current
-        }
+        Rejected::Fingerprint(named) if *named == view.fingerprint => Compared::Current,
         Rejected::Fingerprint(_) => Compared::Other,
     }
 }

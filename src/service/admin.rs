@@ -21,6 +21,7 @@ use crate::proto::{
     RewrapKeysResponse, RotateGrantRequest, RotateGrantResponse, StartEnrollmentRequest,
     StartEnrollmentResponse, UpdateGrantRequest, UpdateGrantResponse,
 };
+use crate::service::call::{Action, Call};
 use crate::service::{Observe, convert};
 
 /// Manages grants.
@@ -69,7 +70,7 @@ impl Admin {
 /// Answers UNIMPLEMENTED for methods of the contract that are not built yet. Written out as
 /// `async_trait` would, because that macro does not see what this one makes.
 macro_rules! later {
-    ($($method:ident($request:ty) -> $response:ty, $name:literal;)*) => {
+    ($($method:ident($request:ty) -> $response:ty, $action:ident;)*) => {
         $(fn $method<'a, 'b>(
             &'a self,
             request: Request<$request>,
@@ -78,9 +79,8 @@ macro_rules! later {
             'a: 'b,
             Self: 'b,
         {
-            const METHOD: &str = concat!("tokenbroker.v1.GrantAdminService/", $name);
-            let run = |_, _| async { Err(Error::NotImplemented($name)) };
-            Box::pin(self.observe.call(METHOD, request, run))
+            let run = |_, call: Call| async move { Err(Error::NotImplemented(call.action.name())) };
+            Box::pin(self.observe.call(Action::$action, request, run))
         })*
     };
 }
@@ -91,48 +91,44 @@ impl GrantAdminService for Admin {
         &self,
         request: Request<ImportGrantRequest>,
     ) -> Result<Response<ImportGrantResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.GrantAdminService/ImportGrant";
-        let run = |request, deadline| async move {
+        let run = |request, call: Call| async move {
             let (new, verify) = convert::import(request)?;
             let mut overview = self.broker.create_grant(new).await?;
             if verify {
-                overview = self.broker.verify_grant(overview, deadline).await?;
+                overview = self.broker.verify_grant(overview, call.deadline).await?;
             }
             Ok(ImportGrantResponse { grant: Some(self.show(&overview)) })
         };
-        self.observe.call(METHOD, request, run).await
+        self.observe.call(Action::ImportGrant, request, run).await
     }
 
     async fn create_grant(
         &self,
         request: Request<CreateGrantRequest>,
     ) -> Result<Response<CreateGrantResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.GrantAdminService/CreateGrant";
         let run = |request, _| async move {
             let overview = self.broker.create_grant(convert::create(request)?).await?;
             Ok(CreateGrantResponse { grant: Some(self.show(&overview)) })
         };
-        self.observe.call(METHOD, request, run).await
+        self.observe.call(Action::CreateGrant, request, run).await
     }
 
     async fn get_grant(
         &self,
         request: Request<GetGrantRequest>,
     ) -> Result<Response<GetGrantResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.GrantAdminService/GetGrant";
         let run = |request: GetGrantRequest, _| async move {
             let id = convert::grant_id(&request.grant_id)?;
             let overview = self.broker.show_grant(&id).await?;
             Ok(GetGrantResponse { grant: Some(self.show(&overview)) })
         };
-        self.observe.call(METHOD, request, run).await
+        self.observe.call(Action::GetGrant, request, run).await
     }
 
     async fn list_grants(
         &self,
         request: Request<ListGrantsRequest>,
     ) -> Result<Response<ListGrantsResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.GrantAdminService/ListGrants";
         let run = |request: ListGrantsRequest, _| async move {
             let size = convert::page_size(&request)?;
             let after = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
@@ -147,27 +143,25 @@ impl GrantAdminService for Admin {
                 next_page_token: next.unwrap_or_default(),
             })
         };
-        self.observe.call(METHOD, request, run).await
+        self.observe.call(Action::ListGrants, request, run).await
     }
 
     async fn rotate_grant(
         &self,
         request: Request<RotateGrantRequest>,
     ) -> Result<Response<RotateGrantResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.GrantAdminService/RotateGrant";
-        let run = |request, deadline| async move {
+        let run = |request, call: Call| async move {
             let (id, generation) = convert::rotate(&request)?;
-            let overview = self.broker.rotate_grant(&id, generation, deadline).await?;
+            let overview = self.broker.rotate_grant(&id, generation, call.deadline).await?;
             Ok(RotateGrantResponse { grant: Some(self.show(&overview)) })
         };
-        self.observe.call(METHOD, request, run).await
+        self.observe.call(Action::RotateGrant, request, run).await
     }
 
     async fn delete_grant(
         &self,
         request: Request<DeleteGrantRequest>,
     ) -> Result<Response<DeleteGrantResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.GrantAdminService/DeleteGrant";
         let run = |request: DeleteGrantRequest, _| async move {
             let id = convert::grant_id(&request.grant_id)?;
             let etag = Some(request.etag).filter(|etag| !etag.is_empty());
@@ -176,53 +170,49 @@ impl GrantAdminService for Admin {
                 result => result.map(|()| DeleteGrantResponse {}),
             }
         };
-        self.observe.call(METHOD, request, run).await
+        self.observe.call(Action::DeleteGrant, request, run).await
     }
 
     async fn resolve_grant(
         &self,
         request: Request<ResolveGrantRequest>,
     ) -> Result<Response<ResolveGrantResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.GrantAdminService/ResolveGrant";
-        let run = |request, deadline| async move {
+        let run = |request, call: Call| async move {
             let (id, resolution) = convert::resolve(&request)?;
-            let overview = self.broker.resolve_grant(&id, resolution, deadline).await?;
+            let overview = self.broker.resolve_grant(&id, resolution, call.deadline).await?;
             Ok(ResolveGrantResponse { grant: Some(self.show(&overview)) })
         };
-        self.observe.call(METHOD, request, run).await
+        self.observe.call(Action::ResolveGrant, request, run).await
     }
 
     async fn disable_grant(
         &self,
         request: Request<DisableGrantRequest>,
     ) -> Result<Response<DisableGrantResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.GrantAdminService/DisableGrant";
         let run = |request: DisableGrantRequest, _| async move {
             let id = convert::grant_id(&request.grant_id)?;
             let overview = self.broker.switch_grant(&id, true).await?;
             Ok(DisableGrantResponse { grant: Some(self.show(&overview)) })
         };
-        self.observe.call(METHOD, request, run).await
+        self.observe.call(Action::DisableGrant, request, run).await
     }
 
     async fn enable_grant(
         &self,
         request: Request<EnableGrantRequest>,
     ) -> Result<Response<EnableGrantResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.GrantAdminService/EnableGrant";
         let run = |request: EnableGrantRequest, _| async move {
             let id = convert::grant_id(&request.grant_id)?;
             let overview = self.broker.switch_grant(&id, false).await?;
             Ok(EnableGrantResponse { grant: Some(self.show(&overview)) })
         };
-        self.observe.call(METHOD, request, run).await
+        self.observe.call(Action::EnableGrant, request, run).await
     }
 
     async fn list_providers(
         &self,
         request: Request<ListProvidersRequest>,
     ) -> Result<Response<ListProvidersResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.GrantAdminService/ListProviders";
         let run = |_, _| async move {
             let now = self.broker.clock().now();
             let providers = self.broker.providers().into_iter().map(|provider| {
@@ -231,23 +221,24 @@ impl GrantAdminService for Admin {
             });
             Ok(ListProvidersResponse { providers: providers.collect() })
         };
-        self.observe.call(METHOD, request, run).await
+        self.observe.call(Action::ListProviders, request, run).await
     }
 
     async fn get_broker_status(
         &self,
         request: Request<GetBrokerStatusRequest>,
     ) -> Result<Response<GetBrokerStatusResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.GrantAdminService/GetBrokerStatus";
-        self.observe.call(METHOD, request, |_, _| async { Ok(self.status().await) }).await
+        self.observe
+            .call(Action::GetBrokerStatus, request, |_, _| async { Ok(self.status().await) })
+            .await
     }
 
     later! {
-        start_enrollment(StartEnrollmentRequest) -> StartEnrollmentResponse, "StartEnrollment";
-        complete_enrollment(CompleteEnrollmentRequest) -> CompleteEnrollmentResponse, "CompleteEnrollment";
-        update_grant(UpdateGrantRequest) -> UpdateGrantResponse, "UpdateGrant";
-        revoke_grant(RevokeGrantRequest) -> RevokeGrantResponse, "RevokeGrant";
-        confirm_empty_store(ConfirmEmptyStoreRequest) -> ConfirmEmptyStoreResponse, "ConfirmEmptyStore";
-        rewrap_keys(RewrapKeysRequest) -> RewrapKeysResponse, "RewrapKeys";
+        start_enrollment(StartEnrollmentRequest) -> StartEnrollmentResponse, StartEnrollment;
+        complete_enrollment(CompleteEnrollmentRequest) -> CompleteEnrollmentResponse, CompleteEnrollment;
+        update_grant(UpdateGrantRequest) -> UpdateGrantResponse, UpdateGrant;
+        revoke_grant(RevokeGrantRequest) -> RevokeGrantResponse, RevokeGrant;
+        confirm_empty_store(ConfirmEmptyStoreRequest) -> ConfirmEmptyStoreResponse, ConfirmEmptyStore;
+        rewrap_keys(RewrapKeysRequest) -> RewrapKeysResponse, RewrapKeys;
     }
 }

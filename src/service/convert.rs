@@ -223,7 +223,7 @@ pub(super) fn token(served: &Served, now: SystemTime) -> proto::Token {
         ttl: window.ttl(now).try_into().ok(),
         refresh_after_time: Some(window.soft_at.into()),
         generation: signed(token.generation),
-        fingerprint: token.access_token.fingerprint(),
+        fingerprint: served.view.fingerprint.clone(),
         scopes: token.scopes.clone(),
         attributes: token.attributes.clone().into_iter().collect(),
         degraded_reason: served
@@ -259,9 +259,7 @@ pub(super) fn grant(overview: &Overview, now: SystemTime) -> proto::Grant {
         labels: descriptor.labels.clone().into_iter().collect(),
         keep_warm: descriptor.keep_warm,
         generation: signed(grant.generation()),
-        token_fingerprint: token
-            .map(|(token, _)| token.access_token.fingerprint())
-            .unwrap_or_default(),
+        token_fingerprint: token.map(|_| overview.view.fingerprint.clone()).unwrap_or_default(),
         token_expire_time: token.map(|(_, window)| window.expires_at.into()),
         refresh_token_expire_time: grant.pair.refresh_token_expires_at.map(Into::into),
         last_refresh_time: token.map(|_| grant.pair.published_at.into()),

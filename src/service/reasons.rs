@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use pin_project_lite::pin_project;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
@@ -32,25 +33,41 @@ pub struct WithReasons<S>(S);
 impl<S, B> Service<Request<B>> for WithReasons<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
-    S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+    type Future = Reasoned<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let answer = self.0.call(request);
-        Box::pin(async move {
-            let response = answer.await?;
+        Reasoned { answer: self.0.call(request) }
+    }
+}
+
+pin_project! {
+    /// An answer on its way; not boxed, because every call passes here.
+    pub struct Reasoned<F> {
+        #[pin]
+        answer: F,
+    }
+}
+
+impl<F, E> Future for Reasoned<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().answer.poll(cx).map_ok(|response| {
             let status = Status::from_header_map(response.headers());
-            Ok(match status.and_then(|status| foreign(&status)) {
+            match status.and_then(|status| foreign(&status)) {
                 Some(status) => status.into_http(),
                 None => response,
-            })
+            }
         })
     }
 }

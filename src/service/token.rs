@@ -13,6 +13,7 @@ use crate::proto::{
     ForceRefreshRequest, ForceRefreshResponse, GetTokenRequest, GetTokenResponse,
     WatchTokenRequest, WatchTokenResponse, force_refresh_response,
 };
+use crate::service::call::{Action, Call};
 use crate::service::{Observe, convert};
 
 /// Serves tokens.
@@ -38,24 +39,22 @@ impl TokenService for Tokens {
         &self,
         request: Request<GetTokenRequest>,
     ) -> Result<Response<GetTokenResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.TokenService/GetToken";
-        let run = |request, deadline| async move {
+        let run = |request, call: Call| async move {
             let (id, want) = convert::get_token(&request)?;
-            let served = self.broker.get_token(&id, want, deadline).await?;
+            let served = self.broker.get_token(&id, want, call.deadline).await?;
             let token = convert::token(&served, self.broker.clock().now());
             Ok(GetTokenResponse { token: Some(token) })
         };
-        self.observe.call(METHOD, request, run).await
+        self.observe.call(Action::GetToken, request, run).await
     }
 
     async fn force_refresh(
         &self,
         request: Request<ForceRefreshRequest>,
     ) -> Result<Response<ForceRefreshResponse>, Status> {
-        const METHOD: &str = "tokenbroker.v1.TokenService/ForceRefresh";
-        let run = |request, deadline| async move {
+        let run = |request, call: Call| async move {
             let (id, rejected) = convert::force_refresh(request)?;
-            let (served, outcome) = self.broker.force_refresh(&id, rejected, deadline).await?;
+            let (served, outcome) = self.broker.force_refresh(&id, rejected, call.deadline).await?;
             let outcome = match outcome {
                 Outcome::Rotated => force_refresh_response::Outcome::Rotated,
                 Outcome::AlreadyReplaced => force_refresh_response::Outcome::AlreadyReplaced,
@@ -63,16 +62,14 @@ impl TokenService for Tokens {
             let token = convert::token(&served, self.broker.clock().now());
             Ok(ForceRefreshResponse { token: Some(token), outcome: outcome.into() })
         };
-        self.observe.call(METHOD, request, run).await
+        self.observe.call(Action::ForceRefresh, request, run).await
     }
 
     async fn watch_token(
         &self,
         request: Request<WatchTokenRequest>,
     ) -> Result<Response<Events>, Status> {
-        const METHOD: &str = "tokenbroker.v1.TokenService/WatchToken";
-        self.observe
-            .call(METHOD, request, |_, _| async { Err(Error::NotImplemented("WatchToken")) })
-            .await
+        let run = |_, call: Call| async move { Err(Error::NotImplemented(call.action.name())) };
+        self.observe.call(Action::WatchToken, request, run).await
     }
 }

@@ -1,0 +1,146 @@
+//! Calls: who asks for what, and until when.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
+
+/// The answer leaves this long before the caller's deadline, or at a tenth of it, whichever is
+/// shorter: an answer that arrives late arrives without its details.
+pub(super) const ANSWER_LEAD: Duration = Duration::from_millis(50);
+/// See [`ANSWER_LEAD`].
+const ANSWER_LEAD_SHARE: u32 = 10;
+
+/// A call on its way through the edge. Whatever is decided about a caller is decided on this.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call {
+    pub(super) caller: Caller,
+    pub(super) action: Action,
+    pub(super) start: Instant,
+    /// The answer must be ready by then.
+    pub(super) deadline: Instant,
+}
+
+impl Call {
+    /// A call that begins now and waits no longer than its caller, and than `wait_max`.
+    pub(super) fn begin(action: Action, metadata: &MetadataMap, wait_max: Duration) -> Self {
+        let start = Instant::now();
+        let deadline = start + budget(metadata, wait_max);
+        Self { caller: Caller::Anyone, action, start, deadline }
+    }
+}
+
+/// Who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// Whoever reaches the port.
+    Anyone,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anyone => f.write_str("anyone"),
+        }
+    }
+}
+
+/// What is asked for: each method of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    GetToken,
+    ForceRefresh,
+    WatchToken,
+    StartEnrollment,
+    CompleteEnrollment,
+    ImportGrant,
+    CreateGrant,
+    GetGrant,
+    ListGrants,
+    UpdateGrant,
+    RotateGrant,
+    RevokeGrant,
+    DeleteGrant,
+    DisableGrant,
+    EnableGrant,
+    ResolveGrant,
+    ListProviders,
+    GetBrokerStatus,
+    ConfirmEmptyStore,
+    RewrapKeys,
+}
+
+impl Action {
+    /// How many there are.
+    pub(super) const COUNT: usize = Self::RewrapKeys as usize + 1;
+
+    /// Full name of the method.
+    pub(super) fn method(self) -> &'static str {
+        match self {
+            Self::GetToken => "tokenbroker.v1.TokenService/GetToken",
+            Self::ForceRefresh => "tokenbroker.v1.TokenService/ForceRefresh",
+            Self::WatchToken => "tokenbroker.v1.TokenService/WatchToken",
+            Self::StartEnrollment => "tokenbroker.v1.GrantAdminService/StartEnrollment",
+            Self::CompleteEnrollment => "tokenbroker.v1.GrantAdminService/CompleteEnrollment",
+            Self::ImportGrant => "tokenbroker.v1.GrantAdminService/ImportGrant",
+            Self::CreateGrant => "tokenbroker.v1.GrantAdminService/CreateGrant",
+            Self::GetGrant => "tokenbroker.v1.GrantAdminService/GetGrant",
+            Self::ListGrants => "tokenbroker.v1.GrantAdminService/ListGrants",
+            Self::UpdateGrant => "tokenbroker.v1.GrantAdminService/UpdateGrant",
+            Self::RotateGrant => "tokenbroker.v1.GrantAdminService/RotateGrant",
+            Self::RevokeGrant => "tokenbroker.v1.GrantAdminService/RevokeGrant",
+            Self::DeleteGrant => "tokenbroker.v1.GrantAdminService/DeleteGrant",
+            Self::DisableGrant => "tokenbroker.v1.GrantAdminService/DisableGrant",
+            Self::EnableGrant => "tokenbroker.v1.GrantAdminService/EnableGrant",
+            Self::ResolveGrant => "tokenbroker.v1.GrantAdminService/ResolveGrant",
+            Self::ListProviders => "tokenbroker.v1.GrantAdminService/ListProviders",
+            Self::GetBrokerStatus => "tokenbroker.v1.GrantAdminService/GetBrokerStatus",
+            Self::ConfirmEmptyStore => "tokenbroker.v1.GrantAdminService/ConfirmEmptyStore",
+            Self::RewrapKeys => "tokenbroker.v1.GrantAdminService/RewrapKeys",
+        }
+    }
+
+    /// Name of the method within its service.
+    pub(super) fn name(self) -> &'static str {
+        self.method().rsplit('/').next().unwrap_or_default()
+    }
+}
+
+/// How long a call may take.
+fn budget(metadata: &MetadataMap, wait_max: Duration) -> Duration {
+    let given = metadata.get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?));
+    let Some(given) = given else { return wait_max };
+    let lead = ANSWER_LEAD.min(given / ANSWER_LEAD_SHARE);
+    given.saturating_sub(lead).min(wait_max)
+}
+
+/// `grpc-timeout`: up to eight digits and a unit.
+fn parse(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_grpc_timeouts() {
+        assert_eq!(parse("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(parse("500m"), Some(Duration::from_millis(500)));
+        assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for bad in ["", "S", "5", "5x", "-5S", "123456789S", "5é"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}
