@@ -343,17 +343,17 @@ impl Broker {
     }
 
     fn count_answer(&self, entry: &Entry, answer: &Result<Served, Error>, waited: bool) {
-        match answer {
-            Ok(Served { degraded: Some(_), .. }) => {
-                self.count(entry.provider().as_str(), "degraded")
-            }
-            Ok(_) if waited => self.count(entry.provider().as_str(), "refreshed"),
+        let result = match answer {
+            Ok(Served { degraded: Some(_), .. }) => "degraded",
+            Ok(_) if waited => "refreshed",
             Ok(Served { view, .. }) => {
                 let provider = &view.grant.descriptor.provider;
                 view.hits.get_or_init(|| self.requests(provider.as_str(), "hit")).inc();
+                return;
             }
-            Err(_) => self.count(entry.provider().as_str(), "error"),
-        }
+            Err(_) => "error",
+        };
+        self.count(entry.provider().as_str(), result);
     }
 
     fn count(&self, provider: &str, result: &'static str) {
