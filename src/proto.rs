@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+mod reply;
+
 #[expect(clippy::all, clippy::pedantic, reason = "generated code")]
 #[cfg_attr(feature = "server", expect(clippy::allow_attributes, reason = "generated code"))]
 mod bindings {
@@ -9,6 +11,7 @@ mod bindings {
 }
 
 pub use bindings::*;
+pub use reply::GetTokenResponse;
 
 /// Descriptors of the contract, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] =

@@ -1,12 +1,23 @@
 //! Views: a grant as this process last saw it.
 
-use std::sync::OnceLock;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use prometheus_client::metrics::counter::Counter;
 
 use crate::broker::freshness::Window;
 use crate::broker::model::{Grant, Token};
+
+/// Bytes that hold a token, so they cannot be printed.
+#[derive(Clone)]
+pub struct Encoded(pub Arc<[u8]>);
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Encoded([redacted])")
+    }
+}
 
 /// A grant as last seen, with the moments of its token.
 #[derive(Debug)]
@@ -17,6 +28,8 @@ pub struct View {
     pub window: Option<Window>,
     /// The fingerprint of its token; empty if it has none.
     pub fingerprint: String,
+    /// What of its answers is always the same, as the edge encodes it.
+    pub encoded: OnceLock<Encoded>,
     /// Counts the calls that it answers.
     pub(super) hits: OnceLock<Counter>,
 }
@@ -27,7 +40,7 @@ impl View {
         let window = grant.pair.token.as_ref().map(|token| Window::of(&grant.id, token));
         let fingerprint = grant.pair.token.as_ref().map(|token| token.access_token.fingerprint());
         let fingerprint = fingerprint.unwrap_or_default();
-        Self { grant, window, fingerprint, hits: OnceLock::new() }
+        Self { grant, window, fingerprint, encoded: OnceLock::new(), hits: OnceLock::new() }
     }
 
     /// The token and its moments.

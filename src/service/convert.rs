@@ -1,14 +1,17 @@
 //! Messages to domain types and back. Requests are checked whole: all violations at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use prost::Message as _;
 use tokio::time::Instant;
 
 use crate::broker::error::{Error, Violation};
 use crate::broker::known::Trouble;
 use crate::broker::model::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::serving::{Rejected, Served, Want};
+use crate::broker::view::{Encoded, View};
 use crate::broker::{NewGrant, Overview, Resolution, State, endpoint};
 use crate::clock::between;
 use crate::proto;
@@ -214,23 +217,44 @@ pub(super) fn page_size(request: &proto::ListGrantsRequest) -> Result<usize, Err
     checks.done(size)
 }
 
+/// The token; whole, because it is seldom asked for like this.
 pub(super) fn token(served: &Served, now: SystemTime) -> proto::Token {
-    let Some((token, window)) = served.view.token() else { return proto::Token::default() };
+    let proto::Token { ttl, degraded_reason, retry_time, .. } = changing(served, now);
+    proto::Token { ttl, degraded_reason, retry_time, ..lasting(&served.view) }
+}
+
+/// The token; what stays the same from answer to answer is encoded once.
+pub(super) fn reply(served: &Served, now: SystemTime) -> proto::GetTokenResponse {
+    let encode = || Encoded(lasting(&served.view).encode_to_vec().into());
+    let Encoded(encoded) = served.view.encoded.get_or_init(encode);
+    proto::GetTokenResponse::of(Arc::clone(encoded), changing(served, now))
+}
+
+/// What is the same in every answer with this token.
+fn lasting(view: &View) -> proto::Token {
+    let Some((token, window)) = view.token() else { return proto::Token::default() };
     proto::Token {
         access_token: token.access_token.expose().to_owned(),
         token_type: token.token_type.clone(),
         expire_time: Some(window.expires_at.into()),
-        ttl: window.ttl(now).try_into().ok(),
         refresh_after_time: Some(window.soft_at.into()),
         generation: signed(token.generation),
-        fingerprint: served.view.fingerprint.clone(),
+        fingerprint: view.fingerprint.clone(),
         scopes: token.scopes.clone(),
         attributes: token.attributes.clone().into_iter().collect(),
-        degraded_reason: served
-            .degraded
-            .map_or(proto::ErrorReason::Unspecified, |degraded| contract_reason(degraded.reason))
-            .into(),
-        retry_time: served.degraded.and_then(|degraded| degraded.retry_at).map(Into::into),
+        ..proto::Token::default()
+    }
+}
+
+/// What is not.
+fn changing(served: &Served, now: SystemTime) -> proto::Token {
+    let degraded = served.degraded;
+    let reason = degraded.map(|degraded| contract_reason(degraded.reason));
+    proto::Token {
+        ttl: served.view.window.and_then(|window| window.ttl(now).try_into().ok()),
+        degraded_reason: reason.unwrap_or(proto::ErrorReason::Unspecified).into(),
+        retry_time: degraded.and_then(|degraded| degraded.retry_at).map(Into::into),
+        ..proto::Token::default()
     }
 }
 

@@ -42,8 +42,7 @@ impl TokenService for Tokens {
         let run = |request, call: Call| async move {
             let (id, want) = convert::get_token(&request)?;
             let served = self.broker.get_token(&id, want, call.deadline).await?;
-            let token = convert::token(&served, self.broker.clock().now());
-            Ok(GetTokenResponse { token: Some(token) })
+            Ok(convert::reply(&served, self.broker.clock().now()))
         };
         self.observe.call(Action::GetToken, request, run).await
     }
