@@ -15,9 +15,19 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    // `cargo bench -- hot` runs one part.
+    let wanted = |part: &str| {
+        let named: Vec<String> =
+            std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+        named.is_empty() || named.iter().any(|name| name == part)
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        hot::compare().await;
-        rotations::measure().await;
+        if wanted("hot") {
+            hot::compare().await;
+        }
+        if wanted("rotations") {
+            rotations::measure().await;
+        }
     });
 }

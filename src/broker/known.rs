@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -108,6 +108,11 @@ impl Entry {
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// The newest view, for a look that is over at once: cheaper, and not to be kept.
+    pub(super) fn glance(&self) -> Guard<Arc<View>> {
+        self.view.load()
     }
 
     /// The provider that the grant belongs to.

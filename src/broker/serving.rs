@@ -85,7 +85,27 @@ enum Decision {
 const ROUNDS_MAX: u32 = 3;
 
 impl Broker {
-    /// Returns a token that is valid now and meets `want`.
+    /// Answers from memory, if the token there is good for long and meets `want`: without a lock that
+    /// a refresh could hold, and without a wait. `None`: [`get_token`](Self::get_token) knows more.
+    pub fn from_memory<R>(
+        self: &Arc<Self>,
+        id: &GrantId,
+        want: Want,
+        answer: impl FnOnce(&View, Option<Degraded>, SystemTime) -> R,
+    ) -> Option<R> {
+        let entry = self.known.get(id)?;
+        let view = entry.glance();
+        let now = self.clock.now();
+        if !matches!(self.decide(&entry, &view, want, now), Decision::Serve) {
+            return None;
+        }
+        let degraded = self.degraded(&entry, &view, now);
+        self.count_served(&view, degraded, false);
+        self.note_use(&entry, &view);
+        Some(answer(&view, degraded, now))
+    }
+
+    /// Returns a token that is valid now and meets `want`, and waits for one if it must.
     pub async fn get_token(
         self: &Arc<Self>,
         id: &GrantId,
@@ -103,9 +123,12 @@ impl Broker {
         for _ in 0..ROUNDS_MAX {
             let view = entry.view();
             if let Some(answer) = self.answer(&entry, view, want, deadline).await {
-                self.count_answer(&entry, &answer, waited);
-                if let Ok(served) = &answer {
-                    self.note_use(&entry, &served.view);
+                match &answer {
+                    Ok(Served { view, degraded }) => {
+                        self.count_served(view, *degraded, waited);
+                        self.note_use(&entry, view);
+                    }
+                    Err(_) => self.count(entry.provider().as_str(), "error"),
                 }
                 return answer;
             }
@@ -310,7 +333,7 @@ impl Broker {
     }
 
     /// Tells the store, once per generation, that the grant is in use and so to be kept fresh.
-    fn note_use(self: &Arc<Self>, entry: &Arc<Entry>, view: &Arc<View>) {
+    fn note_use(self: &Arc<Self>, entry: &Arc<Entry>, view: &View) {
         let generation = view.grant.generation();
         if !entry.first_use(generation.0) || refusal(view).is_some() {
             return;
@@ -342,18 +365,15 @@ impl Broker {
         Some(Degraded { retry_at: Some(now + left), ..degraded })
     }
 
-    fn count_answer(&self, entry: &Entry, answer: &Result<Served, Error>, waited: bool) {
-        let result = match answer {
-            Ok(Served { degraded: Some(_), .. }) => "degraded",
-            Ok(_) if waited => "refreshed",
-            Ok(Served { view, .. }) => {
-                let provider = &view.grant.descriptor.provider;
-                view.hits.get_or_init(|| self.requests(provider.as_str(), "hit")).inc();
-                return;
+    fn count_served(&self, view: &View, degraded: Option<Degraded>, waited: bool) {
+        let provider = view.grant.descriptor.provider.as_str();
+        match (degraded, waited) {
+            (Some(_), _) => self.count(provider, "degraded"),
+            (None, true) => self.count(provider, "refreshed"),
+            (None, false) => {
+                view.hits.get_or_init(|| self.requests(provider, "hit")).inc();
             }
-            Err(_) => "error",
-        };
-        self.count(entry.provider().as_str(), result);
+        }
     }
 
     fn count(&self, provider: &str, result: &'static str) {

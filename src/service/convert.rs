@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::broker::error::{Error, Violation};
 use crate::broker::known::Trouble;
 use crate::broker::model::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
-use crate::broker::serving::{Rejected, Served, Want};
+use crate::broker::serving::{Degraded, Rejected, Want};
 use crate::broker::view::{Encoded, View};
 use crate::broker::{NewGrant, Overview, Resolution, State, endpoint};
 use crate::clock::between;
@@ -218,16 +218,20 @@ pub(super) fn page_size(request: &proto::ListGrantsRequest) -> Result<usize, Err
 }
 
 /// The token; whole, because it is seldom asked for like this.
-pub(super) fn token(served: &Served, now: SystemTime) -> proto::Token {
-    let proto::Token { ttl, degraded_reason, retry_time, .. } = changing(served, now);
-    proto::Token { ttl, degraded_reason, retry_time, ..lasting(&served.view) }
+pub(super) fn token(view: &View, degraded: Option<Degraded>, now: SystemTime) -> proto::Token {
+    let proto::Token { ttl, degraded_reason, retry_time, .. } = changing(view, degraded, now);
+    proto::Token { ttl, degraded_reason, retry_time, ..lasting(view) }
 }
 
 /// The token; what stays the same from answer to answer is encoded once.
-pub(super) fn reply(served: &Served, now: SystemTime) -> proto::GetTokenResponse {
-    let encode = || Encoded(lasting(&served.view).encode_to_vec().into());
-    let Encoded(encoded) = served.view.encoded.get_or_init(encode);
-    proto::GetTokenResponse::of(Arc::clone(encoded), changing(served, now))
+pub(super) fn reply(
+    view: &View,
+    degraded: Option<Degraded>,
+    now: SystemTime,
+) -> proto::GetTokenResponse {
+    let Encoded(encoded) =
+        view.encoded.get_or_init(|| Encoded(lasting(view).encode_to_vec().into()));
+    proto::GetTokenResponse::of(Arc::clone(encoded), changing(view, degraded, now))
 }
 
 /// What is the same in every answer with this token.
@@ -247,11 +251,10 @@ fn lasting(view: &View) -> proto::Token {
 }
 
 /// What is not.
-fn changing(served: &Served, now: SystemTime) -> proto::Token {
-    let degraded = served.degraded;
+fn changing(view: &View, degraded: Option<Degraded>, now: SystemTime) -> proto::Token {
     let reason = degraded.map(|degraded| contract_reason(degraded.reason));
     proto::Token {
-        ttl: served.view.window.and_then(|window| window.ttl(now).try_into().ok()),
+        ttl: view.window.and_then(|window| window.ttl(now).try_into().ok()),
         degraded_reason: reason.unwrap_or(proto::ErrorReason::Unspecified).into(),
         retry_time: degraded.and_then(|degraded| degraded.retry_at).map(Into::into),
         ..proto::Token::default()
