@@ -5,8 +5,8 @@
 //! [`claim`] under what right, [`answer`] what replies mean, [`providers`] whose trouble a failure
 //! is, [`resend`] (with `doubt`) what follows a lost answer, [`publish`] how a pair is kept,
 //! [`pacing`] who waits after a failure, [`scheduler`] what happens unasked, [`admin`] what
-//! operators do, [`resolve`] what they do about grants that do not go on by themselves. [`known`]
-//! and [`view`] are what this process knows. The process ends at two traits, [`store::Store`] and
+//! operators do, [`resolve`] what they do about grants that do not go on by themselves. [`known`],
+//! [`entry`] and [`view`] are what this process knows. The process ends at two traits, [`store::Store`] and
 //! [`endpoint::TokenEndpoint`].
 
 use std::collections::HashMap;
@@ -14,16 +14,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
-use dashmap::DashMap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::endpoint::{Habits, TokenEndpoint};
+use crate::broker::entry::Entry;
 use crate::broker::error::Error;
-use crate::broker::known::Entry;
+use crate::broker::flight::Flights;
+use crate::broker::known::Known;
 use crate::broker::metrics::{ByProvider, Metrics};
-use crate::broker::model::{Grant, GrantId, ProviderId};
+use crate::broker::model::{GrantId, ProviderId};
 use crate::broker::providers::Providers;
 use crate::broker::settings::Settings;
 use crate::broker::store::{Store, StoreError, Stored};
@@ -34,6 +35,7 @@ pub mod answer;
 pub mod claim;
 mod doubt;
 pub mod endpoint;
+pub mod entry;
 pub mod error;
 pub mod flight;
 pub mod freshness;
@@ -73,7 +75,8 @@ pub struct Broker {
     started: Instant,
     habits: HashMap<ProviderId, Habits>,
     attempts: AtomicU64,
-    known: DashMap<GrantId, Arc<Entry>>,
+    known: Known,
+    flights: Flights,
     providers: Providers,
     /// Refreshes and notes; shutdown waits for them.
     tasks: TaskTracker,
@@ -110,7 +113,8 @@ impl Broker {
             started: Instant::now(),
             habits,
             attempts: AtomicU64::new(FIRST_ATTEMPT),
-            known: DashMap::new(),
+            known: Known::default(),
+            flights: Flights::default(),
             providers: Providers::default(),
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
@@ -156,18 +160,13 @@ impl Broker {
     /// was deleted: somebody may have imported it anew.
     async fn entry(&self, id: &GrantId) -> Result<Arc<Entry>, Error> {
         if let Some(entry) = self.known.get(id).filter(|entry| !entry.deleted()) {
-            return Ok(Arc::clone(&entry));
+            entry.ask();
+            return Ok(entry);
         }
         let stored = self.load(id).await?.and_then(Stored::grant);
         let grant = stored.ok_or_else(|| Error::GrantNotFound(id.clone()))?;
-        let entry = self.known_entry(grant.clone());
-        entry.adopt(grant);
+        let entry = self.known.enter(grant);
         // Another task may have learned of a later deletion in the meantime.
         if entry.deleted() { Err(Error::GrantNotFound(id.clone())) } else { Ok(entry) }
-    }
-
-    fn known_entry(&self, grant: Grant) -> Arc<Entry> {
-        let id = grant.id.clone();
-        Arc::clone(&self.known.entry(id).or_insert_with(|| Arc::new(Entry::new(grant))))
     }
 }

@@ -8,14 +8,15 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::flight::Trigger;
-use crate::broker::known::{Entry, Trouble};
 use crate::broker::model::{
     Descriptor, Doubt, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId, Standing,
 };
 use crate::broker::resend::in_doubt;
 use crate::broker::store::{Seed, StoreError, Stored};
+use crate::broker::view::Trouble;
 use crate::broker::view::View;
 use crate::broker::{Broker, endpoint};
 use crate::clock::between;
@@ -104,9 +105,9 @@ impl Broker {
             if let Some(grant) = self.store.start_chain(&new.id, expected, seed).await? {
                 info!(grant.id = %new.id, provider = %new.provider, generation = %grant.generation(),
                     "a new chain begins");
-                let entry = self.known_entry(grant.clone());
+                let entry = self.known.enter(grant.clone());
                 entry.adopt(grant);
-                Self::forget_trouble(&entry);
+                entry.forget_trouble();
                 return Ok(self.overview(&entry));
             }
         }
@@ -156,7 +157,7 @@ impl Broker {
 
     /// Shows a grant as the store has it now.
     pub async fn show_grant(&self, id: &GrantId) -> Result<Overview, Error> {
-        let entry = self.known_entry(self.stored(id).await?);
+        let entry = self.known.enter(self.stored(id).await?);
         Ok(self.overview(&entry))
     }
 
@@ -247,13 +248,13 @@ impl Broker {
     /// Reads a grant from the store; what is learned, also a deletion, is remembered.
     pub(super) async fn stored(&self, id: &GrantId) -> Result<Grant, Error> {
         let missing = || Error::GrantNotFound(id.clone());
-        let known = self.known.get(id).map(|entry| Arc::clone(&entry));
+        let known = self.known.get(id);
         let grant = if let Some(entry) = known {
             self.reconcile(&entry).await?.grant.clone()
         } else {
             let stored = self.load(id).await?.and_then(Stored::grant);
             let grant = stored.ok_or_else(missing)?;
-            self.known_entry(grant.clone()).adopt(grant).grant.clone()
+            self.known.enter(grant).view().grant.clone()
         };
         if grant.standing == Standing::Deleted { Err(missing()) } else { Ok(grant) }
     }

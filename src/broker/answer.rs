@@ -7,9 +7,9 @@ use tracing::{error, info, warn};
 
 use crate::broker::Broker;
 use crate::broker::endpoint::{Concern, Disposition, Failure, Issued, Reply};
+use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::flight::{Callers, Refreshed};
-use crate::broker::known::Entry;
 use crate::broker::model::{
     Doubt, DoubtKind, Grant, Intent, Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
 };
@@ -142,8 +142,7 @@ impl Broker {
     fn refusal(self: &Arc<Self>, grant: &Grant, failure: Failure) -> Failure {
         let provider = &grant.descriptor.provider;
         let window = self.settings.refusal_window;
-        let of_provider =
-            || self.known.iter().filter(|entry| entry.provider() == *provider).count();
+        let of_provider = || self.known.of(provider).len();
         let refusal = self.providers.refused(provider, &grant.id, &failure, window, of_provider);
         if refusal == Refusal::Final {
             return failure;

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::broker::Broker;
+use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::known::Entry;
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner};
 use crate::broker::store::{Claim, StoreError, Stored};
 use crate::broker::view::View;

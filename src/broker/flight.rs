@@ -1,7 +1,9 @@
 //! Flights: a refresh under way, joined by all who need it, outliving each of them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -40,6 +42,30 @@ impl Trigger {
             Self::Admin => "admin",
             Self::Resolve => "resolve",
         }
+    }
+}
+
+/// The refreshes under way in this process: one for each grant.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    /// Held for moments only, never across an await.
+    running: Mutex<HashMap<GrantId, Flight>>,
+}
+
+impl Flights {
+    /// All of them, for who may start one.
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<GrantId, Flight>> {
+        self.running.lock()
+    }
+
+    /// The refresh of this grant.
+    pub(super) fn of(&self, id: &GrantId) -> Option<Flight> {
+        self.running.lock().get(id).cloned()
+    }
+
+    /// It is over.
+    pub(super) fn remove(&self, id: &GrantId) {
+        self.running.lock().remove(id);
     }
 }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::broker::Broker;
+use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::flight::{Flight, Trigger};
-use crate::broker::known::Entry;
-use crate::broker::model::Generation;
+use crate::broker::model::{Generation, GrantId};
 use crate::broker::store::StoreError;
 use crate::broker::view::View;
-use crate::broker::{Broker, metrics};
 
 /// Answer to somebody who wants a generation replaced.
 #[derive(Debug)]
@@ -34,9 +34,9 @@ impl Broker {
         generation: Generation,
         trigger: Trigger,
     ) -> Result<Joined, Error> {
-        let mut slot = entry.flight.lock();
+        let mut running = self.flights.lock();
         let view = entry.view();
-        if let Some(flight) = slot.as_ref() {
+        if let Some(flight) = running.get(&entry.id) {
             let told = flight.has_ended();
             return match (told, flight.generation() == generation) {
                 (false, true) => Ok(Joined::Running(flight.clone())),
@@ -52,13 +52,13 @@ impl Broker {
         self.may_refresh(entry, &view, trigger)?;
         let (sender, receiver) = watch::channel(None);
         let flight = Flight::new(generation, receiver);
-        *slot = Some(flight.clone());
+        running.insert(entry.id.clone(), flight.clone());
         let broker = Arc::clone(self);
         let entry = Arc::clone(entry);
         self.tasks.spawn(async move {
-            let running = Running::new(&broker.metrics, &entry);
+            let running = Running::new(&broker, &entry.id);
             let ended = broker.run_flight(&entry, generation, trigger, &sender).await;
-            // The slot is free before anyone hears of the end: who still needs a refresh then
+            // The way is free before anyone hears of the end: who still needs a refresh then
             // starts one instead of finding this one again.
             drop(running);
             // Of a pair that the store did not take at once the callers know already.
@@ -68,11 +68,6 @@ impl Broker {
         });
         Ok(Joined::Running(flight))
     }
-
-    /// Joins the refresh of `entry` if there is one.
-    pub(super) fn join(entry: &Entry) -> Option<Flight> {
-        entry.flight.lock().clone()
-    }
 }
 
 fn store_behind() -> Error {
@@ -80,22 +75,22 @@ fn store_behind() -> Error {
     StoreError::Unavailable(why.into()).into()
 }
 
-/// Frees the slot of the grant when the task ends, however it ends.
+/// Is the grant's refresh no longer when the task ends, however it ends.
 struct Running<'a> {
-    metrics: &'a metrics::Metrics,
-    entry: &'a Entry,
+    broker: &'a Broker,
+    id: &'a GrantId,
 }
 
 impl<'a> Running<'a> {
-    fn new(metrics: &'a metrics::Metrics, entry: &'a Entry) -> Self {
-        metrics.flights.inc();
-        Self { metrics, entry }
+    fn new(broker: &'a Broker, id: &'a GrantId) -> Self {
+        broker.metrics.flights.inc();
+        Self { broker, id }
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        *self.entry.flight.lock() = None;
-        self.metrics.flights.dec();
+        self.broker.flights.remove(self.id);
+        self.broker.metrics.flights.dec();
     }
 }

@@ -22,6 +22,8 @@ pub struct Metrics {
     pub resends: Family<Resend, Counter>,
     /// Grants that the store had lost and that were made again from memory.
     pub remade_grants: Family<ByProvider, Counter>,
+    /// Grants in memory: those that somebody asked for lately.
+    pub known_grants: Gauge,
     /// Refreshes under way.
     pub flights: Gauge,
     /// Received pairs that the store has not taken yet.
@@ -83,6 +85,7 @@ impl Metrics {
             persist_failures: Family::default(),
             resends: Family::default(),
             remade_grants: Family::default(),
+            known_grants: Gauge::default(),
             flights: Gauge::default(),
             unpublished_pairs: Gauge::default(),
         };
@@ -112,6 +115,11 @@ impl Metrics {
             "remade_grants",
             "Grants that the store had lost and that were made again from memory",
             metrics.remade_grants.clone(),
+        );
+        registry.register(
+            "known_grants",
+            "Grants in memory: those that somebody asked for lately",
+            metrics.known_grants.clone(),
         );
         registry.register("flights", "Refreshes under way", metrics.flights.clone());
         registry.register(

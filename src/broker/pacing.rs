@@ -1,6 +1,5 @@
 //! Pacing: after a failure, who waits how long before the provider is asked again.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,14 +7,15 @@ use tokio::time::Instant;
 use crate::broker::Broker;
 use crate::broker::doubt::Next;
 use crate::broker::endpoint::{Concern, Disposition, Failure};
+use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::flight::{Refreshed, Trigger};
 use crate::broker::freshness::spread;
-use crate::broker::known::{Entry, Trouble};
 use crate::broker::model::{Generation, Grant, ProviderId, Reason};
 use crate::broker::resend::in_doubt;
 use crate::broker::rotation::usable;
 use crate::broker::settings::{Settings, backoff};
+use crate::broker::view::Trouble;
 use crate::broker::view::View;
 
 /// Waits are drawn from this share of the backoff up to all of it, so that grants which failed
@@ -72,7 +72,7 @@ impl Broker {
         let view = entry.view();
         match ended {
             Ok(_) => {
-                entry.trouble.store(None);
+                entry.forget_trouble();
             }
             Err(error) => {
                 if let Error::Upstream { failure, .. } = error
@@ -103,16 +103,12 @@ impl Broker {
             if asked { wait } else { wait.mul_f64(JITTER_FLOOR + (1.0 - JITTER_FLOOR) * spread) };
         let (error, at) = (error.clone(), Instant::now());
         let (failures, until) = (failures + 1, at + wait);
-        entry.trouble.store(Some(Arc::new(Trouble { error, failures, at, until })));
+        entry.met(Trouble { error, failures, at, until });
     }
 
     /// Why nobody asks the provider at present, and until when; for operators.
     pub fn provider_waits(&self, provider: &ProviderId) -> Option<(Failure, Instant)> {
         self.providers.waits(provider)
-    }
-
-    pub(super) fn forget_trouble(entry: &Entry) {
-        entry.trouble.store(None);
     }
 }
 

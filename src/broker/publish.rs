@@ -8,10 +8,10 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::broker::Broker;
+use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::flight::{Callers, Refreshed};
 use crate::broker::freshness::idle_due;
-use crate::broker::known::Entry;
 use crate::broker::metrics::ByProvider;
 use crate::broker::model::{Grant, Intent, Pair, Position, Standing};
 use crate::broker::rotation::usable;

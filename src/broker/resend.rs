@@ -9,10 +9,10 @@ use tracing::{debug, warn};
 use crate::broker::Broker;
 use crate::broker::doubt::{Next, Patience, Situation};
 use crate::broker::endpoint::{Concern, Disposition, Failure, Habits};
+use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::flight::Refreshed;
 use crate::broker::freshness::spread;
-use crate::broker::known::Entry;
 use crate::broker::metrics::Resend;
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, ProviderId, Reason};
 use crate::broker::rotation::usable;
@@ -276,11 +276,9 @@ impl Broker {
     pub(super) fn wake(self: &Arc<Self>, provider: ProviderId) {
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
-            let waiting = broker.known.iter().filter(|entry| {
-                let waits = entry.trouble().is_some() || entry.view().grant.intent.is_some();
-                waits && entry.provider() == provider
+            let waiting = broker.known.of(&provider).into_iter().filter(|entry| {
+                entry.trouble().is_some() || entry.view().grant.intent.is_some()
             });
-            let waiting: Vec<_> = waiting.map(|entry| Arc::clone(&entry)).collect();
             let mut turn = Instant::now();
             for entry in waiting {
                 let view = entry.view();

@@ -8,9 +8,9 @@ use tracing::info;
 
 use crate::broker::admin::CONFLICTS_MAX;
 use crate::broker::doubt::Next;
+use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::flight::Trigger;
-use crate::broker::known::Entry;
 use crate::broker::model::{
     Doubt, DoubtKind, Grant, GrantId, Intent, Owner, Position, Reason, Standing, Verdict,
 };
@@ -37,7 +37,7 @@ impl Broker {
         deadline: Instant,
     ) -> Result<Overview, Error> {
         let grant = self.stored(id).await?;
-        let entry = self.known_entry(grant.clone());
+        let entry = self.known.enter(grant.clone());
         if grant.descriptor.disabled {
             return Err(Error::GrantDisabled(id.clone()));
         }
@@ -48,7 +48,7 @@ impl Broker {
                 if !self.lift(&grant).await? {
                     return Err(Error::EtagMismatch(id.clone()));
                 }
-                Self::forget_trouble(&entry);
+                entry.forget_trouble();
                 match self.doubt_of(&entry, &entry.view().grant) {
                     Some(doubt) => self.order_resend(&entry, &doubt, deadline).await?,
                     None => {
@@ -170,7 +170,7 @@ impl Broker {
         self.to_the_end(async move {
             for _ in 0..CONFLICTS_MAX {
                 let grant = broker.stored(&id).await?;
-                let entry = broker.known_entry(grant.clone());
+                let entry = broker.known.enter(grant.clone());
                 if grant.descriptor.disabled == disabled {
                     return Ok(broker.overview(&entry));
                 }

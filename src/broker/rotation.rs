@@ -7,9 +7,9 @@ use tracing::{Instrument, debug, info_span, warn};
 
 use crate::broker::Broker;
 use crate::broker::endpoint::{Disposition, Request};
+use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::flight::{Callers, Refreshed, Trigger};
-use crate::broker::known::Entry;
 use crate::broker::metrics::{ByProvider, Refresh};
 use crate::broker::model::{Generation, Grant, Reason, Standing, Verdict};
 use crate::broker::settings::backoff;

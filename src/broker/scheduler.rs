@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::broker::Broker;
 use crate::broker::doubt::Next;
+use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::flight::Trigger;
-use crate::broker::known::Entry;
+use crate::broker::known::IDLE_ROUNDS;
 use crate::broker::model::{Doubt, GrantId, Standing};
 use crate::broker::view::View;
 
@@ -20,12 +21,19 @@ const LATER: Duration = Duration::from_secs(24 * 3600);
 impl Broker {
     /// Works off the due index until the process drains.
     pub async fn run_scheduler(self: Arc<Self>) {
+        let settings = &self.settings;
+        let round = settings.forget_after / IDLE_ROUNDS;
+        let mut next_round = Instant::now() + round;
         loop {
             tokio::select! {
                 () = self.drain.cancelled() => return,
-                () = sleep(self.settings.due_tick) => {}
+                () = sleep(settings.due_tick) => {}
             }
-            let settings = &self.settings;
+            if Instant::now() >= next_round {
+                next_round += round;
+                self.known.let_go();
+            }
+            self.metrics.known_grants.set(i64::try_from(self.known.count()).unwrap_or(i64::MAX));
             match self.store.take_due(settings.due_batch, settings.due_visibility).await {
                 Ok(due) => {
                     for id in due {

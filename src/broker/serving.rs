@@ -8,11 +8,11 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use crate::broker::Broker;
+use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::flight::{Refreshed, Trigger};
 use crate::broker::freshness::Stage;
 use crate::broker::join::Joined;
-use crate::broker::known::Entry;
 use crate::broker::metrics::TokenRequest;
 use crate::broker::model::{Generation, GrantId, Reason, Standing};
 use crate::broker::resend::in_doubt;
@@ -93,16 +93,18 @@ impl Broker {
         want: Want,
         answer: impl FnOnce(&View, Option<Degraded>, SystemTime) -> R,
     ) -> Option<R> {
-        let entry = self.known.get(id)?;
-        let view = entry.glance();
-        let now = self.clock.now();
-        if !matches!(self.decide(&entry, &view, want, now), Decision::Serve) {
-            return None;
-        }
-        let degraded = self.degraded(&entry, &view, now);
-        self.count_served(&view, degraded, false);
-        self.note_use(&entry, &view);
-        Some(answer(&view, degraded, now))
+        self.known.look(id, |entry| {
+            let view = entry.glance();
+            let now = self.clock.now();
+            if !matches!(self.decide(entry, &view, want, now), Decision::Serve) {
+                return None;
+            }
+            let degraded = self.degraded(entry, &view, now);
+            self.count_served(&view, degraded, false);
+            self.note_use(entry, &view);
+            entry.ask();
+            Some(answer(&view, degraded, now))
+        })
     }
 
     /// Returns a token that is valid now and meets `want`, and waits for one if it must.
@@ -196,7 +198,7 @@ impl Broker {
         let cooldown = self.settings.force_cooldown.checked_sub(age).filter(|left| !left.is_zero());
         if let Some(retry_after) = cooldown
             && current.is_some()
-            && !entry.in_flight()
+            && self.flights.of(id).is_none()
         {
             return Err(Error::ForceRefreshCooldown { grant: id.clone(), retry_after });
         }
@@ -317,7 +319,7 @@ impl Broker {
 
     /// Looks for a generation that a caller knows and we do not.
     async fn catch_up(&self, entry: &Entry, named: Generation, deadline: Instant) -> Refreshed {
-        let refreshed = match Self::join(entry) {
+        let refreshed = match self.flights.of(&entry.id) {
             Some(flight) => flight.wait(&entry.id, deadline).await?,
             None => match self.load(&entry.id).await? {
                 Some(stored) => entry.learn(stored),

@@ -63,6 +63,8 @@ pub struct Settings {
     pub publish_backoff_max: Duration,
     /// Poll for another holder's result.
     pub poll: Duration,
+    /// A grant that nobody asked for is let go from memory about that long after.
+    pub forget_after: Duration,
     /// How often the due index is asked.
     pub due_tick: Duration,
     /// How long a grant taken from the due index stays hidden.
@@ -97,6 +99,8 @@ impl Default for Settings {
             publish_backoff: Duration::from_millis(100),
             publish_backoff_max: s(5),
             poll: Duration::from_millis(200),
+            // Long, because what is in memory heals a store that has lost it.
+            forget_after: s(24 * 3600),
             due_tick: s(1),
             due_visibility: s(30),
             due_batch: 200,

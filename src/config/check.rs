@@ -98,6 +98,7 @@ fn nonzero(file: &File, problems: &mut Vec<Problem>) {
         ("timing.publish_backoff", timing.publish_backoff),
         ("timing.publish_backoff_max", timing.publish_backoff_max),
         ("timing.poll", timing.poll),
+        ("timing.forget_after", timing.forget_after),
         ("timing.due_tick", timing.due_tick),
         ("timing.due_visibility", timing.due_visibility),
     ];
@@ -217,6 +218,7 @@ fn settings(
         publish_backoff: timing.publish_backoff.0,
         publish_backoff_max: timing.publish_backoff_max.0,
         poll: timing.poll.0,
+        forget_after: timing.forget_after.0,
         due_tick: timing.due_tick.0,
         due_visibility: timing.due_visibility.0,
         due_batch: timing.due_batch,

@@ -262,6 +262,8 @@ pub(super) struct Timing {
     pub(super) publish_backoff_max: Span,
     /// Poll for the result of another holder of the claim.
     pub(super) poll: Span,
+    /// A grant that nobody asked for is let go from memory about that long after.
+    pub(super) forget_after: Span,
     /// How often the due index is asked.
     pub(super) due_tick: Span,
     /// How long a grant taken from the due index stays hidden.
@@ -394,6 +396,7 @@ impl Default for Timing {
             publish_backoff: Span(settings.publish_backoff),
             publish_backoff_max: Span(settings.publish_backoff_max),
             poll: Span(settings.poll),
+            forget_after: Span(settings.forget_after),
             due_tick: Span(settings.due_tick),
             due_visibility: Span(settings.due_visibility),
             due_batch: settings.due_batch,

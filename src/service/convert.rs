@@ -8,10 +8,9 @@ use prost::Message as _;
 use tokio::time::Instant;
 
 use crate::broker::error::{Error, Violation};
-use crate::broker::known::Trouble;
 use crate::broker::model::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::serving::{Degraded, Rejected, Want};
-use crate::broker::view::{Encoded, View};
+use crate::broker::view::{Encoded, Trouble, View};
 use crate::broker::{NewGrant, Overview, Resolution, State, endpoint};
 use crate::clock::between;
 use crate::proto;

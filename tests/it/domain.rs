@@ -9,6 +9,7 @@ use token_broker::proto::{
     DeleteGrantRequest, ErrorReason, GetTokenRequest, GrantState, ListGrantsRequest,
     RotateGrantRequest,
 };
+use token_broker::telemetry;
 use tonic::Code;
 
 use crate::support::authority::{Authority, Fault};
@@ -159,6 +160,40 @@ async fn a_fresh_token_is_not_forced_again_before_the_cooldown() {
     pass(6).await;
     assert!(calls.refresh("kroger/alice", None).await.is_ok());
     assert_eq!(world.authority.posts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_seen_here_does_not_hide_what_another_broker_imports() {
+    let world = World::new();
+    world.alice().await;
+    let other = world.again();
+    let mut calls = world.calls.clone();
+    calls.get("kroger/alice").await.unwrap();
+    let gone = DeleteGrantRequest { grant_id: "kroger/alice".to_owned(), ..Default::default() };
+    calls.admin.delete_grant(gone).await.unwrap();
+    assert_eq!(calls.get("kroger/alice").await.unwrap_err().code, Code::NotFound);
+    other.calls.clone().import("kroger/alice", &world.authority.consent("alice")).await.unwrap();
+    assert!(calls.get("kroger/alice").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_asks_for_leaves_the_memory_and_comes_back() {
+    let world = World::new();
+    world.alice().await;
+    world.start_scheduler();
+    let mut calls = world.calls.clone();
+    let generation = calls.get("kroger/alice").await.unwrap().generation;
+    let known = |count: u32| {
+        let text = telemetry::expose(&world.registry);
+        text.contains(&format!("\nknown_grants {count}\n"))
+    };
+    pass(60).await;
+    assert!(known(1));
+    pass(3 * 24 * 3_600).await;
+    assert!(known(0));
+    assert!(calls.get("kroger/alice").await.unwrap().generation > generation);
+    pass(60).await;
+    assert!(known(1));
 }
 
 #[tokio::test(start_paused = true)]
