@@ -10,11 +10,11 @@ use tracing::info;
 
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
-use crate::broker::flight::Trigger;
 use crate::broker::model::{
     Descriptor, Doubt, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId, Standing,
 };
-use crate::broker::resend::in_doubt;
+use crate::broker::refresh::flight::Trigger;
+use crate::broker::refresh::resend::in_doubt;
 use crate::broker::store::{Seed, StoreError, Stored};
 use crate::broker::view::Trouble;
 use crate::broker::view::View;
@@ -80,7 +80,7 @@ impl Broker {
     ///
     /// Takes the place of a deleted or refused grant of that name; of any other only if told.
     pub async fn create_grant(self: &Arc<Self>, new: NewGrant) -> Result<Overview, Error> {
-        if !self.endpoint.providers().iter().any(|provider| provider.id == new.provider) {
+        if !self.rotations.endpoint.providers().iter().any(|provider| provider.id == new.provider) {
             return Err(Error::ProviderNotConfigured(new.provider));
         }
         let broker = Arc::clone(self);
@@ -89,10 +89,10 @@ impl Broker {
 
     async fn start_chain(&self, new: NewGrant) -> Result<Overview, Error> {
         for _ in 0..CONFLICTS_MAX {
-            let expected = match self.load(&new.id).await {
+            let expected = match self.rotations.load(&new.id).await {
                 Ok(Some(Stored::Grant(grant)))
                     if grant.standing == Standing::Usable
-                        && self.spent_by_time(&grant).is_none()
+                        && self.rotations.spent_by_time(&grant).is_none()
                         && !new.replace =>
                 {
                     return Err(Error::GrantAlreadyExists(new.id));
@@ -102,10 +102,10 @@ impl Broker {
                 Err(error) => return Err(error.into()),
             };
             let seed = self.seed(&new);
-            if let Some(grant) = self.store.start_chain(&new.id, expected, seed).await? {
+            if let Some(grant) = self.rotations.store.start_chain(&new.id, expected, seed).await? {
                 info!(grant.id = %new.id, provider = %new.provider, generation = %grant.generation(),
                     "a new chain begins");
-                let entry = self.known.enter(grant.clone());
+                let entry = self.rotations.known.enter(grant.clone());
                 entry.adopt(grant);
                 entry.forget_trouble();
                 return Ok(self.overview(&entry));
@@ -121,11 +121,11 @@ impl Broker {
         change: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         // A task that panicked has written the cause to the log.
-        self.tasks.spawn(change).await.unwrap_or(Err(Error::Internal))
+        self.rotations.tasks.spawn(change).await.unwrap_or(Err(Error::Internal))
     }
 
     fn seed(&self, new: &NewGrant) -> Seed {
-        let now = self.clock.now();
+        let now = self.rotations.clock.now();
         let kind = match new.refresh_token {
             Some(_) => GrantKind::RefreshToken,
             None => GrantKind::ClientCredentials,
@@ -149,7 +149,7 @@ impl Broker {
             due_at: if new.keep_warm {
                 Some(now)
             } else {
-                let every = self.habits(&new.provider).keep_warm_every;
+                let every = self.rotations.habits(&new.provider).keep_warm_every;
                 every.filter(|_| kind.spends()).map(|every| now + every)
             },
         }
@@ -157,7 +157,7 @@ impl Broker {
 
     /// Shows a grant as the store has it now.
     pub async fn show_grant(&self, id: &GrantId) -> Result<Overview, Error> {
-        let entry = self.known.enter(self.stored(id).await?);
+        let entry = self.rotations.known.enter(self.stored(id).await?);
         Ok(self.overview(&entry))
     }
 
@@ -167,9 +167,9 @@ impl Broker {
         after: Option<&str>,
         limit: usize,
     ) -> Result<(Vec<Overview>, Option<String>), Error> {
-        let page = self.store.list(after, limit).await?;
-        let grants = page.grants.into_iter().map(|grant| self.interpret(grant));
-        let overviews = grants.map(|grant| match self.known.get(&grant.id) {
+        let page = self.rotations.store.list(after, limit).await?;
+        let grants = page.grants.into_iter().map(|grant| self.rotations.interpret(grant));
+        let overviews = grants.map(|grant| match self.rotations.known.get(&grant.id) {
             Some(entry) => {
                 entry.adopt(grant);
                 self.overview(&entry)
@@ -186,7 +186,7 @@ impl Broker {
         generation: Generation,
         deadline: Instant,
     ) -> Result<Overview, Error> {
-        let entry = self.entry(id).await?;
+        let entry = self.rotations.entry(id).await?;
         let view = entry.view();
         if view.grant.generation() != generation {
             return Err(Error::EtagMismatch(id.clone()));
@@ -228,7 +228,7 @@ impl Broker {
                 },
                 Err(error) => return Err(error),
             };
-            if self.store.delete(id, position).await? {
+            if self.rotations.store.delete(id, position).await? {
                 info!(grant.id = %id, "deleted");
                 // Adopts the tombstone, so that nothing is served from memory any more.
                 return match self.stored(id).await {
@@ -242,19 +242,19 @@ impl Broker {
 
     /// The configured providers.
     pub fn providers(&self) -> Vec<endpoint::ProviderSummary> {
-        self.endpoint.providers()
+        self.rotations.endpoint.providers()
     }
 
     /// Reads a grant from the store; what is learned, also a deletion, is remembered.
     pub(super) async fn stored(&self, id: &GrantId) -> Result<Grant, Error> {
         let missing = || Error::GrantNotFound(id.clone());
-        let known = self.known.get(id);
+        let known = self.rotations.known.get(id);
         let grant = if let Some(entry) = known {
-            self.reconcile(&entry).await?.grant.clone()
+            self.rotations.reconcile(&entry).await?.grant.clone()
         } else {
-            let stored = self.load(id).await?.and_then(Stored::grant);
+            let stored = self.rotations.load(id).await?.and_then(Stored::grant);
             let grant = stored.ok_or_else(missing)?;
-            self.known.enter(grant).view().grant.clone()
+            self.rotations.known.enter(grant).view().grant.clone()
         };
         if grant.standing == Standing::Deleted { Err(missing()) } else { Ok(grant) }
     }
@@ -264,47 +264,49 @@ impl Broker {
         let grant = &view.grant;
         let trouble = entry.trouble();
         let met = |error| Arc::new(Trouble::now(error));
-        let doubt = self.open_doubt(entry, grant);
+        let doubt = self.rotations.open_doubt(entry, grant);
         // Nothing is presented of a grant that is refused or switched off.
         let goes_on = grant.standing == Standing::Usable && !grant.descriptor.disabled;
         let doubt = doubt.filter(|_| goes_on);
-        let held = grant.intent.as_ref().filter(|_| self.spends(grant));
+        let held = grant.intent.as_ref().filter(|_| self.rotations.spends(grant));
         let silent = held.is_some_and(|held| self.silent(held));
-        let spent_by_time = self.spent_by_time(grant).map(Standing::Refused);
+        let spent_by_time = self.rotations.spent_by_time(grant).map(Standing::Refused);
         let (state, trouble) = match (spent_by_time.as_ref().unwrap_or(&grant.standing), &doubt) {
             (Standing::Refused(verdict), _) => {
                 let (grant, verdict) = (grant.id.clone(), verdict.clone());
                 (State::ReauthRequired, Some(met(Error::GrantRefused { grant, verdict })))
             }
             (_, Some(doubt)) => {
-                let next = self.next_try(entry, &view, doubt);
+                let next = self.rotations.next_try(entry, &view, doubt);
                 let failures = doubt.attempts;
                 let error = in_doubt(grant, doubt, next);
                 (State::OutcomeUnknown, Some(Arc::new(Trouble { failures, ..Trouble::now(error) })))
             }
-            (_, None) if silent => (State::OutcomeUnknown, Some(met(self.outcome_unknown(grant)))),
+            (_, None) if silent => {
+                (State::OutcomeUnknown, Some(met(self.rotations.outcome_unknown(grant))))
+            }
             (_, None) if trouble.is_some() => (State::Degraded, trouble),
             (_, None) => (State::Active, None),
         };
         let doubt = doubt.map(|doubt| {
-            let next = self.next_try(entry, &view, &doubt);
-            (doubt, self.look_at(next))
+            let next = self.rotations.next_try(entry, &view, &doubt);
+            (doubt, self.rotations.look_at(next))
         });
         let state = if grant.descriptor.disabled { State::Disabled } else { state };
         let wanted = grant.descriptor.keep_warm || entry.in_use(grant.generation());
         let goes_on = matches!(state, State::Active | State::Degraded);
-        let due_at = self.due_at(&view, wanted).filter(|_| goes_on);
+        let due_at = self.rotations.due_at(&view, wanted).filter(|_| goes_on);
         Overview { view, state, trouble, doubt, due_at }
     }
 
     /// The holder of this claim, another process that may be alive, gives no sign for too long.
     pub(super) fn silent(&self, held: &Intent) -> bool {
-        let age = between(held.since, self.clock.now());
-        !self.ours(&held.owner) && age >= self.settings.suspect_after
+        let age = between(held.since, self.rotations.clock.now());
+        !self.rotations.ours(&held.owner) && age >= self.rotations.settings.suspect_after
     }
 
     /// The store, for status.
     pub async fn store_health(&self) -> crate::broker::store::Health {
-        self.store.health().await
+        self.rotations.store.health().await
     }
 }

@@ -7,6 +7,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::broker::model::ProviderId;
+
 /// Counters of the domain, registered once and passed in.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -128,5 +130,15 @@ impl Metrics {
             metrics.unpublished_pairs.clone(),
         );
         metrics
+    }
+
+    /// Makes the counters that alarms look at: they must be there before the first failure.
+    pub(super) fn prepare<'a>(&self, providers: impl Iterator<Item = &'a ProviderId>) {
+        for provider in providers {
+            let provider = provider.as_str().to_owned();
+            for alarm in [&self.persist_failures, &self.remade_grants] {
+                let _ = alarm.get_or_create(&ByProvider { provider: provider.clone() });
+            }
+        }
     }
 }

@@ -7,15 +7,15 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::broker::admin::CONFLICTS_MAX;
-use crate::broker::doubt::Next;
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
-use crate::broker::flight::Trigger;
 use crate::broker::model::{
     Doubt, DoubtKind, Grant, GrantId, Intent, Owner, Position, Reason, Standing, Verdict,
 };
-use crate::broker::resend::RESTORED;
-use crate::broker::rotation::usable;
+use crate::broker::refresh::doubt::Next;
+use crate::broker::refresh::flight::Trigger;
+use crate::broker::refresh::resend::RESTORED;
+use crate::broker::refresh::rotation::usable;
 use crate::broker::store::{Amendment, Claim, PAGE};
 use crate::broker::{Broker, Overview};
 
@@ -37,19 +37,19 @@ impl Broker {
         deadline: Instant,
     ) -> Result<Overview, Error> {
         let grant = self.stored(id).await?;
-        let entry = self.known.enter(grant.clone());
+        let entry = self.rotations.known.enter(grant.clone());
         if grant.descriptor.disabled {
             return Err(Error::GrantDisabled(id.clone()));
         }
-        let doubt = self.doubt_of(&entry, &grant);
+        let doubt = self.rotations.doubt_of(&entry, &grant);
         info!(grant.id = %id, ?resolution, "an operator resolves a grant");
         match (&grant.standing, doubt, resolution) {
             (Standing::Refused(_), _, Resolution::Retry) => {
-                if !self.lift(&grant).await? {
+                if !self.rotations.lift(&grant).await? {
                     return Err(Error::EtagMismatch(id.clone()));
                 }
                 entry.forget_trouble();
-                match self.doubt_of(&entry, &entry.view().grant) {
+                match self.rotations.doubt_of(&entry, &entry.view().grant) {
                     Some(doubt) => self.order_resend(&entry, &doubt, deadline).await?,
                     None => {
                         self.refresh(&entry, &entry.view(), Trigger::Admin, deadline).await?;
@@ -78,10 +78,10 @@ impl Broker {
         let view = entry.view();
         usable(&view.grant)?;
         entry.order(view.grant.generation(), doubt);
-        let next = self.next_try(entry, &view, doubt);
+        let next = self.rotations.next_try(entry, &view, doubt);
         match &view.grant.intent {
             Some(held) if next != Next::In(Duration::ZERO) => {
-                self.record_doubt(entry, held, doubt, next).await;
+                self.rotations.record_doubt(entry, held, doubt, next).await;
                 Ok(())
             }
             _ => self.refresh(entry, &view, Trigger::Resolve, deadline).await.map(drop),
@@ -106,7 +106,7 @@ impl Broker {
             attempts: 1,
             fence: held.fence,
         };
-        self.record_doubt(entry, held, &doubt, Next::WhenTold).await;
+        self.rotations.record_doubt(entry, held, &doubt, Next::WhenTold).await;
         let grant = self.stored(&grant.id).await?;
         match resolution {
             Resolution::Retry => self.order_resend(entry, &doubt, deadline).await,
@@ -130,11 +130,11 @@ impl Broker {
                 reason: Reason::GrantRefreshTokenLost,
                 provider_error: None,
                 provider_status: doubt.status,
-                time: broker.clock.now(),
+                time: broker.rotations.clock.now(),
                 token_rejected: entry.token_rejected(&grant),
                 given_up: Some(doubt.clone()),
             };
-            if !broker.store.refuse(&grant.id, &held, &verdict).await? {
+            if !broker.rotations.store.refuse(&grant.id, &held, &verdict).await? {
                 return Err(moved());
             }
             entry.answered(&held);
@@ -152,11 +152,12 @@ impl Broker {
         if let Some(held) = &grant.intent {
             return Ok(Some(held.clone()));
         }
-        let owner = self.next_owner();
-        let watch = self.settings.suspect_after;
-        let claim = self.store.claim(&grant.id, grant.generation(), owner, None, watch).await?;
+        let owner = self.rotations.next_owner();
+        let watch = self.rotations.settings.suspect_after;
+        let claim =
+            self.rotations.store.claim(&grant.id, grant.generation(), owner, None, watch).await?;
         let Claim::Granted(held) = claim else { return Ok(None) };
-        let ours = self.store.doubt(&grant.id, &held, doubt, None).await?;
+        let ours = self.rotations.store.doubt(&grant.id, &held, doubt, None).await?;
         Ok(ours.then_some(held))
     }
 
@@ -170,18 +171,20 @@ impl Broker {
         self.to_the_end(async move {
             for _ in 0..CONFLICTS_MAX {
                 let grant = broker.stored(&id).await?;
-                let entry = broker.known.enter(grant.clone());
+                let entry = broker.rotations.known.enter(grant.clone());
                 if grant.descriptor.disabled == disabled {
                     return Ok(broker.overview(&entry));
                 }
                 let usable = grant.standing == Standing::Usable;
                 // Whoever switches it on again wants to see it work.
-                let due_at = (!disabled && usable).then(|| broker.clock.now());
+                let due_at = (!disabled && usable).then(|| broker.rotations.clock.now());
                 let amendment =
                     Amendment { disabled: Some(disabled), due_at, ..Amendment::default() };
-                if let Some(amended) = broker.store.amend(&id, grant.position, amendment).await? {
+                if let Some(amended) =
+                    broker.rotations.store.amend(&id, grant.position, amendment).await?
+                {
                     info!(grant.id = %id, disabled, "switched by an operator");
-                    entry.adopt(broker.interpret(amended));
+                    entry.adopt(broker.rotations.interpret(amended));
                     return Ok(broker.overview(&entry));
                 }
             }
@@ -195,9 +198,9 @@ impl Broker {
     pub async fn distrust_all(self: &Arc<Self>) -> Result<u64, Error> {
         let (mut cursor, mut doubted) = (None, 0);
         loop {
-            let page = self.store.list(cursor.as_deref(), PAGE).await?;
+            let page = self.rotations.store.list(cursor.as_deref(), PAGE).await?;
             for grant in &page.grants {
-                if grant.standing == Standing::Usable && self.spends(grant) {
+                if grant.standing == Standing::Usable && self.rotations.spends(grant) {
                     doubted += u64::from(self.distrust(grant).await?);
                 }
             }
@@ -213,19 +216,20 @@ impl Broker {
         let held = if let Some(held) = &grant.intent {
             held.clone()
         } else {
-            let watch = self.settings.suspect_after;
-            let claim = self.store.claim(&grant.id, grant.generation(), owner, None, watch);
+            let watch = self.rotations.settings.suspect_after;
+            let claim =
+                self.rotations.store.claim(&grant.id, grant.generation(), owner, None, watch);
             let Claim::Granted(held) = claim.await? else { return Ok(false) };
             held
         };
         let doubt = Doubt {
             kind: DoubtKind::Restored,
             status: None,
-            since: self.start,
-            sent_at: self.start,
+            since: self.rotations.start,
+            sent_at: self.rotations.start,
             attempts: 0,
             fence: held.fence,
         };
-        Ok(self.store.doubt(&grant.id, &held, &doubt, None).await?)
+        Ok(self.rotations.store.doubt(&grant.id, &held, &doubt, None).await?)
     }
 }

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use crate::broker::Broker;
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
-use crate::broker::flight::{Refreshed, Trigger};
 use crate::broker::freshness::Stage;
-use crate::broker::join::Joined;
 use crate::broker::metrics::TokenRequest;
 use crate::broker::model::{Generation, GrantId, Reason, Standing};
-use crate::broker::resend::in_doubt;
+use crate::broker::refresh::flight::{Refreshed, Trigger};
+use crate::broker::refresh::join::Joined;
+use crate::broker::refresh::resend::in_doubt;
 use crate::broker::view::View;
 use crate::clock::between;
 
@@ -93,9 +93,9 @@ impl Broker {
         want: Want,
         answer: impl FnOnce(&View, Option<Degraded>, SystemTime) -> R,
     ) -> Option<R> {
-        self.known.look(id, |entry| {
+        self.rotations.known.look(id, |entry| {
             let view = entry.glance();
-            let now = self.clock.now();
+            let now = self.rotations.clock.now();
             if !matches!(self.decide(entry, &view, want, now), Decision::Serve) {
                 return None;
             }
@@ -114,7 +114,7 @@ impl Broker {
         want: Want,
         deadline: Instant,
     ) -> Result<Served, Error> {
-        let entry = match self.entry(id).await {
+        let entry = match self.rotations.entry(id).await {
             Ok(entry) => entry,
             Err(error) => {
                 self.count("", "error");
@@ -148,20 +148,21 @@ impl Broker {
         want: Want,
         deadline: Instant,
     ) -> Option<Result<Served, Error>> {
-        let now = self.clock.now();
+        let now = self.rotations.clock.now();
         match self.decide(entry, &view, want, now) {
             Decision::Serve => {
                 let degraded = self.degraded(entry, &view, now);
                 Some(Ok(Served { view, degraded }))
             }
             Decision::Renew => {
-                let joined = self.join_or_start(entry, view.grant.generation(), Trigger::OnDemand);
+                let joined =
+                    self.rotations.join_or_start(entry, view.grant.generation(), Trigger::OnDemand);
                 let degraded = joined.err().and_then(|error| failing(&error, now));
                 Some(Ok(Served { view, degraded }))
             }
             Decision::Wait { fallback } => {
                 let error = self.refresh(entry, &view, Trigger::OnDemand, deadline).await.err()?;
-                let now = self.clock.now();
+                let now = self.rotations.clock.now();
                 if !fallback || view.grant.valid_token(now).is_none() {
                     return Some(Err(error));
                 }
@@ -180,7 +181,7 @@ impl Broker {
         rejected: Rejected,
         deadline: Instant,
     ) -> Result<(Served, Outcome), Error> {
-        let entry = self.entry(id).await?;
+        let entry = self.rotations.entry(id).await?;
         if entry.view().grant.descriptor.disabled {
             return Err(Error::GrantDisabled(id.clone()));
         }
@@ -193,12 +194,13 @@ impl Broker {
         if let Some(token) = current {
             entry.report_rejected(token.generation);
         }
-        let now = self.clock.now();
+        let now = self.rotations.clock.now();
         let age = between(view.grant.pair.published_at, now);
-        let cooldown = self.settings.force_cooldown.checked_sub(age).filter(|left| !left.is_zero());
+        let cooldown =
+            self.rotations.settings.force_cooldown.checked_sub(age).filter(|left| !left.is_zero());
         if let Some(retry_after) = cooldown
             && current.is_some()
-            && self.flights.of(id).is_none()
+            && self.rotations.flights.of(id).is_none()
         {
             return Err(Error::ForceRefreshCooldown { grant: id.clone(), retry_after });
         }
@@ -206,7 +208,7 @@ impl Broker {
         self.note_use(&entry, &refreshed);
         let old = current.map(|token| Rejected::Generation(token.generation));
         let newer = old.is_none_or(|old| matches!(compare(&old, &refreshed), Compared::Replaced));
-        if !newer || refreshed.grant.valid_token(self.clock.now()).is_none() {
+        if !newer || refreshed.grant.valid_token(self.rotations.clock.now()).is_none() {
             return Err(Error::RefreshInProgress(id.clone()));
         }
         Ok((Served { view: refreshed, degraded: None }, outcome))
@@ -227,7 +229,7 @@ impl Broker {
             Compared::Replaced => return Ok(None),
             Compared::Ahead(named) => drop(self.catch_up(entry, named, deadline).await?),
             // Without the store, what is known here is the best there is.
-            Compared::Other => drop(self.reconcile(entry).await),
+            Compared::Other => drop(self.rotations.reconcile(entry).await),
         }
         let view = entry.view();
         let current = matches!(compare(rejected, &view), Compared::Current);
@@ -287,7 +289,8 @@ impl Broker {
             });
         }
         let age = between(view.grant.pair.published_at, now);
-        let cooldown = self.settings.force_cooldown.checked_sub(age).filter(|left| !left.is_zero());
+        let cooldown =
+            self.rotations.settings.force_cooldown.checked_sub(age).filter(|left| !left.is_zero());
         if let Some(retry_after) = cooldown {
             return Decision::Fail(Error::ForceRefreshCooldown { grant, retry_after });
         }
@@ -303,7 +306,7 @@ impl Broker {
         deadline: Instant,
     ) -> Result<(Arc<View>, Outcome), Error> {
         loop {
-            match self.join_or_start(entry, view.grant.generation(), trigger)? {
+            match self.rotations.join_or_start(entry, view.grant.generation(), trigger)? {
                 Joined::Replaced(view) => return Ok((view, Outcome::AlreadyReplaced)),
                 Joined::Running(flight) => {
                     return Ok((flight.wait(&entry.id, deadline).await?, Outcome::Rotated));
@@ -319,9 +322,9 @@ impl Broker {
 
     /// Looks for a generation that a caller knows and we do not.
     async fn catch_up(&self, entry: &Entry, named: Generation, deadline: Instant) -> Refreshed {
-        let refreshed = match self.flights.of(&entry.id) {
+        let refreshed = match self.rotations.flights.of(&entry.id) {
             Some(flight) => flight.wait(&entry.id, deadline).await?,
-            None => match self.load(&entry.id).await? {
+            None => match self.rotations.load(&entry.id).await? {
                 Some(stored) => entry.learn(stored),
                 None => entry.view(),
             },
@@ -341,10 +344,10 @@ impl Broker {
             return;
         }
         let (broker, entry, due_at) =
-            (Arc::clone(self), Arc::clone(entry), self.due_at(view, true));
+            (Arc::clone(self), Arc::clone(entry), self.rotations.due_at(view, true));
         let Some(due_at) = due_at else { return };
-        self.tasks.spawn(async move {
-            if broker.store.schedule(&entry.id, generation, due_at).await.is_err() {
+        self.rotations.tasks.spawn(async move {
+            if broker.rotations.store.schedule(&entry.id, generation, due_at).await.is_err() {
                 entry.forget_use();
             }
         });
@@ -356,9 +359,9 @@ impl Broker {
             return Some(Degraded { reason, retry_at: None });
         }
         if view.grant.intent.is_some()
-            && let Some(doubt) = self.open_doubt(entry, &view.grant)
+            && let Some(doubt) = self.rotations.open_doubt(entry, &view.grant)
         {
-            let next = self.next_try(entry, view, &doubt);
+            let next = self.rotations.next_try(entry, view, &doubt);
             return failing(&in_doubt(&view.grant, &doubt, next), now);
         }
         let trouble = entry.trouble()?;
@@ -384,7 +387,7 @@ impl Broker {
 
     fn requests(&self, provider: &str, result: &'static str) -> Counter {
         let labels = TokenRequest { provider: provider.to_owned(), result };
-        self.metrics.token_requests.get_or_create(&labels).clone()
+        self.rotations.metrics.token_requests.get_or_create(&labels).clone()
     }
 }
 

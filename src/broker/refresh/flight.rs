@@ -14,8 +14,9 @@ use crate::broker::view::View;
 /// How a refresh ended.
 pub type Refreshed = Result<Arc<View>, Error>;
 
-/// Where a refresh tells its callers how it ended.
-pub(super) type Callers = watch::Sender<Option<Refreshed>>;
+/// Hears of a token that is good to be served although the refresh is still at work: the store has
+/// not taken it yet.
+pub(super) type Early<'a> = dyn Fn(Arc<View>) + Send + Sync + 'a;
 
 /// Why a refresh was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl Trigger {
 
 /// The refreshes under way in this process: one for each grant.
 #[derive(Debug, Default)]
-pub(super) struct Flights {
+pub(in crate::broker) struct Flights {
     /// Held for moments only, never across an await.
     running: Mutex<HashMap<GrantId, Flight>>,
 }
@@ -59,7 +60,7 @@ impl Flights {
     }
 
     /// The refresh of this grant.
-    pub(super) fn of(&self, id: &GrantId) -> Option<Flight> {
+    pub(in crate::broker) fn of(&self, id: &GrantId) -> Option<Flight> {
         self.running.lock().get(id).cloned()
     }
 

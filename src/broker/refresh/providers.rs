@@ -106,7 +106,7 @@ struct State {
 
 /// What is known of the providers.
 #[derive(Debug, Default)]
-pub(super) struct Providers {
+pub(in crate::broker) struct Providers {
     each: DashMap<ProviderId, State>,
 }
 
@@ -249,7 +249,7 @@ impl Providers {
     }
 
     /// Why nobody is asked at present, and until when.
-    pub(super) fn waits(&self, provider: &ProviderId) -> Option<(Failure, Instant)> {
+    pub(in crate::broker) fn waits(&self, provider: &ProviderId) -> Option<(Failure, Instant)> {
         let state = self.each.get(provider)?;
         let hold = state.hold.as_ref().map(|hold| (hold.failure.clone(), hold.until));
         let hold = hold.filter(|(_, until)| Instant::now() < *until);

@@ -56,7 +56,7 @@ pub(super) struct Patience {
 
 /// When the token is presented again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(in crate::broker) enum Next {
     /// After this time; now if it is zero.
     In(Duration),
     /// Only when an operator says so.

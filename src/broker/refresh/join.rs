@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::broker::Broker;
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
-use crate::broker::flight::{Flight, Trigger};
 use crate::broker::model::{Generation, GrantId};
+use crate::broker::refresh::Rotations;
+use crate::broker::refresh::flight::{Flight, Trigger};
 use crate::broker::store::StoreError;
 use crate::broker::view::View;
 
@@ -23,12 +23,12 @@ pub enum Joined {
     Replaced(Arc<View>),
 }
 
-impl Broker {
+impl Rotations {
     /// Joins the refresh of `entry`, or starts one that spends `generation`.
     ///
     /// A caller who decided on an old view is sent back to decide anew; the store's own check of
     /// the generation stands behind that.
-    pub(super) fn join_or_start(
+    pub(in crate::broker) fn join_or_start(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
@@ -53,11 +53,12 @@ impl Broker {
         let (sender, receiver) = watch::channel(None);
         let flight = Flight::new(generation, receiver);
         running.insert(entry.id.clone(), flight.clone());
-        let broker = Arc::clone(self);
+        let rotations = Arc::clone(self);
         let entry = Arc::clone(entry);
         self.tasks.spawn(async move {
-            let running = Running::new(&broker, &entry.id);
-            let ended = broker.run_flight(&entry, generation, trigger, &sender).await;
+            let running = Running::new(&rotations, &entry.id);
+            let early = |view: Arc<View>| drop(sender.send_replace(Some(Ok(view))));
+            let ended = rotations.run_flight(&entry, generation, trigger, &early).await;
             // The way is free before anyone hears of the end: who still needs a refresh then
             // starts one instead of finding this one again.
             drop(running);
@@ -77,20 +78,20 @@ fn store_behind() -> Error {
 
 /// Is the grant's refresh no longer when the task ends, however it ends.
 struct Running<'a> {
-    broker: &'a Broker,
+    rotations: &'a Rotations,
     id: &'a GrantId,
 }
 
 impl<'a> Running<'a> {
-    fn new(broker: &'a Broker, id: &'a GrantId) -> Self {
-        broker.metrics.flights.inc();
-        Self { broker, id }
+    fn new(rotations: &'a Rotations, id: &'a GrantId) -> Self {
+        rotations.metrics.flights.inc();
+        Self { rotations, id }
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.broker.flights.remove(self.id);
-        self.broker.metrics.flights.dec();
+        self.rotations.flights.remove(self.id);
+        self.rotations.metrics.flights.dec();
     }
 }

@@ -5,31 +5,31 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, debug, info_span, warn};
 
-use crate::broker::Broker;
 use crate::broker::endpoint::{Disposition, Request};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::flight::{Callers, Refreshed, Trigger};
 use crate::broker::metrics::{ByProvider, Refresh};
 use crate::broker::model::{Generation, Grant, Reason, Standing, Verdict};
+use crate::broker::refresh::Rotations;
+use crate::broker::refresh::flight::{Early, Refreshed, Trigger};
 use crate::broker::settings::backoff;
 use crate::broker::store::StoreError;
 use crate::clock::from_unix_ms;
 use crate::crash::{self, Moment};
 
-impl Broker {
+impl Rotations {
     /// Refreshes the grant once. Never cancelled: it runs as a tracked task.
     pub(super) async fn run_flight(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
         trigger: Trigger,
-        callers: &Callers,
+        early: &Early<'_>,
     ) -> Refreshed {
         let provider_id = entry.view().grant.descriptor.provider.clone();
         let span = info_span!("refresh", grant.id = %entry.id, provider = %provider_id, trigger = trigger.name());
         let start = Instant::now();
-        let rotation = self.rotate(entry, generation, callers);
+        let rotation = self.rotate(entry, generation, early);
         let ended = rotation.instrument(span.clone()).await;
         if let Err(error) = &ended {
             span.in_scope(|| self.tell_failure(entry, generation, error));
@@ -79,11 +79,11 @@ impl Broker {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
-        callers: &Callers,
+        early: &Early<'_>,
     ) -> Refreshed {
         let mut tries = 0;
         loop {
-            let ended = self.attempt(entry, generation, callers).await;
+            let ended = self.attempt(entry, generation, early).await;
             tries += 1;
             let unsent = matches!(&ended, Err(Error::Upstream { failure, .. })
                 if failure.disposition == Disposition::NotSent);
@@ -100,7 +100,7 @@ impl Broker {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
-        callers: &Callers,
+        early: &Early<'_>,
     ) -> Refreshed {
         let view = self.reconcile(entry).await?;
         if view.grant.generation() != generation {
@@ -124,7 +124,7 @@ impl Broker {
         entry.sent(&intent);
         let reply = self.endpoint.exchange(&grant.descriptor.provider, request).await;
         crash::reached(stop_at, Moment::AfterReply).await;
-        self.take_answer(entry, grant, &intent, sent_at, reply, callers).await
+        self.take_answer(entry, grant, &intent, sent_at, reply, early).await
     }
 
     /// What to send for the grant, if it can be refreshed at all.
@@ -141,7 +141,7 @@ impl Broker {
 
     /// Why the grant cannot be refreshed though nobody refused it: it has no refresh token, or that
     /// is past the end which the provider named.
-    pub(super) fn spent_by_time(&self, grant: &Grant) -> Option<Verdict> {
+    pub(in crate::broker) fn spent_by_time(&self, grant: &Grant) -> Option<Verdict> {
         if !grant.descriptor.kind.spends() || grant.standing != Standing::Usable {
             return None;
         }
@@ -164,7 +164,7 @@ impl Broker {
 }
 
 /// Says no for a grant that is deleted, refused or switched off.
-pub(super) fn usable(grant: &Grant) -> Result<(), Error> {
+pub(in crate::broker) fn usable(grant: &Grant) -> Result<(), Error> {
     match &grant.standing {
         Standing::Usable if grant.descriptor.disabled => {
             Err(Error::GrantDisabled(grant.id.clone()))

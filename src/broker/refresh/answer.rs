@@ -5,18 +5,19 @@ use std::time::SystemTime;
 
 use tracing::{error, info, warn};
 
-use crate::broker::Broker;
-use crate::broker::endpoint::{Concern, Disposition, Failure, Issued, Reply};
+use crate::broker::endpoint::{Concern, Disposition, Failure, Reply};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::flight::{Callers, Refreshed};
 use crate::broker::model::{
-    Doubt, DoubtKind, Grant, Intent, Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
+    Doubt, DoubtKind, Grant, Intent, Position, ProviderId, Reason, Standing, Verdict,
 };
-use crate::broker::providers::Refusal;
+use crate::broker::refresh::Rotations;
+use crate::broker::refresh::flight::{Early, Refreshed};
+use crate::broker::refresh::pair::{Received, Sent, received};
+use crate::broker::refresh::providers::Refusal;
 use crate::broker::store::{Amendment, PAGE, StoreError};
 
-impl Broker {
+impl Rotations {
     /// Acts on what came back. The refresh token is made durable before anything else.
     pub(super) async fn take_answer(
         self: &Arc<Self>,
@@ -25,38 +26,26 @@ impl Broker {
         intent: &Intent,
         sent_at: SystemTime,
         reply: Reply,
-        callers: &Callers,
+        early: &Early<'_>,
     ) -> Refreshed {
-        let spends = grant.descriptor.kind.spends();
-        let fresh = reply.refresh_token.filter(|_| spends);
-        let received = fresh.is_some();
-        let issued = match (reply.issued, received) {
-            (Ok(issued), _) => Ok(token(&grant, issued, sent_at)),
-            (Err(failure), true) => Err((failure, grant.pair.token.clone())),
-            (Err(failure), false) => {
-                return self.failed(entry, &grant, intent, sent_at, failure).await;
-            }
+        let sent = Sent {
+            before: &grant.pair,
+            descriptor: &grant.descriptor,
+            generation: grant.generation().next(),
+            at: sent_at,
         };
-        if issued.is_ok() {
+        let Received { pair, failure } = match received(&sent, reply, self.clock.now()) {
+            Ok(received) => received,
+            Err(failure) => return self.failed(entry, &grant, intent, sent_at, failure).await,
+        };
+        if failure.is_none() {
             self.tell_success(&grant.descriptor.provider);
         }
         if let Some(doubt) = &intent.doubt {
             self.count_resend(&grant, doubt, "pair");
         }
-        let (token, failure) = match issued {
-            Ok(token) => (Some(token), None),
-            Err((failure, old_token)) => (old_token, Some(failure)),
-        };
-        let end = reply.refresh_token_lifetime.map(|lifetime| sent_at + lifetime);
-        let kept_end = grant.pair.refresh_token_expires_at.filter(|_| !received);
-        let pair = Pair {
-            refresh_token: fresh.or_else(|| grant.pair.refresh_token.clone()),
-            refresh_token_expires_at: end.or(kept_end),
-            token,
-            published_at: self.clock.now(),
-        };
-        let callers = failure.is_none().then_some(callers);
-        let view = self.publish(entry, grant, intent, pair, callers).await;
+        let early = failure.is_none().then_some(early);
+        let view = self.publish(entry, grant, intent, pair, early).await;
         entry.answered(intent);
         let view = view?;
         match failure {
@@ -175,9 +164,9 @@ impl Broker {
     /// Lifts the verdicts on grants that were refused shortly before the provider's trouble was
     /// noticed: nobody is dead yet.
     fn lift_refusals(self: &Arc<Self>, provider: ProviderId, since: SystemTime) {
-        let broker = Arc::clone(self);
+        let rotations = Arc::clone(self);
         self.tasks.spawn(async move {
-            let step = || broker.lift_all(&provider, since);
+            let step = || rotations.lift_all(&provider, since);
             let told = |failures, failure: &Error| {
                 if failures > 0 {
                     return;
@@ -185,8 +174,8 @@ impl Broker {
                 warn!(%provider, error = chain(failure), "verdicts on its grants are to be lifted once the store answers");
             };
             let lifted = tokio::select! {
-                () = broker.drain.cancelled() => return,
-                lifted = broker.insist(step, told) => lifted,
+                () = rotations.drain.cancelled() => return,
+                lifted = rotations.insist(step, told) => lifted,
             };
             warn!(%provider, lifted, "verdicts of the last minutes are lifted: the provider refuses too many grants at once");
         });
@@ -215,7 +204,7 @@ impl Broker {
 
     /// Makes a refused grant usable again. It is due at once, unless its refresh token was in doubt
     /// when an operator gave it up: then it is in doubt again.
-    pub(super) async fn lift(&self, grant: &Grant) -> Result<bool, Error> {
+    pub(in crate::broker) async fn lift(&self, grant: &Grant) -> Result<bool, Error> {
         let in_doubt = match &grant.standing {
             Standing::Refused(verdict) => verdict.given_up.clone(),
             Standing::Usable | Standing::Deleted => None,
@@ -272,7 +261,7 @@ impl Broker {
         self.reload(entry).await
     }
 
-    pub(super) fn outcome_unknown(&self, grant: &Grant) -> Error {
+    pub(in crate::broker) fn outcome_unknown(&self, grant: &Grant) -> Error {
         let failure = Failure {
             reason: Reason::RefreshOutcomeUnknown,
             disposition: Disposition::Unknown(DoubtKind::Unheard),
@@ -292,21 +281,6 @@ impl Broker {
             time: self.clock.now(),
             retry_after: None,
         }
-    }
-}
-
-fn token(grant: &Grant, issued: Issued, sent_at: SystemTime) -> Token {
-    let scopes =
-        if issued.scopes.is_empty() { grant.descriptor.scopes.clone() } else { issued.scopes };
-    Token {
-        access_token: issued.access_token,
-        token_type: issued.token_type,
-        generation: grant.generation().next(),
-        issued_at: sent_at,
-        lifetime: issued.lifetime,
-        refresh_in: issued.refresh_in,
-        scopes,
-        attributes: issued.attributes,
     }
 }
 

@@ -6,27 +6,27 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use crate::broker::Broker;
-use crate::broker::doubt::{Next, Patience, Situation};
 use crate::broker::endpoint::{Concern, Disposition, Failure, Habits};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::flight::Refreshed;
 use crate::broker::freshness::spread;
 use crate::broker::metrics::Resend;
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, ProviderId, Reason};
-use crate::broker::rotation::usable;
+use crate::broker::refresh::Rotations;
+use crate::broker::refresh::doubt::{Next, Patience, Situation};
+use crate::broker::refresh::flight::Refreshed;
+use crate::broker::refresh::rotation::usable;
 use crate::broker::settings::Predecessors;
 use crate::broker::store::{Claim, StoreError};
 use crate::broker::view::View;
 use crate::clock::between;
 
 /// Holder of the claims on grants of a store that is a copy from the past: nobody.
-pub(super) const RESTORED: &str = "restored";
+pub(in crate::broker) const RESTORED: &str = "restored";
 
-impl Broker {
+impl Rotations {
     /// The doubt about the grant's refresh token, if there is one and nobody is resolving it.
-    pub(super) fn doubt_of(&self, entry: &Entry, grant: &Grant) -> Option<Doubt> {
+    pub(in crate::broker) fn doubt_of(&self, entry: &Entry, grant: &Grant) -> Option<Doubt> {
         if !self.spends(grant) {
             return None;
         }
@@ -39,7 +39,7 @@ impl Broker {
 
     /// The same for those who look on: also while it is being resolved, because until there is an
     /// answer nobody knows.
-    pub(super) fn open_doubt(&self, entry: &Entry, grant: &Grant) -> Option<Doubt> {
+    pub(in crate::broker) fn open_doubt(&self, entry: &Entry, grant: &Grant) -> Option<Doubt> {
         let resolved = || {
             let held = grant.intent.as_ref().filter(|_| self.spends(grant))?;
             held.doubt.clone().filter(|_| held.generation == grant.generation())
@@ -48,7 +48,7 @@ impl Broker {
     }
 
     /// A grant as the store has it, with what is certain about a holder that is no more.
-    pub(super) fn interpret(&self, mut grant: Grant) -> Grant {
+    pub(in crate::broker) fn interpret(&self, mut grant: Grant) -> Grant {
         let generation = grant.generation();
         if let Some(held) = &mut grant.intent
             && held.generation == generation
@@ -85,16 +85,16 @@ impl Broker {
     }
 
     /// A use of its refresh token may spend it.
-    pub(super) fn spends(&self, grant: &Grant) -> bool {
+    pub(in crate::broker) fn spends(&self, grant: &Grant) -> bool {
         grant.descriptor.kind.spends() && self.habits(&grant.descriptor.provider).single_use
     }
 
-    pub(super) fn habits(&self, provider: &ProviderId) -> Habits {
+    pub(in crate::broker) fn habits(&self, provider: &ProviderId) -> Habits {
         self.habits.get(provider).cloned().unwrap_or_default()
     }
 
     /// When the token is presented again, counted from now.
-    pub(super) fn next_try(&self, entry: &Entry, view: &View, doubt: &Doubt) -> Next {
+    pub(in crate::broker) fn next_try(&self, entry: &Entry, view: &View, doubt: &Doubt) -> Next {
         let now = self.clock.now();
         let settings = &self.settings;
         let habits = self.habits(&view.grant.descriptor.provider);
@@ -159,7 +159,7 @@ impl Broker {
 
     /// Tells the store of a doubt, at once or when it answers again. Until then, and if this
     /// process ends before, the claim itself says that something was sent.
-    pub(super) async fn record_doubt(
+    pub(in crate::broker) async fn record_doubt(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         held: &Intent,
@@ -170,21 +170,21 @@ impl Broker {
         let told = self.store.doubt(&entry.id, held, doubt, due_at).await;
         let Err(failure) = told else { return };
         debug!(grant.id = %entry.id, error = chain(&failure), "a doubt is recorded once the store answers");
-        let (broker, entry) = (Arc::clone(self), Arc::clone(entry));
+        let (rotations, entry) = (Arc::clone(self), Arc::clone(entry));
         let (held, doubt) = (held.clone(), doubt.clone());
         self.tasks.spawn(async move {
             let step = || async {
                 // An operator may have said something meanwhile.
-                let next = broker.next_try(&entry, &entry.view(), &doubt);
-                let due_at = broker.look_at(next);
-                broker.store.doubt(&entry.id, &held, &doubt, due_at).await
+                let next = rotations.next_try(&entry, &entry.view(), &doubt);
+                let due_at = rotations.look_at(next);
+                rotations.store.doubt(&entry.id, &held, &doubt, due_at).await
             };
-            broker.insist(step, |_, _: &StoreError| {}).await;
+            rotations.insist(step, |_, _: &StoreError| {}).await;
         });
     }
 
     /// When somebody has to look at a grant in doubt again.
-    pub(super) fn look_at(&self, next: Next) -> Option<SystemTime> {
+    pub(in crate::broker) fn look_at(&self, next: Next) -> Option<SystemTime> {
         match next {
             Next::In(wait) => Some(self.clock.now() + wait),
             Next::WhenTold => None,
@@ -274,24 +274,24 @@ impl Broker {
 
     /// Brings grants up again that wait for a provider which is well again.
     pub(super) fn wake(self: &Arc<Self>, provider: ProviderId) {
-        let broker = Arc::clone(self);
+        let rotations = Arc::clone(self);
         self.tasks.spawn(async move {
-            let waiting = broker.known.of(&provider).into_iter().filter(|entry| {
+            let waiting = rotations.known.of(&provider).into_iter().filter(|entry| {
                 entry.trouble().is_some() || entry.view().grant.intent.is_some()
             });
             let mut turn = Instant::now();
             for entry in waiting {
                 let view = entry.view();
-                let doubt = broker.doubt_of(&entry, &view.grant);
+                let doubt = rotations.doubt_of(&entry, &view.grant);
                 let due_at = match doubt {
-                    Some(doubt) => broker.look_at(broker.next_try(&entry, &view, &doubt)),
+                    Some(doubt) => rotations.look_at(rotations.next_try(&entry, &view, &doubt)),
                     // One after the other: the provider has only just recovered.
-                    None => Some(broker.clock.now() + turn.saturating_duration_since(Instant::now())),
+                    None => Some(rotations.clock.now() + turn.saturating_duration_since(Instant::now())),
                 };
-                turn += Duration::from_secs(1) / broker.habits(&provider).resend_rate.max(1);
+                turn += Duration::from_secs(1) / rotations.habits(&provider).resend_rate.max(1);
                 let Some(due_at) = due_at else { continue };
                 let told =
-                    broker.store.schedule(&entry.id, view.grant.generation(), due_at).await;
+                    rotations.store.schedule(&entry.id, view.grant.generation(), due_at).await;
                 if let Err(failure) = told {
                     // They come up by themselves a little later.
                     warn!(%provider, error = chain(&failure), "waiting grants cannot be brought up now");
@@ -303,7 +303,7 @@ impl Broker {
 }
 
 /// What callers are told while a grant is in doubt.
-pub(super) fn in_doubt(grant: &Grant, doubt: &Doubt, next: Next) -> Error {
+pub(in crate::broker) fn in_doubt(grant: &Grant, doubt: &Doubt, next: Next) -> Error {
     let (reason, disposition) = (reason(doubt.kind), Disposition::Unknown(doubt.kind));
     let retry_after = match next {
         Next::In(wait) => Some(wait),

@@ -7,24 +7,24 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use crate::broker::Broker;
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::flight::{Callers, Refreshed};
 use crate::broker::freshness::idle_due;
 use crate::broker::metrics::ByProvider;
 use crate::broker::model::{Grant, Intent, Pair, Position, Standing};
-use crate::broker::rotation::usable;
+use crate::broker::refresh::Rotations;
+use crate::broker::refresh::flight::{Early, Refreshed};
+use crate::broker::refresh::rotation::usable;
 use crate::broker::settings::backoff;
 use crate::broker::store::{Merged, StoreError, TOMBSTONE_LIFE};
 use crate::broker::view::View;
 use crate::clock::between;
 use crate::crash::{self, Moment};
 
-impl Broker {
+impl Rotations {
     /// Reads the grant from the store. Where the store is behind what we know, or has lost the
     /// grant, it gets what we know before anything is spent: what it holds is spent already.
-    pub(super) async fn reconcile(&self, entry: &Entry) -> Refreshed {
+    pub(in crate::broker) async fn reconcile(&self, entry: &Entry) -> Refreshed {
         let known = entry.view();
         let stored = self.load(&entry.id).await?;
         let heals = known.grant.standing == Standing::Usable;
@@ -59,7 +59,7 @@ impl Broker {
 
     /// When the grant is to be refreshed: in time if it is `wanted`, in use or kept warm; otherwise
     /// often enough for its refresh token to live, where the provider wants that.
-    pub(super) fn due_at(&self, view: &View, wanted: bool) -> Option<SystemTime> {
+    pub(in crate::broker) fn due_at(&self, view: &View, wanted: bool) -> Option<SystemTime> {
         let grant = &view.grant;
         let every = self.habits(&grant.descriptor.provider).keep_warm_every;
         let every = every.filter(|_| grant.descriptor.kind.spends());
@@ -90,7 +90,7 @@ impl Broker {
         grant: Grant,
         intent: &Intent,
         pair: Pair,
-        callers: Option<&Callers>,
+        early: Option<&Early<'_>>,
     ) -> Refreshed {
         let generation = intent.generation.next();
         let position = Position { generation, fence: intent.fence };
@@ -108,8 +108,8 @@ impl Broker {
             self.tell_not_taken(&next, failures, failure);
             if failures == 0 {
                 let view = entry.adopt(next.clone());
-                if let Some(callers) = callers {
-                    callers.send_replace(Some(Ok(view)));
+                if let Some(early) = early {
+                    early(view);
                 }
             }
         };

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::broker::Broker;
-use crate::broker::doubt::Next;
 use crate::broker::endpoint::{Concern, Disposition, Failure};
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
-use crate::broker::flight::{Refreshed, Trigger};
 use crate::broker::freshness::spread;
 use crate::broker::model::{Generation, Grant, ProviderId, Reason};
-use crate::broker::resend::in_doubt;
-use crate::broker::rotation::usable;
+use crate::broker::refresh::Rotations;
+use crate::broker::refresh::doubt::Next;
+use crate::broker::refresh::flight::{Refreshed, Trigger};
+use crate::broker::refresh::resend::in_doubt;
+use crate::broker::refresh::rotation::usable;
 use crate::broker::settings::{Settings, backoff};
 use crate::broker::view::Trouble;
 use crate::broker::view::View;
@@ -22,7 +22,7 @@ use crate::broker::view::View;
 /// together do not come back together.
 const JITTER_FLOOR: f64 = 0.5;
 
-impl Broker {
+impl Rotations {
     /// Says no to a refresh that cannot help now, and why.
     pub(super) fn may_refresh(
         &self,
@@ -104,11 +104,6 @@ impl Broker {
         let (error, at) = (error.clone(), Instant::now());
         let (failures, until) = (failures + 1, at + wait);
         entry.met(Trouble { error, failures, at, until });
-    }
-
-    /// Why nobody asks the provider at present, and until when; for operators.
-    pub fn provider_waits(&self, provider: &ProviderId) -> Option<(Failure, Instant)> {
-        self.providers.waits(provider)
     }
 }
 

@@ -6,19 +6,19 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-use crate::broker::Broker;
-use crate::broker::doubt::Next;
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::flight::Trigger;
 use crate::broker::known::IDLE_ROUNDS;
 use crate::broker::model::{Doubt, GrantId, Standing};
+use crate::broker::refresh::Rotations;
+use crate::broker::refresh::doubt::Next;
+use crate::broker::refresh::flight::Trigger;
 use crate::broker::view::View;
 
 /// How often the due index brings up a grant that is switched off, or past its end.
 const LATER: Duration = Duration::from_secs(24 * 3600);
 
-impl Broker {
+impl Rotations {
     /// Works off the due index until the process drains.
     pub async fn run_scheduler(self: Arc<Self>) {
         let settings = &self.settings;

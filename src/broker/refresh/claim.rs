@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use crate::broker::Broker;
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner};
+use crate::broker::refresh::Rotations;
 use crate::broker::store::{Claim, StoreError, Stored};
 use crate::broker::view::View;
 use crate::clock::between;
 
-impl Broker {
+impl Rotations {
     /// Claims the grant's generation; `None` if it moved. Waits for another live holder, and says
     /// when a refresh token in doubt is presented again.
     pub(super) async fn claim(
@@ -89,14 +89,14 @@ impl Broker {
     /// Gives a claim back under which nothing was sent, once the store answers again: its answer
     /// was lost, and after a restart nobody could tell that it was never used. Shutdown waits.
     pub(super) fn give_back_later(self: &Arc<Self>, entry: &Arc<Entry>, attempt: u64) {
-        let (broker, entry) = (Arc::clone(self), Arc::clone(entry));
+        let (rotations, entry) = (Arc::clone(self), Arc::clone(entry));
         self.tasks.spawn(async move {
             let told = |failures, failure: &StoreError| {
                 if failures == 0 {
                     warn!(grant.id = %entry.id, error = %chain(failure), "a claim is to be given back once the store answers");
                 }
             };
-            broker.insist(|| broker.give_back_claim(&entry, attempt), told).await;
+            rotations.insist(|| rotations.give_back_claim(&entry, attempt), told).await;
         });
     }
 
@@ -118,7 +118,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn next_owner(&self) -> Owner {
+    pub(in crate::broker) fn next_owner(&self) -> Owner {
         Owner {
             replica: self.settings.replica.clone(),
             boot: self.boot,
@@ -126,7 +126,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn ours(&self, owner: &Owner) -> bool {
+    pub(in crate::broker) fn ours(&self, owner: &Owner) -> bool {
         owner.boot == self.boot && owner.replica == self.settings.replica
     }
 }

@@ -1,0 +1,132 @@
+//! Refreshing: one at a time for each grant, claimed before it is sent, and never lost.
+//!
+//! Reading order: [`join`] and [`flight`] one refresh for each grant, [`rotation`] how it is done,
+//! [`claim`] under what right, [`answer`] what replies mean (with `pair`), [`providers`] whose trouble a failure
+//! is, [`resend`] (with `doubt`) what follows a lost answer, [`publish`] how a pair is kept,
+//! [`pacing`] who waits after a failure, [`scheduler`] what happens unasked. Nothing here knows of
+//! callers or operators.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::endpoint::{Habits, TokenEndpoint};
+use crate::broker::entry::Entry;
+use crate::broker::error::Error;
+use crate::broker::known::Known;
+use crate::broker::metrics::Metrics;
+use crate::broker::model::{GrantId, ProviderId};
+use crate::broker::refresh::flight::Flights;
+use crate::broker::refresh::providers::Providers;
+use crate::broker::settings::Settings;
+use crate::broker::store::{Store, StoreError, Stored};
+use crate::clock::{Clock, from_unix_ms};
+
+pub mod answer;
+pub mod claim;
+pub mod doubt;
+pub mod flight;
+pub mod join;
+pub mod pacing;
+mod pair;
+pub mod providers;
+pub mod publish;
+pub mod resend;
+pub mod rotation;
+pub mod scheduler;
+
+/// First attempt number; 0 stands for none.
+const FIRST_ATTEMPT: u64 = 1;
+
+/// Keeps grants fresh.
+pub struct Rotations {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) endpoint: Arc<dyn TokenEndpoint>,
+    pub(super) clock: Clock,
+    pub(super) settings: Settings,
+    pub(super) metrics: Metrics,
+    /// Random number of this process, in every intent.
+    boot: u64,
+    /// When this process began: whoever held a claim before it and is gone has sent by then.
+    pub(super) start: SystemTime,
+    started: Instant,
+    habits: HashMap<ProviderId, Habits>,
+    attempts: AtomicU64,
+    pub(super) known: Known,
+    pub(super) flights: Flights,
+    pub(super) providers: Providers,
+    /// Refreshes and notes; shutdown waits for them.
+    pub(super) tasks: TaskTracker,
+    pub(super) drain: CancellationToken,
+}
+
+impl Rotations {
+    /// Puts the parts together. `boot` is a random number drawn for this process.
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        endpoint: Arc<dyn TokenEndpoint>,
+        clock: Clock,
+        settings: Settings,
+        metrics: Metrics,
+        boot: u64,
+    ) -> Arc<Self> {
+        let each = endpoint.providers().into_iter();
+        let habits = each.map(|provider| (provider.id, provider.habits)).collect();
+        Arc::new(Self {
+            store,
+            endpoint,
+            clock,
+            settings,
+            metrics,
+            boot,
+            start: from_unix_ms(clock.now_ms()),
+            started: Instant::now(),
+            habits,
+            attempts: AtomicU64::new(FIRST_ATTEMPT),
+            known: Known::default(),
+            flights: Flights::default(),
+            providers: Providers::default(),
+            tasks: TaskTracker::new(),
+            drain: CancellationToken::new(),
+        })
+    }
+
+    /// No new refresh starts any more.
+    pub(super) fn draining(&self) -> bool {
+        self.drain.is_cancelled()
+    }
+
+    /// Starts no further refresh and waits until those under way are durable.
+    pub(super) async fn drain(&self) {
+        self.drain.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Reads a grant from the store.
+    pub(super) async fn load(&self, id: &GrantId) -> Result<Option<Stored>, StoreError> {
+        Ok(self.store.load(id).await?.map(|stored| match stored {
+            Stored::Grant(grant) => Stored::Grant(self.interpret(grant)),
+            Stored::Deleted(position) => Stored::Deleted(position),
+        }))
+    }
+
+    /// The grant as this process knows it, read from the store at first sight, and again where it
+    /// was deleted: somebody may have imported it anew.
+    pub(super) async fn entry(&self, id: &GrantId) -> Result<Arc<Entry>, Error> {
+        if let Some(entry) = self.known.get(id).filter(|entry| !entry.deleted()) {
+            entry.ask();
+            return Ok(entry);
+        }
+        let stored = self.load(id).await?.and_then(Stored::grant);
+        let grant = stored.ok_or_else(|| Error::GrantNotFound(id.clone()))?;
+        let entry = self.known.enter(grant);
+        // Another task may have learned of a later deletion in the meantime.
+        if entry.deleted() { Err(Error::GrantNotFound(id.clone())) } else { Ok(entry) }
+    }
+}

@@ -1,0 +1,150 @@
+//! Pairs from replies: what a provider's answer makes of the pair that was there before. Pure.
+
+use std::time::SystemTime;
+
+use crate::broker::endpoint::{Failure, Issued, Reply};
+use crate::broker::model::{Descriptor, Generation, Pair, Token};
+
+/// What a request was sent with.
+pub(super) struct Sent<'a> {
+    /// The pair that it may have spent.
+    pub(super) before: &'a Pair,
+    /// What the grant is.
+    pub(super) descriptor: &'a Descriptor,
+    /// The generation that its answer makes current.
+    pub(super) generation: Generation,
+    /// When it left: lifetimes count from then on.
+    pub(super) at: SystemTime,
+}
+
+/// A pair that came back.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) pair: Pair,
+    /// Why it has the old access token still: the refresh token came without a new one.
+    pub(super) failure: Option<Failure>,
+}
+
+/// The pair in a reply. `Err`: it brought nothing that has to be kept.
+pub(super) fn received(
+    sent: &Sent<'_>,
+    reply: Reply,
+    now: SystemTime,
+) -> Result<Received, Failure> {
+    let before = sent.before;
+    let fresh = reply.refresh_token.filter(|_| sent.descriptor.kind.spends());
+    let (token, failure) = match (reply.issued, &fresh) {
+        (Ok(issued), _) => (Some(token(sent, issued)), None),
+        (Err(failure), Some(_)) => (before.token.clone(), Some(failure)),
+        (Err(failure), None) => return Err(failure),
+    };
+    let end = reply.refresh_token_lifetime.map(|lifetime| sent.at + lifetime);
+    // The end of the old refresh token says nothing about a new one.
+    let kept_end = before.refresh_token_expires_at.filter(|_| fresh.is_none());
+    let pair = Pair {
+        refresh_token: fresh.or_else(|| before.refresh_token.clone()),
+        refresh_token_expires_at: end.or(kept_end),
+        token,
+        published_at: now,
+    };
+    Ok(Received { pair, failure })
+}
+
+fn token(sent: &Sent<'_>, issued: Issued) -> Token {
+    // Left out where they are those that were asked for (RFC 6749 section 5.1).
+    let granted = Some(issued.scopes).filter(|scopes| !scopes.is_empty());
+    Token {
+        access_token: issued.access_token,
+        token_type: issued.token_type,
+        generation: sent.generation,
+        issued_at: sent.at,
+        lifetime: issued.lifetime,
+        refresh_in: issued.refresh_in,
+        scopes: granted.unwrap_or_else(|| sent.descriptor.scopes.clone()),
+        attributes: issued.attributes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::endpoint::{Concern, Disposition};
+    use crate::broker::entry::tests::grant;
+    use crate::broker::model::{DoubtKind, Grant, Reason};
+    use crate::clock::from_unix_ms;
+    use crate::secret::{AccessToken, RefreshToken};
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn old() -> Grant {
+        let mut grant = grant();
+        grant.descriptor.scopes = vec!["read".to_owned()];
+        grant.pair.refresh_token = Some(RefreshToken::new("old"));
+        grant.pair.refresh_token_expires_at = Some(from_unix_ms(9_000));
+        grant
+    }
+
+    fn reply(refresh_token: Option<&str>, issued: Result<Issued, Failure>) -> Reply {
+        let refresh_token = refresh_token.map(RefreshToken::new);
+        Reply { issued, refresh_token, refresh_token_lifetime: None }
+    }
+
+    fn issued(scopes: &[&str]) -> Issued {
+        Issued {
+            access_token: AccessToken::new("new"),
+            token_type: "Bearer".to_owned(),
+            lifetime: DAY,
+            refresh_in: None,
+            scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
+            attributes: BTreeMap::new(),
+        }
+    }
+
+    fn failure() -> Failure {
+        Failure {
+            reason: Reason::RefreshReplyUnreadable,
+            disposition: Disposition::Unknown(DoubtKind::Unreadable),
+            concern: Concern::Grant,
+            status: Some(200),
+            provider_error: None,
+            retry_after: None,
+        }
+    }
+
+    fn receive(reply: Reply) -> Result<Received, Failure> {
+        let grant = old();
+        let sent = Sent {
+            before: &grant.pair,
+            descriptor: &grant.descriptor,
+            generation: grant.generation().next(),
+            at: from_unix_ms(1_000),
+        };
+        received(&sent, reply, from_unix_ms(2_000))
+    }
+
+    #[test]
+    fn what_a_reply_leaves_out_stays_as_it_was() {
+        let kept = receive(reply(None, Ok(issued(&[])))).unwrap().pair;
+        assert_eq!(kept.refresh_token, Some(RefreshToken::new("old")));
+        assert_eq!(kept.refresh_token_expires_at, Some(from_unix_ms(9_000)));
+        let token = kept.token.unwrap();
+        assert_eq!((token.scopes, token.generation), (vec!["read".to_owned()], Generation(8)));
+        assert_eq!(token.issued_at, from_unix_ms(1_000), "before it was sent, never after");
+
+        let replaced = receive(reply(Some("next"), Ok(issued(&["write"])))).unwrap().pair;
+        assert_eq!(replaced.refresh_token, Some(RefreshToken::new("next")));
+        assert_eq!(replaced.refresh_token_expires_at, None);
+        assert_eq!(replaced.token.unwrap().scopes, ["write"]);
+    }
+
+    #[test]
+    fn a_refresh_token_is_kept_even_if_nothing_else_can_be_read() {
+        let received = receive(reply(Some("next"), Err(failure()))).unwrap();
+        assert_eq!(received.pair.refresh_token, Some(RefreshToken::new("next")));
+        assert!(received.pair.token.is_none() && received.failure.is_some());
+        assert!(receive(reply(None, Err(failure()))).is_err());
+    }
+}
