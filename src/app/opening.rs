@@ -9,17 +9,16 @@ use tracing::{info, warn};
 
 use crate::app::error::AppError;
 use crate::broker::Broker;
-use crate::broker::settings::{Predecessors, Settings, backoff};
+use crate::broker::backoff::Backoff;
+use crate::broker::settings::{Predecessors, Settings};
 use crate::broker::store::Store;
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
 use crate::store::redis::Admission;
 use crate::store::{Keyring, OpenError, Replica, Vault};
 
-/// First wait for a store that does not answer at start; doubles each time.
-const STORE_BACKOFF: Duration = Duration::from_millis(200);
-/// Longest wait for a store that does not answer at start.
-const STORE_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Waits for a store that does not answer at start.
+const STORE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// Takes the name of this replica, where several may share a store.
 pub(super) fn replica(config: &Config) -> Result<Option<Replica>, AppError> {
@@ -66,7 +65,7 @@ pub(super) async fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn 
             Ok(vault) => return Ok(Arc::new(vault)),
             Err(OpenError::Unavailable(why)) => {
                 warn!(error = why, failures, "waiting for the token store");
-                sleep(backoff(STORE_BACKOFF, failures, STORE_BACKOFF_MAX)).await;
+                sleep(STORE_BACKOFF.after(failures)).await;
                 failures += 1;
             }
             Err(refused) => return Err(refused.into()),

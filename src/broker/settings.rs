@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::broker::backoff::Backoff;
 use crate::crash::Moment;
 
 /// What is certain of processes that held claims before this one.
@@ -33,18 +34,14 @@ pub struct Settings {
     pub suspect_after: Duration,
     /// Tries of one refresh while nothing was sent.
     pub attempts_max: u32,
-    /// First wait between such tries; doubles each time.
-    pub attempt_backoff: Duration,
-    /// First wait after a failed refresh; doubles each time.
-    pub retry_backoff: Duration,
-    /// Longest wait after a failed refresh.
-    pub retry_backoff_max: Duration,
-    /// First wait of a provider that refused our client; doubles each time.
-    pub client_probe: Duration,
-    /// Longest wait of a provider that refused our client.
-    pub client_probe_max: Duration,
-    /// Longest wait between the requests that go out one at a time while a provider is in trouble.
-    pub canary_backoff_max: Duration,
+    /// Waits between such tries.
+    pub attempt_backoff: Backoff,
+    /// Waits after failed refreshes.
+    pub retry_backoff: Backoff,
+    /// Waits of a provider that refused our client.
+    pub client_probe: Backoff,
+    /// Waits between the requests that go out one at a time while a provider is in trouble.
+    pub canary_backoff: Backoff,
     /// Final refusals of many grants within this time count as the provider's trouble.
     pub refusal_window: Duration,
     /// Where a test stops refreshes for ever.
@@ -57,10 +54,8 @@ pub struct Settings {
     pub resend_slow_after: Duration,
     /// ... is presented again only once in this time.
     pub resend_slow: Duration,
-    /// First wait before a pair is offered to the store again; doubles each time.
-    pub publish_backoff: Duration,
-    /// Longest wait before a pair is offered to the store again.
-    pub publish_backoff_max: Duration,
+    /// Waits before a pair is offered to the store again.
+    pub publish_backoff: Backoff,
     /// Poll for another holder's result.
     pub poll: Duration,
     /// A grant that nobody asked for is let go from memory about that long after.
@@ -84,20 +79,17 @@ impl Default for Settings {
             predecessors: Predecessors::Unknown,
             suspect_after: s(69),
             attempts_max: 3,
-            attempt_backoff: Duration::from_millis(200),
-            retry_backoff: s(1),
-            retry_backoff_max: s(60),
-            client_probe: s(60),
-            client_probe_max: s(300),
-            canary_backoff_max: s(15),
+            attempt_backoff: Backoff::new(Duration::from_millis(200), s(1)),
+            retry_backoff: Backoff::new(s(1), s(60)),
+            client_probe: Backoff::new(s(60), s(300)),
+            canary_backoff: Backoff::new(s(1), s(15)),
             refusal_window: s(600),
             stop_at: None,
             settle_margin: s(5),
             settle_short: s(5),
             resend_slow_after: s(24 * 3600),
             resend_slow: s(3600),
-            publish_backoff: Duration::from_millis(100),
-            publish_backoff_max: s(5),
+            publish_backoff: Backoff::new(Duration::from_millis(100), s(5)),
             poll: Duration::from_millis(200),
             // Long, because what is in memory heals a store that has lost it.
             forget_after: s(24 * 3600),
@@ -105,21 +97,5 @@ impl Default for Settings {
             due_visibility: s(30),
             due_batch: 200,
         }
-    }
-}
-
-/// `first` doubled `times` times, at most `max`.
-pub fn backoff(first: Duration, times: u32, max: Duration) -> Duration {
-    first.saturating_mul(2_u32.saturating_pow(times)).min(max)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_doubles_up_to_its_bound() {
-        let at = |times| backoff(Duration::from_secs(1), times, Duration::from_secs(60)).as_secs();
-        assert_eq!((at(0), at(1), at(5), at(6), at(99)), (1, 2, 32, 60, 60));
     }
 }

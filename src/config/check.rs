@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::broker::backoff::Backoff;
 use crate::broker::settings::{Predecessors, Settings};
 use crate::config::file::{self, File};
 use crate::config::provider::provider;
@@ -51,6 +52,7 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
         providers.extend(provider(name, section, &mut problems));
     }
     nonzero(&file, &mut problems);
+    turned(&file, &mut problems);
     let settings = settings(&file.timing, environment, &providers, store.as_ref());
     let log = Log {
         format: match file.log.format {
@@ -80,6 +82,20 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
         }),
         _ => Err(problems),
     }
+}
+
+/// First waits that are longer than the longest.
+fn turned(file: &File, problems: &mut Vec<Problem>) {
+    let timing = &file.timing;
+    let pairs = [
+        ("timing.retry_backoff", timing.retry_backoff, timing.retry_backoff_max),
+        ("timing.client_probe", timing.client_probe, timing.client_probe_max),
+        ("timing.publish_backoff", timing.publish_backoff, timing.publish_backoff_max),
+    ];
+    let turned = pairs.into_iter().filter(|(_, first, max)| first.0 > max.0);
+    problems.extend(
+        turned.map(|(path, ..)| Problem::new(path, format!("must not be above `{path}_max`"))),
+    );
 }
 
 /// Waits that stop everything, or spin, when they are zero.
@@ -208,15 +224,12 @@ fn settings(
         resend_slow: timing.resend_slow.0,
         suspect_after: timing.send_gate.0 + longest + timing.suspect_margin.0,
         attempts_max: timing.attempts_max,
-        attempt_backoff: timing.attempt_backoff.0,
-        retry_backoff: timing.retry_backoff.0,
-        retry_backoff_max: timing.retry_backoff_max.0,
-        client_probe: timing.client_probe.0,
-        client_probe_max: timing.client_probe_max.0,
-        canary_backoff_max: timing.canary_backoff_max.0,
+        attempt_backoff: Backoff::new(timing.attempt_backoff.0, timing.retry_backoff.0),
+        retry_backoff: Backoff::new(timing.retry_backoff.0, timing.retry_backoff_max.0),
+        client_probe: Backoff::new(timing.client_probe.0, timing.client_probe_max.0),
+        canary_backoff: Backoff::new(timing.retry_backoff.0, timing.canary_backoff_max.0),
         refusal_window: timing.refusal_window.0,
-        publish_backoff: timing.publish_backoff.0,
-        publish_backoff_max: timing.publish_backoff_max.0,
+        publish_backoff: Backoff::new(timing.publish_backoff.0, timing.publish_backoff_max.0),
         poll: timing.poll.0,
         forget_after: timing.forget_after.0,
         due_tick: timing.due_tick.0,

@@ -105,6 +105,7 @@ fn what_the_schema_cannot_say_is_checked_too() {
     let text = "listen: {api: '0.0.0.0:50051'}\n\
         store: {url: 'redis://localhost'}\n\
         log: {level: 'token_broker=loud'}\n\
+        timing: {retry_backoff: 2m}\n\
         providers:\n  kroger: {client_id: me, client_secret_file: /does/not/exist}\n  \
         plain: {token_url: 'http://example.com/token', client_id: me, listen_max: 10m, connect_timeout: 11m}\n";
     let problems = file(text, &[]).unwrap_err();
@@ -118,6 +119,7 @@ fn what_the_schema_cannot_say_is_checked_too() {
         "providers.plain.connect_timeout",
         "providers.plain.listen_max",
         "providers.plain.token_url",
+        "timing.retry_backoff",
     ] {
         assert!(paths(&problems).contains(&path), "{path} is missing in {problems:#?}");
     }

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
+use crate::broker::backoff::Backoff;
 use crate::broker::model::DoubtKind;
-use crate::broker::settings::backoff;
 
 /// In a documented grace time the token is presented again only during this share of it: the
 /// provider's clock is not ours.
@@ -40,10 +40,8 @@ pub(super) struct Situation {
 pub(super) struct Patience {
     /// A request has surely come to rest this long after it left.
     pub(super) settle: Duration,
-    /// First wait between resends; doubles each time.
-    pub(super) backoff: Duration,
-    /// Longest wait between resends.
-    pub(super) backoff_max: Duration,
+    /// Waits between resends.
+    pub(super) backoff: Backoff,
     /// After so long a doubt ...
     pub(super) slow_after: Duration,
     /// ... resends are this far apart.
@@ -84,7 +82,7 @@ impl Situation {
         let pause = if self.doubted_for >= patience.slow_after {
             patience.slow
         } else {
-            backoff(patience.backoff, self.attempts.saturating_sub(1), patience.backoff_max)
+            patience.backoff.after(self.attempts.saturating_sub(1))
         };
         pause.saturating_sub(self.silent_for)
     }
@@ -100,8 +98,7 @@ mod tests {
 
     const PATIENCE: Patience = Patience {
         settle: s(65),
-        backoff: s(1),
-        backoff_max: s(60),
+        backoff: Backoff::new(s(1), s(60)),
         slow_after: s(86_400),
         slow: s(3_600),
         grace: s(0),

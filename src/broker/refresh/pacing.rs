@@ -14,7 +14,7 @@ use crate::broker::refresh::doubt::Next;
 use crate::broker::refresh::flight::{Refreshed, Trigger};
 use crate::broker::refresh::resend::in_doubt;
 use crate::broker::refresh::rotation::usable;
-use crate::broker::settings::{Settings, backoff};
+use crate::broker::settings::Settings;
 use crate::broker::view::Trouble;
 use crate::broker::view::View;
 
@@ -94,7 +94,7 @@ impl Rotations {
         let wait = match error {
             Error::Upstream { failure, .. } => pause(&self.settings, failure, failures),
             // It is not the provider that has to be spared.
-            _ => self.settings.retry_backoff,
+            _ => self.settings.retry_backoff.first,
         };
         let spread = spread(&grant.id, Generation(u64::from(failures)));
         let asked =
@@ -109,10 +109,10 @@ impl Rotations {
 
 /// How long to leave a provider or grant alone after this failure.
 fn pause(settings: &Settings, failure: &Failure, failures: u32) -> Duration {
-    let least = backoff(settings.retry_backoff, failures, settings.retry_backoff_max);
+    let least = settings.retry_backoff.after(failures);
     match (failure.disposition, failure.retry_after) {
         // Its own rule has said when.
-        (Disposition::Unknown(_), wait) => return wait.unwrap_or(settings.retry_backoff_max),
+        (Disposition::Unknown(_), wait) => return wait.unwrap_or(settings.retry_backoff.max),
         (_, Some(asked)) => return asked.max(least),
         (_, None) => {}
     }
@@ -124,9 +124,7 @@ fn pause(settings: &Settings, failure: &Failure, failures: u32) -> Duration {
         | Reason::ScopeNotGranted
         | Reason::ResourceNotAllowed
         | Reason::ProviderUnrecognizedError
-        | Reason::ProviderRefusesMany => {
-            backoff(settings.client_probe, failures, settings.client_probe_max)
-        }
+        | Reason::ProviderRefusesMany => settings.client_probe.after(failures),
         _ => least,
     }
 }

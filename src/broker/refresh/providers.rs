@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::broker::endpoint::{Concern, Disposition, Failure};
 use crate::broker::model::{GrantId, ProviderId, Reason};
-use crate::broker::settings::{Settings, backoff};
+use crate::broker::settings::Settings;
 
 /// Grants that fail alike before it counts as the provider's trouble.
 const SEVERAL: usize = 2;
@@ -125,7 +125,7 @@ impl Providers {
             }
             // A limit of our rate is over for everybody; anything else is tried by one.
             if hold.failure.reason != Reason::ProviderRateLimited {
-                hold.until = now + settings.client_probe;
+                hold.until = now + settings.client_probe.first;
                 hold.probing = true;
             }
         }
@@ -133,9 +133,7 @@ impl Providers {
             if now < incident.next_canary {
                 return Err((incident.failure.clone(), incident.next_canary - now));
             }
-            let wait =
-                backoff(settings.retry_backoff, incident.canaries, settings.canary_backoff_max);
-            incident.next_canary = now + wait;
+            incident.next_canary = now + settings.canary_backoff.after(incident.canaries);
             incident.canaries += 1;
         }
         Ok(())

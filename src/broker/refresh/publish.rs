@@ -15,7 +15,6 @@ use crate::broker::model::{Grant, Intent, Pair, Position, Standing};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::{Early, Refreshed};
 use crate::broker::refresh::rotation::usable;
-use crate::broker::settings::backoff;
 use crate::broker::store::{Merged, StoreError, TOMBSTONE_LIFE};
 use crate::broker::view::View;
 use crate::clock::between;
@@ -148,14 +147,13 @@ impl Rotations {
     where
         F: Future<Output = Result<T, E>>,
     {
-        let settings = &self.settings;
         let mut failures = 0;
         loop {
             match step().await {
                 Ok(done) => return done,
                 Err(failure) => told(failures, &failure),
             }
-            sleep(backoff(settings.publish_backoff, failures, settings.publish_backoff_max)).await;
+            sleep(self.settings.publish_backoff.after(failures)).await;
             failures += 1;
         }
     }

@@ -117,7 +117,6 @@ impl Rotations {
                 habits.listen_max + settings.settle_margin
             },
             backoff: settings.retry_backoff,
-            backoff_max: settings.retry_backoff_max,
             slow_after: settings.resend_slow_after,
             slow: settings.resend_slow,
             grace: habits.reuse_grace,

@@ -12,7 +12,6 @@ use crate::broker::metrics::{ByProvider, Refresh};
 use crate::broker::model::{Generation, Grant, Reason, Standing, Verdict};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::{Early, Refreshed, Trigger};
-use crate::broker::settings::backoff;
 use crate::broker::store::StoreError;
 use crate::clock::from_unix_ms;
 use crate::crash::{self, Moment};
@@ -90,8 +89,7 @@ impl Rotations {
             if !unsent || tries >= self.settings.attempts_max || self.draining() {
                 return ended;
             }
-            sleep(backoff(self.settings.attempt_backoff, tries - 1, self.settings.retry_backoff))
-                .await;
+            sleep(self.settings.attempt_backoff.after(tries - 1)).await;
         }
     }
 
