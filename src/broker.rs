@@ -18,6 +18,7 @@ use crate::broker::store::Store;
 use crate::clock::Clock;
 
 pub mod admin;
+pub mod advice;
 pub mod backoff;
 pub mod endpoint;
 pub mod entry;

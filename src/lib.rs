@@ -5,12 +5,14 @@
 //! proto → service → broker → { store , upstream }              calls and data run downhill only
 //!          │         (the domain: plain Rust and tokio time; owns the traits Store, TokenEndpoint)
 //! app wires everything once; cli, config, lifecycle, ops, telemetry beside it; clock, secret and
-//! crash (moments at which tests stop) are leaves
+//! crash (moments at which tests stop) are leaves; demo is the provider of `dev`; client is what
+//! Rust callers use
 //! ```
 //!
 //! Reading order: [`proto`] the contract, `service` the gRPC edge, `broker` the domain, `store`
-//! and `upstream` the two places where the process ends, `app` how it is put together. Rust
-//! callers need only [`client`] and [`proto`]: the feature `client` without `server`.
+//! and `upstream` the two places where the process ends, `app` how it is put together; the README
+//! follows a call through them. Rust callers need only [`client`] and [`proto`]: the feature
+//! `client` without `server`.
 
 #[cfg(feature = "client")]
 pub mod client;

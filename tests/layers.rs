@@ -53,6 +53,72 @@ const TABLE: [(&str, &[&str], &[&str]); 16] = [
     ),
 ];
 
+/// (room within a module, what it must not name although the module may)
+const ROOMS: [(&str, &[&str]); 5] = [
+    // What a grant is does not depend on what is done with it.
+    ("broker/model", &["broker::*"]),
+    // Refreshing knows neither callers nor operators.
+    ("broker/refresh", &["broker::serving", "broker::admin", "broker::resolve", "broker::Broker"]),
+    ("broker/store", &["broker::*"]),
+    // What keeps and compares sees sealed values only.
+    ("store/embedded", SEALING),
+    ("store/redis", SEALING),
+];
+
+const SEALING: &[&str] = &["store::vault", "store::seal", "store::plain"];
+
+#[test]
+fn rooms_name_only_what_they_need() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for (room, banned) in ROOMS {
+        let own = room.replace('/', "::");
+        for file in files_of(&source, room) {
+            for path in imports(&fs::read_to_string(&file).unwrap()) {
+                let within = |place: &str| path == place || path.starts_with(&format!("{place}::"));
+                let shared = within(&own) || within("broker::model");
+                let named = banned.iter().any(|banned| match banned.strip_suffix("::*") {
+                    Some(module) => within(module) && !shared,
+                    None => within(banned),
+                });
+                if named {
+                    wrong.push(format!("{} names crate::{path}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The picture at the head of `src/lib.rs` shows every module, and no arrow of it leads uphill.
+#[test]
+fn the_picture_shows_what_there_is() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let text = fs::read_to_string(source.join("lib.rs")).unwrap();
+    let picture = text.split("```").nth(1).unwrap();
+    let words: BTreeSet<&str> = picture.split(|c: char| !c.is_alphanumeric()).collect();
+    for (module, ..) in TABLE {
+        assert!(words.contains(module), "{module} is not in the picture of src/lib.rs");
+    }
+    let chain = picture.lines().find(|line| line.contains('→')).unwrap();
+    let steps: Vec<Vec<&str>> = chain
+        .split('→')
+        .map(|step| {
+            let words = step.split(|c: char| !c.is_alphanumeric());
+            words.filter(|word| TABLE.iter().any(|(module, ..)| module == word)).collect()
+        })
+        .collect();
+    // Traits turn the last arrow round: stores and endpoints name the domain that owns the seam.
+    for (lower, upper) in
+        [("proto", "service"), ("broker", "service"), ("broker", "store"), ("broker", "upstream")]
+    {
+        let place = |name| steps.iter().position(|step| step.contains(&name)).unwrap();
+        assert!(place(lower).abs_diff(place(upper)) == 1, "{lower} is not beside {upper}");
+        let (_, below, _) = TABLE.iter().find(|(module, ..)| *module == upper).unwrap();
+        assert!(below.contains(&lower), "{upper} does not name {lower}");
+    }
+}
+
 #[test]
 fn modules_name_only_what_lies_below_them() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
+use crate::broker::advice::advice;
 use crate::broker::endpoint::{Disposition, Failure};
 use crate::broker::model::{Generation, GrantId, ProviderId, Reason, Verdict};
 use crate::broker::store::StoreError;
@@ -42,7 +43,7 @@ pub enum Error {
     )]
     GrantAlreadyExists(GrantId),
     /// The provider refused the grant.
-    #[error("grant {grant}: {}{}", .verdict.reason.advice(), answered(.verdict.provider_status, .verdict.provider_error.as_deref()))]
+    #[error("grant {grant}: {}{}", advice(.verdict.reason), answered(.verdict.provider_status, .verdict.provider_error.as_deref()))]
     GrantRefused {
         /// The grant.
         grant: GrantId,
@@ -97,7 +98,7 @@ pub enum Error {
     #[error("no provider {0} is configured; add it under `providers` in the configuration")]
     ProviderNotConfigured(ProviderId),
     /// The provider's side failed.
-    #[error("grant {grant}, provider {provider}: {}{}", .failure.reason.advice(), answered(.failure.status, .failure.provider_error.as_deref()))]
+    #[error("grant {grant}, provider {provider}: {}{}", advice(.failure.reason), answered(.failure.status, .failure.provider_error.as_deref()))]
     Upstream {
         /// The grant.
         grant: GrantId,

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use prost::Message as _;
 use tokio::time::Instant;
 
+use crate::broker::advice::advice;
 use crate::broker::error::{Error, Violation};
 use crate::broker::model::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::serving::{Degraded, Rejected, Want};
@@ -359,7 +360,7 @@ pub(super) fn provider(
         client_id: provider.client_id,
         hold: hold.map(|(failure, left)| proto::GrantFailure {
             reason: contract_reason(failure.reason).into(),
-            message: failure.reason.advice().to_owned(),
+            message: advice(failure.reason).to_owned(),
             provider_error: failure.provider_error.unwrap_or_default(),
             provider_status: failure.status.map_or(0, i32::from),
             time: None,

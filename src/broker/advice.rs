@@ -1,0 +1,73 @@
+//! Advice: what people do about each reason. These texts name commands and settings; the model does
+//! not.
+
+use crate::broker::model::Reason;
+
+/// What it means and what to do, in one sentence for people.
+pub fn advice(reason: Reason) -> &'static str {
+    match reason {
+        Reason::GrantReauthRequired => {
+            "the provider refused the refresh token for good; have the person consent again, \
+             or import a new refresh token with `token-broker grant import`"
+        }
+        Reason::GrantInteractionRequired => {
+            "the provider wants the person to sign in again; enrol or import the grant anew"
+        }
+        Reason::GrantRefreshTokenLost => {
+            "the refresh token is lost: the provider had spent it and its answer with the new \
+             one never arrived, or an operator gave it up; have the person consent again, or \
+             import a new refresh token"
+        }
+        Reason::GrantRefreshTokenExpired => {
+            "the refresh token is past its end; have the person consent again, or import a \
+             new refresh token"
+        }
+        Reason::GrantNotRefreshable => {
+            "there is no refresh token; import one with `token-broker grant import`"
+        }
+        Reason::ScopeNotGranted => {
+            "the provider refused the scopes: the grant, or our client, does not cover them"
+        }
+        Reason::ResourceNotAllowed => "the provider refused the resource that was asked for",
+        Reason::ProviderUnreachable => {
+            "the provider could not be reached and nothing was sent; it is tried again"
+        }
+        Reason::ProviderRateLimited => "the provider limits our rate; it is tried again later",
+        Reason::ProviderUnavailable => {
+            "the provider is unavailable; nothing is lost, and it is tried again"
+        }
+        Reason::ProviderConflict => "the provider saw concurrent requests; it is tried again",
+        Reason::ProviderUnrecognizedError => {
+            "the provider refused in a way that is not known; no grant is ended by that, and \
+             it is tried again; say what it means in `error_map` of the provider"
+        }
+        Reason::ProviderRefusesMany => {
+            "the provider refuses many grants at once, so the trouble is taken for its own; \
+             one grant at a time is tried until one succeeds, and those refused again after \
+             that need a new consent"
+        }
+        Reason::ProviderEndpointMisconfigured => {
+            "this is not a token endpoint; check `base_url` or `token_url` of the provider"
+        }
+        Reason::ClientCredentialsRejected => {
+            "the provider refused our client id or secret; check `client_id`, \
+             `client_secret_file`, `client_auth` and `basic_encoding` of the provider"
+        }
+        Reason::ClientNotAuthorized => {
+            "the provider does not allow our client this; change the client's registration \
+             there"
+        }
+        Reason::ClientMisconfigured => "the provider refused our client's proof; check the clock",
+        Reason::RefreshOutcomeUnknown => {
+            "a refresh was sent and got no definite answer, so the refresh token may be spent; \
+             it is presented again when nothing can be lost by that, as `token-broker grant \
+             show` says, or when you say so with `token-broker grant resolve`"
+        }
+        Reason::RefreshReplyUnreadable => {
+            "the provider answered with success but without a token that can be read, so the \
+             refresh token may be spent; it is presented again when nothing can be lost by \
+             that, as `token-broker grant show` says"
+        }
+        Reason::StoreUnavailable => "the token store did not take the new pair yet",
+    }
+}
