@@ -94,10 +94,10 @@ impl Entry {
         self.view.load()
     }
 
-    /// The one place where the view changes.
-    fn change(&self, change: impl FnOnce(&View, &mut Notes) -> Option<View>) -> Arc<View> {
-        let mut notes = self.notes.lock();
-        if let Some(view) = change(&self.view.load(), &mut notes) {
+    /// The one place where the view changes: one at a time, each on top of the one before.
+    fn change(&self, change: impl FnOnce(&View) -> Option<View>) -> Arc<View> {
+        let _writer = self.notes.lock();
+        if let Some(view) = change(&self.view.load()) {
             self.view.store(Arc::new(view));
         }
         self.view()
@@ -110,7 +110,7 @@ impl Entry {
 
     /// Takes a grant over unless a newer one is known; returns the newest.
     pub(super) fn adopt(&self, grant: Grant) -> Arc<View> {
-        self.change(|known, _| {
+        self.change(|known| {
             let newer = known.grant.position <= grant.position;
             newer.then(|| View::new(grant).after(known))
         })
@@ -118,12 +118,12 @@ impl Entry {
 
     /// Refreshing failed.
     pub(super) fn met(&self, trouble: Trouble) {
-        self.change(|known, _| Some(View { trouble: Some(Arc::new(trouble)), ..known.clone() }));
+        self.change(|known| Some(View { trouble: Some(Arc::new(trouble)), ..known.clone() }));
     }
 
     /// Whatever befell refreshes before counts no more.
     pub(super) fn forget_trouble(&self) {
-        self.change(|known, _| {
+        self.change(|known| {
             known.trouble.as_ref()?;
             Some(View { trouble: None, ..known.clone() })
         });
@@ -243,7 +243,7 @@ impl Entry {
 
     /// A caller reports that an API rejected the token of this generation.
     pub(super) fn report_rejected(&self, generation: Generation) {
-        self.change(|known, _| Some(View { rejected: Some(generation), ..known.clone() }));
+        self.change(|known| Some(View { rejected: Some(generation), ..known.clone() }));
     }
 
     /// A caller reported that an API rejected the grant's access token.
@@ -285,7 +285,8 @@ impl Entry {
         self.idle.fetch_add(1, Ordering::Relaxed) + 1 >= rounds && self.holds_nothing()
     }
 
-    fn holds_nothing(&self) -> bool {
+    /// Nothing would be lost with it.
+    pub(super) fn holds_nothing(&self) -> bool {
         let notes = self.notes.lock();
         let view = self.view.load();
         notes.unanswered.is_none() && view.trouble.is_none() && view.grant.intent.is_none()

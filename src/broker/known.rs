@@ -62,7 +62,8 @@ impl Known {
             self.entries.iter().filter(|entry| idle(entry)).map(|entry| entry.id.clone()).collect();
         for id in idle {
             // Who still holds it would change what nobody sees.
-            self.entries.remove_if(&id, |_, entry| Arc::strong_count(entry) == 1);
+            let unheld = |entry: &Arc<Entry>| Arc::strong_count(entry) == 1;
+            self.entries.remove_if(&id, |_, entry| unheld(entry) && entry.holds_nothing());
         }
     }
 }
