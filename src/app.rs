@@ -28,7 +28,7 @@ use crate::ops::{self, Readiness};
 use crate::proto;
 use crate::proto::grant_admin_service_server::GrantAdminServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
-use crate::service::{Admin, Observe, Reasons, Tokens};
+use crate::service::{Admin, Direct, Observe, Reasons, Tokens};
 use crate::store::{Replica, keyring};
 use crate::telemetry;
 use crate::upstream::Http;
@@ -61,6 +61,7 @@ pub struct App {
     readiness: Readiness,
     addresses: Addresses,
     api: TcpListener,
+    direct: Direct,
     routes: Routes,
     tasks: Tasks,
     stop_ops: CancellationToken,
@@ -135,12 +136,9 @@ impl App {
 
         let tokens = Tokens::new(Arc::clone(&broker), Arc::clone(&observe));
         let admin = Admin::new(Arc::clone(&broker), observe, start);
-        let mut routes =
-            Routes::new(TokenServiceServer::new(tokens).max_decoding_message_size(REQUEST_MAX))
-                .add_service(
-                    GrantAdminServiceServer::new(admin).max_decoding_message_size(REQUEST_MAX),
-                )
-                .add_service(health);
+        let tokens = TokenServiceServer::new(tokens).max_decoding_message_size(REQUEST_MAX);
+        let admin = GrantAdminServiceServer::new(admin).max_decoding_message_size(REQUEST_MAX);
+        let mut routes = Routes::new(admin).add_service(health);
         if config.listen.reflection {
             routes = reflection(routes)?;
         }
@@ -154,6 +152,7 @@ impl App {
             readiness,
             addresses,
             api,
+            direct: Direct(tokens),
             routes,
             tasks,
             stop_ops,
@@ -179,8 +178,11 @@ impl App {
             ("the scheduler", Ok(()))
         });
         let stop_api = CancellationToken::new();
-        let server =
-            listener().layer(Reasons).add_routes(self.routes).serve_with_incoming_shutdown(
+        let server = listener()
+            .layer(Reasons)
+            .layer(self.direct)
+            .add_routes(self.routes)
+            .serve_with_incoming_shutdown(
                 TcpIncoming::from(self.api).with_nodelay(Some(true)),
                 stop_api.clone().cancelled_owned(),
             );
@@ -215,7 +217,11 @@ impl Running {
             // Callers who wait for a refresh are answered before the server ends.
             app.broker.drain().await;
             app.stop_ops.cancel();
-            while app.tasks.join_next().await.is_some() {}
+            let rest = async { while app.tasks.join_next().await.is_some() {} };
+            // Answers are on their way. Streams and connections that say nothing would stay for ever.
+            if timeout(LAST_ANSWERS, rest).await.is_err() {
+                info!("connections that are still open are cut");
+            }
         };
         let shutdown = &app.config.shutdown;
         let drained = tokio::select! {
@@ -264,6 +270,9 @@ async fn bind(
     let actual = listener.local_addr().map_err(failed)?;
     Ok((listener, actual))
 }
+
+/// How long connections may stay once every refresh is durable: enough for answers to arrive.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// How often the store is asked whether it is there.
 const STORE_WATCH: Duration = Duration::from_secs(5);

@@ -11,6 +11,7 @@ mod dev;
 mod grant;
 mod grants;
 mod keys;
+mod out;
 mod provider;
 mod resolve;
 mod serve;
@@ -92,14 +93,14 @@ impl Cli {
             Command::CheckConfig(file) => {
                 return match load(&file) {
                     Ok(config) => {
-                        println!("{}", view::config(&config));
+                        out::line(view::config(&config));
                         ExitCode::SUCCESS
                     }
                     Err(code) => code,
                 };
             }
             Command::ConfigSchema => {
-                println!("{}", serde_json::to_string_pretty(&config::schema()).unwrap_or_default());
+                out::line(serde_json::to_string_pretty(&config::schema()).unwrap_or_default());
                 Ok(())
             }
             Command::Get(get) => block_on(get.run()),
@@ -112,7 +113,7 @@ impl Cli {
         match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
-                eprintln!("error: {failure}");
+                out::note(format_args!("error: {failure}"));
                 ExitCode::FAILURE
             }
         }
@@ -134,7 +135,7 @@ fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failu
 fn load(file: &ConfigFile) -> Result<config::Config, ExitCode> {
     config::load(file.config.as_deref(), &environment()).map_err(|problems| {
         for Problem { path, message } in problems {
-            eprintln!("error: {path}: {message}");
+            out::note(format_args!("error: {path}: {message}"));
         }
         ExitCode::from(EXIT_CONFIG)
     })

@@ -14,6 +14,9 @@
 //! follows a call through them. Rust callers need only [`client`] and [`proto`]: the feature
 //! `client` without `server`.
 
+// Results and messages leave through `cli::out`, which knows of pipes and terminals.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 #[cfg(feature = "client")]
 pub mod client;
 pub mod proto;

@@ -8,11 +8,12 @@ use tracing::{info, warn};
 /// Exit code after the second signal.
 const EXIT_INSISTED: i32 = 130;
 
-/// Listens for SIGTERM and SIGINT.
+/// Listens for SIGTERM, SIGINT, and SIGHUP, which comes when a terminal is closed.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -21,6 +22,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
@@ -41,6 +43,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => "SIGHUP",
         }
     }
 }

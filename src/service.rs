@@ -7,12 +7,14 @@
 pub mod admin;
 mod call;
 mod convert;
+pub mod direct;
 pub mod observe;
 pub mod reasons;
 mod status;
 pub mod token;
 
 pub use admin::Admin;
+pub use direct::Direct;
 pub use observe::Observe;
 pub use reasons::Reasons;
 pub use token::Tokens;

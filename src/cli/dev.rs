@@ -15,7 +15,7 @@ use crate::broker::admin::State;
 use crate::broker::error::Error;
 use crate::broker::model::{GrantId, ProviderId};
 use crate::broker::{Broker, NewGrant};
-use crate::cli::{EXIT_CONFIG, Failure, environment};
+use crate::cli::{EXIT_CONFIG, Failure, environment, out};
 use crate::clock::Clock;
 use crate::config::{self, Config, Environment, StoreConfig};
 use crate::demo::{CLIENT_ID, DemoProvider};
@@ -60,8 +60,8 @@ impl Dev {
         let addresses = app.addresses();
         let running = app.start().await;
         match seeded {
-            Ok(()) => println!("{}", banner(addresses, &store, self.token_lifetime, upstream)),
-            Err(error) => eprintln!("error: the demo grants cannot be made: {error}"),
+            Ok(()) => out::line(banner(addresses, &store, self.token_lifetime, upstream)),
+            Err(error) => out::note(format_args!("error: the demo grants cannot be made: {error}")),
         }
         running.until_stopped().await.map_err(|error| error.to_string())
     }

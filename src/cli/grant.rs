@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::cli::token::connect;
-use crate::cli::{Failure, Target, grants, resolve, view};
+use crate::cli::{Failure, Target, grants, out, resolve, view};
 use crate::proto::{
     CreateGrantRequest, DeleteGrantRequest, DisableGrantRequest, EnableGrantRequest,
     GetGrantRequest, GrantKind, ImportGrantRequest, RotateGrantRequest,
@@ -140,7 +140,7 @@ impl Import {
                 .map_err(|error| format!("{}: {error}", path.display()))
         } else {
             if stdin().is_terminal() {
-                eprintln!("paste the refresh token, then press Enter and Ctrl-D:");
+                out::note("paste the refresh token, then press Enter and Ctrl-D:");
             }
             stdin()
                 .take(TOKEN_MAX)
@@ -216,7 +216,10 @@ impl One {
         let grant_id = self.grant_id.clone();
         let request = DeleteGrantRequest { grant_id, etag: String::new(), allow_missing: false };
         client.admin.delete_grant(request).await.map_err(view::failure)?;
-        eprintln!("deleted {}; its tokens were not revoked at the provider", self.grant_id);
+        out::note(format_args!(
+            "deleted {}; its tokens were not revoked at the provider",
+            self.grant_id
+        ));
         Ok(())
     }
 }
@@ -224,7 +227,7 @@ impl One {
 async fn list(provider: Option<String>, target: &Target) -> Result<(), Failure> {
     let mut client = connect(target).await?;
     let grants = grants::all(&mut client, provider.unwrap_or_default(), Vec::new()).await?;
-    println!("{}", if target.json { view::grants_json(&grants) } else { view::grants(&grants) });
+    out::line(if target.json { view::grants_json(&grants) } else { view::grants(&grants) });
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! What commands about grants have in common: fetching all of them, and showing one.
 
-use crate::cli::{Failure, view};
+use crate::cli::{Failure, out, view};
 use crate::client::Client;
 use crate::proto::{Grant, ListGrantsRequest};
 
@@ -32,5 +32,5 @@ pub(super) async fn all(
 /// Prints a grant.
 pub(super) fn show(grant: Option<Grant>, json: bool) {
     let grant = grant.unwrap_or_default();
-    println!("{}", if json { view::grant_json(&grant).to_string() } else { view::grant(&grant) });
+    out::line(if json { view::grant_json(&grant).to_string() } else { view::grant(&grant) });
 }

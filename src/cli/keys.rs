@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use crate::cli::Failure;
+use crate::cli::{Failure, out};
 use crate::store::Keyring;
 
 #[derive(Debug, Subcommand)]
@@ -22,11 +22,11 @@ impl Keys {
         let Self::Generate { file } = self;
         let ring = Keyring::generate();
         ring.create(&file).map_err(|error| error.to_string())?;
-        eprintln!(
+        out::note(format_args!(
             "made a key ring with key {} in {}\nkeep it: without it the store cannot be opened",
             ring.active(),
             file.display()
-        );
+        ));
         Ok(())
     }
 }

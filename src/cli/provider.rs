@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use crate::cli::token::connect;
-use crate::cli::{Failure, Target, view};
+use crate::cli::{Failure, Target, out, view};
 use crate::config;
 use crate::proto::{ListProvidersRequest, Provider as Message};
 
@@ -32,7 +32,7 @@ impl Provider {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::List { target } => {
-                println!("{}", view::providers(&fetch(&target).await?, target.json));
+                out::line(view::providers(&fetch(&target).await?, target.json));
                 Ok(())
             }
             Self::Show { provider_id, target } => {
@@ -41,11 +41,11 @@ impl Provider {
                 let named = named.ok_or_else(|| {
                     format!("no provider {provider_id} is configured; `token-broker provider list` lists them")
                 })?;
-                println!("{}", view::provider(&named, target.json));
+                out::line(view::provider(&named, target.json));
                 Ok(())
             }
             Self::Profile { name: None } => {
-                println!("{}", config::profile_names().join("\n"));
+                out::line(config::profile_names().join("\n"));
                 Ok(())
             }
             Self::Profile { name: Some(name) } => {
@@ -53,7 +53,7 @@ impl Provider {
                     let names = config::profile_names().join(", ");
                     format!("there is no profile {name}; there are: {names}")
                 })?;
-                print!("{text}");
+                out::line(text.trim_end());
                 Ok(())
             }
         }

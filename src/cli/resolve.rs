@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::cli::token::connect;
-use crate::cli::{Failure, Target, grants, view};
+use crate::cli::{Failure, Target, grants, out, view};
 use crate::client::Client;
 use crate::proto::resolve_grant_request::Resolution;
 use crate::proto::{Grant, GrantState, ListProvidersRequest, ResolveGrantRequest};
@@ -79,12 +79,12 @@ impl Resolve {
                     failure
                 }
             };
-            eprintln!("{}/{count} {grant_id}: {outcome}", done + 1);
+            out::note(format_args!("{}/{count} {grant_id}: {outcome}", done + 1));
         }
         if failed > 0 {
             return Err(format!("{failed} of {count} grants were not resolved; see above"));
         }
-        eprintln!("{count} grants resolved");
+        out::note(format_args!("{count} grants resolved"));
         Ok(())
     }
 }

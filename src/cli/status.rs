@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::cli::token::connect;
-use crate::cli::{Failure, Target, grants, view};
+use crate::cli::{Failure, Target, grants, out, view};
 use crate::proto::{GetBrokerStatusRequest, ListProvidersRequest};
 
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ impl Status {
         } else {
             view::status(&status, &providers, &grants)
         };
-        println!("{text}");
+        out::line(text);
         Ok(())
     }
 }

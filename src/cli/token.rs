@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::{Failure, Target, view};
+use crate::cli::{Failure, Target, out, view};
 use crate::client::Client;
 use crate::proto::force_refresh_request::Rejected;
 use crate::proto::{ForceRefreshRequest, GetTokenRequest, Token, force_refresh_response};
@@ -84,11 +84,11 @@ pub(super) async fn connect(target: &Target) -> Result<Client, Failure> {
 /// The token alone goes to stdout, fit for `$(…)`; what is known of it to a terminal beside it.
 fn print(token: &Token, outcome: Option<&str>, json: bool) {
     if json {
-        println!("{}", view::token(token, outcome));
+        out::line(view::token(token, outcome));
         return;
     }
-    println!("{}", token.access_token);
+    out::line(&token.access_token);
     if stdout().is_terminal() {
-        eprintln!("{}", view::about_token(token, outcome));
+        out::note(view::about_token(token, outcome));
     }
 }

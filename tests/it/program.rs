@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
 use crate::herd::{import, redis_settings, settings};
 use crate::support::authority::Authority;
 use crate::support::process::{Program, run, text};
@@ -156,6 +161,48 @@ async fn sigterm_waits_for_the_pair() {
     assert_eq!(token.trim(), asked.unwrap().into_inner().token.unwrap().access_token);
     assert_eq!(authority.posts(), 1);
     authority.audit();
+}
+
+/// Clients that stay for ever do not keep the program from stopping cleanly.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_streams_and_silent_connections_do_not_keep_it_from_stopping() {
+    const CONNECTIONS: usize = 10;
+    const STREAMS: usize = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let mut environment = settings("http://127.0.0.1:1", "redb:store.redb");
+    environment.push(("TOKEN_BROKER__SHUTDOWN__DRAIN_MAX", "3s"));
+    let mut program = Program::start(dir.path(), &["serve"], &environment);
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(tokio::net::TcpStream::connect(&program.api).await.unwrap());
+    }
+    let mut watched = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let channel = Channel::from_shared(format!("http://{}", program.api)).unwrap();
+        let mut client = HealthClient::new(channel.connect().await.unwrap());
+        for _ in 0..STREAMS {
+            let mut stream =
+                client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+            assert_eq!(stream.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+            watched.push(stream);
+        }
+    }
+    program.signal("HUP");
+    let told = watched[0].message().await.unwrap().unwrap();
+    assert_eq!(told.status(), ServingStatus::NotServing, "watchers hear of it");
+    let (code, log) = program.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!((silent.len(), watched.len()), (100, CONNECTIONS * STREAMS), "held to the end");
+}
+
+#[test]
+fn a_pipe_that_closes_is_no_failure() {
+    let output = std::process::Command::new("sh")
+        .args(["-c", "{ \"$0\" config-schema; echo \"ended with $?\" >&2; } | head -c 1"])
+        .arg(env!("CARGO_BIN_EXE_token-broker"))
+        .output()
+        .unwrap();
+    assert_eq!(text(&output.stderr).trim(), "ended with 0");
 }
 
 /// The disk takes no further byte while a refresh is on the wire, and later does again.
