@@ -112,7 +112,7 @@ impl Entry {
     pub(super) fn adopt(&self, grant: Grant) -> Arc<View> {
         self.change(|known| {
             let newer = known.grant.position <= grant.position;
-            newer.then(|| View::new(grant).after(known))
+            newer.then(|| View::new(describe(grant, &known.grant)).after(known))
         })
     }
 
@@ -289,6 +289,9 @@ impl Entry {
     pub(super) fn holds_nothing(&self) -> bool {
         let notes = self.notes.lock();
         let view = self.view.load();
+        if view.grant.standing == Standing::Deleted {
+            return true;
+        }
         notes.unanswered.is_none() && view.trouble.is_none() && view.grant.intent.is_none()
     }
 
@@ -296,6 +299,15 @@ impl Entry {
     pub fn deleted(&self) -> bool {
         matches!(self.view.load().grant.standing, Standing::Deleted)
     }
+}
+
+/// The grant, with what operators said of it last: who refreshed it meanwhile may not have heard.
+fn describe(grant: Grant, known: &Grant) -> Grant {
+    let of = |grant: &Grant| (grant.descriptor.provider.clone(), grant.descriptor.kind);
+    if known.described <= grant.described || of(known) != of(&grant) {
+        return grant;
+    }
+    Grant { descriptor: known.descriptor.clone(), described: known.described, ..grant }
 }
 
 #[cfg(test)]
@@ -334,6 +346,24 @@ pub(super) mod tests {
     fn doubt(sent_at: SystemTime) -> Doubt {
         let (kind, status, attempts) = (DoubtKind::Ended, None, 1);
         Doubt { kind, status, since: sent_at, sent_at, attempts, fence: Fence(2) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_operator_said_during_a_refresh_stands_after_it() {
+        let before = grant();
+        let entry = Entry::new(before.clone());
+        let descriptor = Descriptor { disabled: true, ..before.descriptor.clone() };
+        let position = Position { fence: Fence(9), ..before.position };
+        entry.adopt(Grant { position, descriptor, described: Fence(9), ..before.clone() });
+        // Neither a new pair nor a refusal that was under way knows of it.
+        let next = Position { generation: Generation(8), fence: Fence(5) };
+        for position in [position, next] {
+            let view = entry.adopt(Grant { position, ..before.clone() });
+            assert!(view.grant.position == position && view.grant.descriptor.disabled);
+        }
+        let position = Position { generation: Generation(20), fence: Fence(20) };
+        let view = entry.adopt(Grant { position, described: Fence(20), ..before });
+        assert!(!view.grant.descriptor.disabled, "a new chain is described anew");
     }
 
     #[tokio::test(start_paused = true)]

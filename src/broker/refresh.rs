@@ -119,14 +119,21 @@ impl Rotations {
     /// The grant as this process knows it, read from the store at first sight, and again where it
     /// was deleted: somebody may have imported it anew.
     pub(super) async fn entry(&self, id: &GrantId) -> Result<Arc<Entry>, Error> {
-        if let Some(entry) = self.known.get(id).filter(|entry| !entry.deleted()) {
+        let missing = || Error::GrantNotFound(id.clone());
+        let known = self.known.get(id);
+        if let Some(entry) = known.as_ref().filter(|entry| !entry.deleted()) {
             entry.ask();
-            return Ok(entry);
+            return Ok(Arc::clone(entry));
         }
-        let stored = self.load(id).await?.and_then(Stored::grant);
-        let grant = stored.ok_or_else(|| Error::GrantNotFound(id.clone()))?;
+        let stored = match (self.load(id).await, known) {
+            (Ok(stored), _) => stored,
+            // Without the store, what is known here is the best there is.
+            (Err(_), Some(_deleted)) => return Err(missing()),
+            (Err(failure), None) => return Err(failure.into()),
+        };
+        let grant = stored.and_then(Stored::grant).ok_or_else(missing)?;
         let entry = self.known.enter(grant);
         // Another task may have learned of a later deletion in the meantime.
-        if entry.deleted() { Err(Error::GrantNotFound(id.clone())) } else { Ok(entry) }
+        if entry.deleted() { Err(missing()) } else { Ok(entry) }
     }
 }

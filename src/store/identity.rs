@@ -23,6 +23,9 @@ pub(crate) struct Identity {
     pub(crate) deployment: String,
     /// Proves that a key ring is the right one.
     proof: Blob,
+    /// Records of the version before may still be among the others.
+    #[serde(default)]
+    converting: bool,
 }
 
 impl Identity {
@@ -31,17 +34,27 @@ impl Identity {
         let mut random = [0; DEPLOYMENT_BYTES];
         keyring::fill(&mut random);
         let deployment = keyring::hexadecimal(&random);
-        Self { format: FORMAT, deployment, proof: Blob(ring.seal(PROOF_CONTEXT, b"")) }
+        Self {
+            format: FORMAT,
+            deployment,
+            proof: Blob(ring.seal(PROOF_CONTEXT, b"")),
+            converting: false,
+        }
     }
 
     /// Its records are to be converted.
     pub(crate) fn is_old(&self) -> bool {
-        self.format == FORMAT_BEFORE
+        self.format == FORMAT_BEFORE || self.converting
+    }
+
+    /// The same store while it is converted: an older program refuses it already.
+    pub(crate) fn converting(&self) -> Self {
+        Self { format: FORMAT, converting: true, ..self.clone() }
     }
 
     /// The same store, converted.
-    pub(crate) fn renewed(&self) -> Self {
-        Self { format: FORMAT, ..self.clone() }
+    pub(crate) fn converted(&self) -> Self {
+        Self { converting: false, ..self.converting() }
     }
 
     /// Says no to a store that this program cannot read with this ring.

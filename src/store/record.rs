@@ -35,7 +35,8 @@ pub(crate) struct Record {
     pub(crate) due_at: Option<u64>,
 }
 
-/// Where somebody read a record: whatever changes it gives out a fence or moves the generation.
+/// Where somebody read a record: a claim, a new pair and what people decide give out a fence or move
+/// the generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) generation: u64,

@@ -156,7 +156,9 @@ impl Backend for Redis {
     async fn alone(&self) -> StoreResult<()> {
         check::alone(&self.session).await.map_err(unavailable)?.then_some(()).ok_or_else(|| {
             StoreError::Unavailable(
-                "another token-broker is connected to this Redis; stop all of them first".into(),
+                "another token-broker is connected to this Redis, or the user lacks CLIENT SETNAME \
+                 and nobody can tell; the store is converted once this one is alone"
+                    .into(),
             )
         })
     }

@@ -91,27 +91,39 @@ impl Vault {
     /// Seals what lies open in a store of format 1. Begun again where it is interrupted.
     async fn convert(self) -> Result<Self, OpenError> {
         self.backend.alone().await?;
+        // From now on older programs do not open it any more. One that had it open is seen below.
+        self.backend.identify(&self.identity.converting()).await?;
         let (mut cursor, mut converted) = (None, 0_u64);
         loop {
             let page = self.backend.page(cursor.as_deref(), CONVERTED_AT_ONCE).await?;
-            for (id, record) in &page.records {
-                if let Ok(record) = record
-                    && let Some(old) = self.backend.read_format_1(id).await?
-                {
-                    let change = format_1::convert(&self.seal, id, record, &old)?;
-                    self.backend.change(id, change).await?;
-                    converted += 1;
-                }
+            for (id, _) in &page.records {
+                converted += u64::from(self.convert_record(id).await?);
             }
             cursor = page.next;
             if cursor.is_none() {
                 break;
             }
         }
-        let identity = self.identity.renewed();
+        self.backend.alone().await?;
+        let identity = self.identity.converted();
         self.backend.identify(&identity).await?;
         info!(grants = converted, "the store was converted to the format of this version");
         Ok(Self { identity, ..self })
+    }
+
+    /// `false`: there was nothing to convert.
+    async fn convert_record(&self, id: &GrantId) -> Result<bool, OpenError> {
+        for _ in 0..CONFLICTS_MAX {
+            let Some(old) = self.backend.read_format_1(id).await? else { return Ok(false) };
+            let Some(record) = self.backend.read(id).await? else { return Ok(false) };
+            let change = format_1::convert(&self.seal, id, &record, &old)?;
+            if self.backend.change(id, change).await? {
+                return Ok(true);
+            }
+        }
+        Err(OpenError::Unavailable(format!(
+            "the record of grant {id} changes while it is converted"
+        )))
     }
 
     fn open_record(&self, id: &GrantId, record: &Record) -> StoreResult<Stored> {

@@ -196,13 +196,15 @@ async fn open_streams_and_silent_connections_do_not_keep_it_from_stopping() {
 }
 
 #[test]
-fn a_pipe_that_closes_is_no_failure() {
-    let output = std::process::Command::new("sh")
-        .args(["-c", "{ \"$0\" config-schema; echo \"ended with $?\" >&2; } | head -c 1"])
-        .arg(env!("CARGO_BIN_EXE_token-broker"))
+fn a_pipe_that_closed_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_token-broker"))
+        .arg("config-schema")
+        .stdout(writer)
         .output()
         .unwrap();
-    assert_eq!(text(&output.stderr).trim(), "ended with 0");
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
 }
 
 /// The disk takes no further byte while a refresh is on the wire, and later does again.

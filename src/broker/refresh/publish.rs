@@ -1,6 +1,7 @@
 //! Publishing: a new pair is made durable, then current; the store is healed where it is behind.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -31,29 +32,27 @@ impl Rotations {
             Some(stored) if heals && stored.position() < known.grant.position => {
                 warn!(grant.id = %entry.id, generation = %known.grant.generation(),
                     "the store is behind what it had taken; it is healed");
-                self.heal(entry, &known).await?;
-                Ok(known)
+                self.heal(entry, &known).await
             }
             Some(stored) => Ok(entry.learn(stored)),
             None if heals && self.outlives_tombstones(&known) => {
                 Err(Error::GrantNotFound(entry.id.clone()))
             }
-            None if heals => {
-                self.heal(entry, &known).await?;
-                Ok(known)
-            }
+            None if heals => self.heal(entry, &known).await,
             None => Err(Error::GrantNotFound(entry.id.clone())),
         }
     }
 
-    /// Gives the store the pair that it has lost.
-    async fn heal(&self, entry: &Entry, known: &View) -> Result<(), Error> {
+    /// Gives the store the pair that it has lost, and says what it has then: others may have changed
+    /// the grant meanwhile.
+    async fn heal(&self, entry: &Entry, known: &Arc<View>) -> Refreshed {
         let wanted = known.grant.descriptor.keep_warm || entry.in_use(known.grant.generation());
         let due_at = self.due_at(known, wanted);
         if self.store.merge(&known.grant, due_at).await? == Merged::Remade {
             self.tell_remade(&known.grant);
         }
-        Ok(())
+        let stored = self.load(&entry.id).await?;
+        Ok(stored.map_or_else(|| Arc::clone(known), |stored| entry.learn(stored)))
     }
 
     /// When the grant is to be refreshed: in time if it is `wanted`, in use or kept warm; otherwise

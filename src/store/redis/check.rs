@@ -52,21 +52,21 @@ pub(super) async fn admit(session: &Session, admission: Admission) -> Result<(),
     session.load_library().await.map_err(|error| explain(&error))?;
     if admission.alone && !alone(session).await.map_err(|error| explain(&error))? {
         return Err(OpenError::Refused(
-            "another token-broker is connected to this Redis; stop all of them before one is \
-             started with `--restored`"
+            "another token-broker is connected to this Redis, or the user lacks CLIENT SETNAME and \
+             nobody can tell; stop all of them before one is started with `--restored`"
                 .to_owned(),
         ));
     }
     Ok(())
 }
 
-/// No other broker is connected with the same prefix.
+/// No other broker is connected with the same prefix, as far as the names of connections tell.
 pub(super) async fn alone(session: &Session) -> Result<bool, RedisError> {
     let list: String = session.query(redis::cmd("CLIENT").arg("LIST")).await?;
     let ours = format!("name={}", session.name());
     let connected = list.lines().filter(|line| line.split(' ').any(|part| part == ours)).count();
-    // One of them is this one.
-    Ok(connected <= 1)
+    // One of them is this one; where it is not seen, nobody is.
+    Ok(connected == 1)
 }
 
 fn version(text: &str) -> Result<(), OpenError> {
