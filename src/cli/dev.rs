@@ -24,6 +24,11 @@ use crate::telemetry;
 /// A rejected token can be reported again sooner than in earnest.
 const COOLDOWN: &str = "2s";
 
+/// Where `serve` listens unless told otherwise; `dev` goes elsewhere if somebody is there.
+const API_PORT: u16 = 50_051;
+/// See [`API_PORT`].
+const OPS_PORT: u16 = 9_464;
+
 #[derive(Debug, Args)]
 pub(super) struct Dev {
     /// Directory for the store, its key ring and the demo provider's memory.
@@ -74,6 +79,13 @@ impl Dev {
                 !name.starts_with("TOKEN_BROKER__PROVIDERS__") && name != "OAUTH2_BASE_URL"
             })
             .collect();
+        for (setting, port) in [("LISTEN__API", API_PORT), ("LISTEN__OPS", OPS_PORT)] {
+            let name = format!("TOKEN_BROKER__{setting}");
+            if !layered.contains_key(&name) && taken(port) {
+                out::note(format_args!("port {port} is taken; another one is used"));
+                layered.insert(name, "127.0.0.1:0".to_owned());
+            }
+        }
         let mut set = |name: &str, value: String| {
             layered.entry(format!("TOKEN_BROKER__{name}")).or_insert(value);
         };
@@ -91,6 +103,11 @@ impl Dev {
             )
         })
     }
+}
+
+/// Somebody else listens there.
+fn taken(port: u16) -> bool {
+    std::net::TcpListener::bind(("127.0.0.1", port)).is_err()
 }
 
 /// Makes the two grants, or mends alice's where a crash left it without a refresh token.
@@ -177,7 +194,7 @@ demo/alice is kept warm: its rotations appear below. Ctrl-C stops; the next star
 
 /// Only where it is not the default of the command line.
 fn address(api: SocketAddr) -> String {
-    if api.port() == 50_051 { String::new() } else { format!(" --address http://{api}") }
+    if api.port() == API_PORT { String::new() } else { format!(" --address http://{api}") }
 }
 
 /// How this program can be called from here.

@@ -1,5 +1,6 @@
 //! The real program by hand: dev, serve, the command line, grpcurl.
 
+use std::io::BufRead as _;
 use std::time::Duration;
 
 use tonic::transport::Channel;
@@ -9,7 +10,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::herd::{import, redis_settings, settings};
 use crate::support::authority::Authority;
-use crate::support::process::{Program, run, text};
+use crate::support::process::{Program, program, run, text};
 use crate::support::redis::RedisServer;
 
 #[test]
@@ -193,6 +194,20 @@ async fn open_streams_and_silent_connections_do_not_keep_it_from_stopping() {
     let (code, log) = program.end();
     assert_eq!(code, Some(0), "{log}");
     assert_eq!((silent.len(), watched.len()), (100, CONNECTIONS * STREAMS), "held to the end");
+}
+
+#[test]
+fn dev_goes_elsewhere_if_its_port_is_taken() {
+    let _taken = std::net::TcpListener::bind("127.0.0.1:50051");
+    let dir = tempfile::tempdir().unwrap();
+    let mut dev =
+        program(dir.path()).arg("dev").stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let lines = std::io::BufReader::new(dev.stdout.take().unwrap()).lines();
+    let api = lines.map_while(Result::ok).find(|line| line.starts_with("  API "));
+    let api = api.expect("the banner comes");
+    assert!(api.contains("127.0.0.1:") && !api.contains("127.0.0.1:50051"), "{api}");
+    dev.kill().unwrap();
+    dev.wait().unwrap();
 }
 
 #[test]
