@@ -53,7 +53,12 @@ impl Program {
             Store::Redis => redis(&dir),
         };
         let mut command = Command::new(env!("CARGO_BIN_EXE_token-broker"));
-        command.arg("serve").env_clear().stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .arg("serve")
+            .current_dir(dir.path())
+            .env_clear()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         if redis.is_some() {
             Keyring::generate().create(&keys).unwrap();
             command.env("TOKEN_BROKER__KEYS__FILE", &keys);
