@@ -62,8 +62,12 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
         },
         level: file.log.level.clone(),
     };
-    if log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
-        problems.push(Problem::new("log.level", "must be error, warn, info, debug or trace"));
+    if !audible(&log.level) {
+        problems.push(Problem::new(
+            "log.level",
+            "must be error, warn, info, debug or trace, for parts of the program after a comma, \
+             such as `info,token_broker=debug`",
+        ));
     }
     let longest =
         providers.iter().map(|provider| provider.habits.listen_max).max().unwrap_or_default();
@@ -82,6 +86,22 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
         }),
         _ => Err(problems),
     }
+}
+
+/// Directives of the log that let our alarms through: an unknown word would be taken for the name of
+/// a part, and silence all others.
+fn audible(level: &str) -> bool {
+    let known = |word: &str| word.parse::<tracing::Level>().is_ok();
+    let ours = |part: &str| part == "token_broker" || part.starts_with("token_broker::");
+    let directives: Vec<_> = level.split(',').collect();
+    let right = |directive: &&str| match directive.split_once('=') {
+        Some((part, level)) => {
+            !part.is_empty() && !part.contains(char::is_whitespace) && known(level)
+        }
+        None => known(directive),
+    };
+    let loud = |directive: &&str| directive.split_once('=').is_none_or(|(part, _)| ours(part));
+    directives.iter().all(right) && directives.iter().any(loud)
 }
 
 /// First waits that are longer than the longest.
@@ -235,5 +255,30 @@ fn settings(
         due_tick: timing.due_tick.0,
         due_visibility: timing.due_visibility.0,
         due_batch: timing.due_batch,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_level_lets_alarms_through() {
+        for good in ["info", "WARN", "warn,h2=debug", "token_broker=debug", "info,hyper=trace"] {
+            assert!(audible(good), "{good}");
+        }
+        for bad in [
+            "",
+            "warning",
+            "verbose",
+            "off",
+            "h2=warn",
+            "info,warning",
+            "info,h2=loud",
+            "info, h2=warn",
+            "=x",
+        ] {
+            assert!(!audible(bad), "{bad}");
+        }
     }
 }
