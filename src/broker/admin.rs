@@ -295,7 +295,7 @@ impl Broker {
         let state = if grant.descriptor.disabled { State::Disabled } else { state };
         let wanted = grant.descriptor.keep_warm || entry.in_use(grant.generation());
         let goes_on = matches!(state, State::Active | State::Degraded);
-        let due_at = self.rotations.due_at(&view, wanted).filter(|_| goes_on);
+        let due_at = self.rotations.due_at(&view.grant, wanted).filter(|_| goes_on);
         Overview { view, state, trouble, doubt, due_at }
     }
 

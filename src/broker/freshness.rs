@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::broker::model::{Generation, GrantId, Token};
+use crate::broker::model::{Generation, Grant, GrantId, Token};
 use crate::clock::between;
 
 /// Least time before expiry at which callers begin to wait for a refresh.
@@ -104,6 +104,12 @@ impl Window {
     pub fn ttl(&self, now: SystemTime) -> Duration {
         between(now, self.expires_at)
     }
+}
+
+/// When a grant in use is due for a refresh; at once if it has no token.
+pub(super) fn soft_due(grant: &Grant) -> SystemTime {
+    let token = grant.pair.token.as_ref();
+    token.map_or(grant.pair.published_at, |token| Window::of(&grant.id, token).soft_at)
 }
 
 /// When a grant that nobody asks for is refreshed to keep its refresh token alive: `every` after the

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry as Slot};
 
 use crate::broker::entry::Entry;
 use crate::broker::model::{Grant, GrantId, ProviderId};
@@ -32,13 +32,10 @@ impl Known {
 
     /// The entry of a grant that the store has.
     pub(super) fn enter(&self, grant: Grant) -> Arc<Entry> {
-        if let Some(entry) = self.get(&grant.id) {
-            entry.adopt(grant);
-            return entry;
-        }
-        let fresh = || Arc::new(Entry::new(grant.clone()));
-        let entry = Arc::clone(&self.entries.entry(grant.id.clone()).or_insert_with(fresh));
-        // Somebody else may have been quicker, with an older one.
+        let entry = match self.entries.entry(grant.id.clone()) {
+            Slot::Vacant(slot) => return Arc::clone(&slot.insert(Arc::new(Entry::new(grant)))),
+            Slot::Occupied(slot) => Arc::clone(slot.get()),
+        };
         entry.adopt(grant);
         entry
     }
@@ -49,9 +46,9 @@ impl Known {
     }
 
     /// Those of one provider.
-    pub(super) fn of(&self, provider: &ProviderId) -> Vec<Arc<Entry>> {
+    pub(super) fn of(&self, provider: &ProviderId) -> impl Iterator<Item = Arc<Entry>> {
         let entries = self.entries.iter().map(|entry| Arc::clone(&entry));
-        entries.filter(|entry| entry.provider() == *provider).collect()
+        entries.filter(|entry| entry.provider() == *provider)
     }
 
     /// Lets go of grants that nobody asked for in [`IDLE_ROUNDS`] calls of this, and of what is left

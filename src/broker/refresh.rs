@@ -1,10 +1,10 @@
 //! Refreshing: one at a time for each grant, claimed before it is sent, and never lost.
 //!
 //! Reading order: [`join`] and [`flight`] one refresh for each grant, [`rotation`] how it is done,
-//! [`claim`] under what right, [`answer`] what replies mean (with `pair`), [`providers`] whose trouble a failure
-//! is, [`resend`] (with `doubt`) what follows a lost answer, [`publish`] how a pair is kept,
-//! [`pacing`] who waits after a failure, [`scheduler`] what happens unasked. Nothing here knows of
-//! callers or operators.
+//! [`claim`] under what right, [`answer`] what replies mean (with `pair`), [`providers`] whose
+//! trouble a failure is, [`resend`] (with `doubt`) what follows a lost answer, [`publish`] how a
+//! pair is kept, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked. Nothing
+//! here knows of callers or operators.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -88,7 +88,7 @@ impl Broker {
     /// Answers from memory, if the token there is good for long and meets `want`: without a lock that
     /// a refresh could hold, and without a wait. `None`: [`get_token`](Self::get_token) knows more.
     pub fn from_memory<R>(
-        self: &Arc<Self>,
+        &self,
         id: &GrantId,
         want: Want,
         answer: impl FnOnce(&View, Option<Degraded>, SystemTime) -> R,
@@ -109,7 +109,7 @@ impl Broker {
 
     /// Returns a token that is valid now and meets `want`, and waits for one if it must.
     pub async fn get_token(
-        self: &Arc<Self>,
+        &self,
         id: &GrantId,
         want: Want,
         deadline: Instant,
@@ -142,7 +142,7 @@ impl Broker {
 
     /// What the caller gets on the strength of this view; `None`: it is to be decided anew.
     async fn answer(
-        self: &Arc<Self>,
+        &self,
         entry: &Arc<Entry>,
         view: Arc<View>,
         want: Want,
@@ -176,7 +176,7 @@ impl Broker {
 
     /// Replaces a rejected token: compare, then refresh at most once.
     pub async fn force_refresh(
-        self: &Arc<Self>,
+        &self,
         id: &GrantId,
         rejected: Rejected,
         deadline: Instant,
@@ -195,10 +195,7 @@ impl Broker {
             entry.report_rejected(token.generation);
         }
         let now = self.rotations.clock.now();
-        let age = between(view.grant.pair.published_at, now);
-        let cooldown =
-            self.rotations.settings.force_cooldown.checked_sub(age).filter(|left| !left.is_zero());
-        if let Some(retry_after) = cooldown
+        if let Some(retry_after) = self.cooldown(&view, now)
             && current.is_some()
             && self.rotations.flights.of(id).is_none()
         {
@@ -218,7 +215,7 @@ impl Broker {
     /// newer one. Who names a token that is not known here may know more than we do: the store is
     /// asked before anything is answered, and what it says is compared again.
     async fn still_current(
-        self: &Arc<Self>,
+        &self,
         entry: &Arc<Entry>,
         rejected: &Rejected,
         deadline: Instant,
@@ -288,18 +285,21 @@ impl Broker {
                 lifetime: promise,
             });
         }
-        let age = between(view.grant.pair.published_at, now);
-        let cooldown =
-            self.rotations.settings.force_cooldown.checked_sub(age).filter(|left| !left.is_zero());
-        if let Some(retry_after) = cooldown {
+        if let Some(retry_after) = self.cooldown(view, now) {
             return Decision::Fail(Error::ForceRefreshCooldown { grant, retry_after });
         }
         Decision::Wait { fallback: false }
     }
 
+    /// How long it is until callers may have the grant refreshed again.
+    fn cooldown(&self, view: &View, now: SystemTime) -> Option<Duration> {
+        let age = between(view.grant.pair.published_at, now);
+        self.rotations.settings.force_cooldown.checked_sub(age).filter(|left| !left.is_zero())
+    }
+
     /// Refreshes the grant that `view` shows, or joins who does, and says which it was.
     pub(super) async fn refresh(
-        self: &Arc<Self>,
+        &self,
         entry: &Arc<Entry>,
         view: &View,
         trigger: Trigger,
@@ -338,16 +338,15 @@ impl Broker {
     }
 
     /// Tells the store, once per generation, that the grant is in use and so to be kept fresh.
-    fn note_use(self: &Arc<Self>, entry: &Arc<Entry>, view: &View) {
+    fn note_use(&self, entry: &Arc<Entry>, view: &View) {
         let generation = view.grant.generation();
         if !entry.first_use(generation.0) || refusal(view).is_some() {
             return;
         }
-        let (broker, entry, due_at) =
-            (Arc::clone(self), Arc::clone(entry), self.rotations.due_at(view, true));
-        let Some(due_at) = due_at else { return };
+        let Some(due_at) = self.rotations.due_at(&view.grant, true) else { return };
+        let (rotations, entry) = (Arc::clone(&self.rotations), Arc::clone(entry));
         self.rotations.tasks.spawn(async move {
-            if broker.rotations.store.schedule(&entry.id, generation, due_at).await.is_err() {
+            if rotations.store.schedule(&entry.id, generation, due_at).await.is_err() {
                 entry.forget_use();
             }
         });

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
@@ -87,10 +86,5 @@ impl View {
     /// The token and its moments.
     pub fn token(&self) -> Option<(&Token, Window)> {
         self.grant.pair.token.as_ref().zip(self.window)
-    }
-
-    /// When the grant is due for a refresh; at once if it has no token.
-    pub fn due_at(&self) -> SystemTime {
-        self.window.map_or(self.grant.pair.published_at, |window| window.soft_at)
     }
 }

@@ -32,7 +32,6 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const IDENTITY: &str = "identity";
 
 /// Keeps grants in one file, with the same records and rules as Redis.
-#[derive(Clone)]
 pub(crate) struct Embedded {
     inner: Arc<Inner>,
 }
@@ -127,10 +126,7 @@ impl Inner {
     }
 
     fn read_format_1(&self, id: &GrantId) -> StoreResult<Option<Format1>> {
-        let transaction = self.begin_read()?;
-        let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
-        let found = grants.get(id.as_str()).map_err(unavailable)?;
-        let old = found.and_then(|bytes| serde_json::from_slice::<Old>(bytes.value()).ok());
+        let old = self.stored(id, |bytes| serde_json::from_slice::<Old>(bytes).ok())?.flatten();
         Ok(old.map(|old| Format1 {
             descriptor: old.about.get().as_bytes().to_vec(),
             verdict: old.verdict.map(|verdict| verdict.get().as_bytes().to_vec()),
@@ -138,10 +134,14 @@ impl Inner {
     }
 
     fn read(&self, id: &GrantId) -> StoreResult<Option<Record>> {
+        self.stored(id, |bytes| decode(id, bytes))?.transpose()
+    }
+
+    fn stored<T>(&self, id: &GrantId, decode: impl FnOnce(&[u8]) -> T) -> StoreResult<Option<T>> {
         let transaction = self.begin_read()?;
         let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
         let found = grants.get(id.as_str()).map_err(unavailable)?;
-        found.map(|bytes| decode(id, bytes.value())).transpose()
+        Ok(found.map(|bytes| decode(bytes.value())))
     }
 
     /// Changes one record in one durable step; `change` says whether there is anything to keep.
@@ -224,6 +224,7 @@ impl Inner {
         }
         Ok(taken)
     }
+
     fn make_tables(&self) -> StoreResult<()> {
         let transaction = self.begin_write()?;
         transaction.open_table(GRANTS).map_err(unavailable)?;

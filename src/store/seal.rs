@@ -48,11 +48,7 @@ impl Seal {
 
     /// Opens a record that is no tombstone; the grant stands where its newest change stands.
     pub(crate) fn grant(&self, id: &GrantId, record: &Record) -> Result<Grant, StoreError> {
-        let opened = self.parts(id, record).map_err(|why| StoreError::Unreadable {
-            grant: id.clone(),
-            why,
-            position: Some(record.position()),
-        });
+        let opened = self.parts(id, record).map_err(|why| unreadable(id, record, why));
         let (descriptor, pair, standing) = opened?;
         Ok(Grant {
             id: id.clone(),
@@ -65,15 +61,24 @@ impl Seal {
         })
     }
 
-    /// Opens what operators say.
-    pub(crate) fn described(&self, id: &GrantId, sealed: &Sealed) -> Result<Descriptor, Why> {
+    /// Opens what operators say, and nothing else of the record.
+    pub(crate) fn described(
+        &self,
+        id: &GrantId,
+        record: &Record,
+    ) -> Result<Descriptor, StoreError> {
+        let opened = self.open_descriptor(id, &record.descriptor);
+        opened.map_err(|why| unreadable(id, record, why))
+    }
+
+    fn open_descriptor(&self, id: &GrantId, sealed: &Sealed) -> Result<Descriptor, Why> {
         let plain: PlainDescriptor =
             self.open(&self.descriptor_context(id, sealed.fence), &sealed.blob)?;
         Ok(plain.into())
     }
 
     fn parts(&self, id: &GrantId, record: &Record) -> Result<(Descriptor, Pair, Standing), Why> {
-        let descriptor = self.described(id, &record.descriptor)?;
+        let descriptor = self.open_descriptor(id, &record.descriptor)?;
         let published = record.published();
         let pair: PlainPair =
             self.open(&self.pair_context(id, published, &descriptor), &record.blob)?;
@@ -126,7 +131,11 @@ impl Seal {
 }
 
 /// Why a value cannot be opened, and what to do.
-pub(crate) type Why = &'static str;
+type Why = &'static str;
+
+fn unreadable(id: &GrantId, record: &Record, why: Why) -> StoreError {
+    StoreError::Unreadable { grant: id.clone(), why, position: Some(record.position()) }
+}
 
 /// Each part preceded by its length, so that no two lists are alike.
 fn context(parts: &[&str]) -> Vec<u8> {

@@ -141,9 +141,7 @@ impl Vault {
         fence: Fence,
         disabled: bool,
     ) -> StoreResult<Sealed> {
-        let descriptor = self.seal.described(id, &known.descriptor).map_err(|why| {
-            StoreError::Unreadable { grant: id.clone(), why, position: Some(known.position()) }
-        })?;
+        let descriptor = self.seal.described(id, known)?;
         Ok(self.seal.descriptor(id, fence, &Descriptor { disabled, ..descriptor }))
     }
 

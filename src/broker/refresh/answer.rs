@@ -131,7 +131,7 @@ impl Rotations {
     fn refusal(self: &Arc<Self>, grant: &Grant, failure: Failure) -> Failure {
         let provider = &grant.descriptor.provider;
         let window = self.settings.refusal_window;
-        let of_provider = || self.known.of(provider).len();
+        let of_provider = || self.known.of(provider).count();
         let refusal = self.providers.refused(provider, &grant.id, &failure, window, of_provider);
         if refusal == Refusal::Final {
             return failure;

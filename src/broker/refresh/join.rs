@@ -76,7 +76,7 @@ fn store_behind() -> Error {
     StoreError::Unavailable(why.into()).into()
 }
 
-/// Is the grant's refresh no longer when the task ends, however it ends.
+/// Takes the refresh off the register when its task ends, however it ends.
 struct Running<'a> {
     rotations: &'a Rotations,
     id: &'a GrantId,

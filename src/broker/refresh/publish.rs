@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::freshness::idle_due;
+use crate::broker::freshness::{idle_due, soft_due};
 use crate::broker::metrics::ByProvider;
 use crate::broker::model::{Grant, Intent, Pair, Position, Standing};
 use crate::broker::refresh::Rotations;
@@ -47,7 +47,7 @@ impl Rotations {
     /// the grant meanwhile.
     async fn heal(&self, entry: &Entry, known: &Arc<View>) -> Refreshed {
         let wanted = known.grant.descriptor.keep_warm || entry.in_use(known.grant.generation());
-        let due_at = self.due_at(known, wanted);
+        let due_at = self.due_at(&known.grant, wanted);
         if self.store.merge(&known.grant, due_at).await? == Merged::Remade {
             self.tell_remade(&known.grant);
         }
@@ -57,13 +57,12 @@ impl Rotations {
 
     /// When the grant is to be refreshed: in time if it is `wanted`, in use or kept warm; otherwise
     /// often enough for its refresh token to live, where the provider wants that.
-    pub(in crate::broker) fn due_at(&self, view: &View, wanted: bool) -> Option<SystemTime> {
-        let grant = &view.grant;
+    pub(in crate::broker) fn due_at(&self, grant: &Grant, wanted: bool) -> Option<SystemTime> {
         let every = self.habits(&grant.descriptor.provider).keep_warm_every;
         let every = every.filter(|_| grant.descriptor.kind.spends());
         let idle = every
             .map(|every| idle_due(&grant.id, grant.generation(), grant.pair.published_at, every));
-        let soft = wanted.then(|| view.due_at());
+        let soft = wanted.then(|| soft_due(grant));
         idle.into_iter().chain(soft).min()
     }
 
@@ -98,7 +97,7 @@ impl Rotations {
         let (descriptor, described) = (latest.descriptor.clone(), latest.described);
         let (id, standing) = (grant.id.clone(), Standing::Usable);
         let next = Grant { id, position, descriptor, described, pair, standing, intent: None };
-        let due_at = self.due_at(&View::new(next.clone()), next.descriptor.keep_warm);
+        let due_at = self.due_at(&next, next.descriptor.keep_warm);
         let step = || self.store.merge(&next, due_at);
         let mut waiting = None;
         let serve_from_memory = |failures, failure: &StoreError| {

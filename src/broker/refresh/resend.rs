@@ -275,9 +275,10 @@ impl Rotations {
     pub(super) fn wake(self: &Arc<Self>, provider: ProviderId) {
         let rotations = Arc::clone(self);
         self.tasks.spawn(async move {
-            let waiting = rotations.known.of(&provider).into_iter().filter(|entry| {
+            let waits = |entry: &Arc<Entry>| {
                 entry.trouble().is_some() || entry.view().grant.intent.is_some()
-            });
+            };
+            let waiting: Vec<_> = rotations.known.of(&provider).filter(waits).collect();
             let mut turn = Instant::now();
             for entry in waiting {
                 let view = entry.view();

@@ -64,7 +64,7 @@ impl Rotations {
             return self.resend_due(&entry, &view, &doubt).await;
         }
         // Whatever it was put into the index for: it is due as soon as anything is due.
-        if let Some(due_at) = self.due_at(&view, true).filter(|at| *at > self.clock.now()) {
+        if let Some(due_at) = self.due_at(&view.grant, true).filter(|at| *at > self.clock.now()) {
             self.store.schedule(id, view.grant.generation(), due_at).await?;
             return Ok(());
         }
