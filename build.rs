@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(env::var_os("CARGO_FEATURE_SERVER").is_some())
         .build_client(env::var_os("CARGO_FEATURE_CLIENT").is_some())
         .skip_debug(SECRET_MESSAGES)
+        .codec_path("crate::proto::Codec")
         // Written by hand: most of it is encoded once and sent often.
         .extern_path(".tokenbroker.v1.GetTokenResponse", "crate::proto::GetTokenResponse")
         .compile_fds(descriptors)?;

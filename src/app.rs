@@ -14,8 +14,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tower_layer::Layer as _;
 use tracing::{error, info};
 
 use crate::broker::Broker;
@@ -24,6 +23,7 @@ use crate::broker::store::Store;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::lifecycle::Signals;
+use crate::listener::{self, Listener, Ports, Protocol};
 use crate::ops::{self, Readiness};
 use crate::proto;
 use crate::proto::grant_admin_service_server::GrantAdminServiceServer;
@@ -40,9 +40,6 @@ pub use error::AppError;
 
 /// Largest request; a refresh token with everything around it is far smaller.
 const REQUEST_MAX: usize = 64 * 1024;
-/// A dead peer is noticed after these two together.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the program listens; the real ports, also where the configuration says 0.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +57,7 @@ pub struct App {
     broker: Arc<Broker>,
     readiness: Readiness,
     addresses: Addresses,
-    api: TcpListener,
+    api: Listener,
     direct: Direct,
     routes: Routes,
     tasks: Tasks,
@@ -106,15 +103,21 @@ impl App {
         let store_up = Gauge::<i64>::default();
         own.register("store_up", "The token store answers", store_up.clone());
 
+        let ports = Ports::new(own);
+
         let mut tasks = Tasks::new();
         let stop_ops = CancellationToken::new();
         let (readiness, health) = Readiness::new().await;
         let (ops, ops_address) = bind(config.listen.ops, "listen.ops").await?;
         let registry = Arc::new(registry);
+        let mut bounds = config.bounds;
+        bounds.connections = listener::room_for_connections(bounds.connections);
         let operators =
-            ops::serve(ops, readiness.clone(), health.clone(), registry, stop_ops.clone());
+            Listener::new(ops, Protocol::Http1And2, bounds.for_operators(), &ports, "ops")
+                .serve(ops::routes(readiness.clone(), health.clone(), registry), stop_ops.clone());
         tasks.spawn(async move {
-            ("the operators' port", operators.await.map_err(|failure| failure.to_string()))
+            operators.await;
+            ("the operators' port", Ok(()))
         });
 
         let replica = opening::replica(&config)?;
@@ -145,6 +148,7 @@ impl App {
         // Last: whoever connects is answered.
         let (api, api_address) = bind(config.listen.api, "listen.api").await?;
         let addresses = Addresses { api: api_address, ops: ops_address };
+        let api = Listener::new(api, Protocol::Http2, bounds, &ports, "api");
         Ok(Some(Self {
             config,
             signals,
@@ -178,16 +182,12 @@ impl App {
             ("the scheduler", Ok(()))
         });
         let stop_api = CancellationToken::new();
-        let server = listener()
-            .layer(Reasons)
-            .layer(self.direct)
-            .add_routes(self.routes)
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(self.api).with_nodelay(Some(true)),
-                stop_api.clone().cancelled_owned(),
-            );
-        self.tasks
-            .spawn(async move { ("the API", server.await.map_err(|failure| failure.to_string())) });
+        let service = Reasons.layer(self.direct.layer(self.routes.prepare()));
+        let server = self.api.serve(service, stop_api.clone());
+        self.tasks.spawn(async move {
+            server.await;
+            ("the API", Ok(()))
+        });
         self.readiness.set(true).await;
         info!(api = %self.addresses.api, ops = %self.addresses.ops, "ready");
         let Self { config, signals, broker, readiness, tasks, stop_ops, replica, .. } = self;
@@ -241,13 +241,6 @@ impl Running {
             }),
         }
     }
-}
-
-/// How the API treats its connections.
-pub fn listener() -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }
 
 /// How a part ended that nobody told to.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::broker::settings::Settings;
+use crate::listener::Bounds;
 use crate::store::redis::Address;
 use crate::upstream::Provider;
 
@@ -32,6 +33,8 @@ pub type Environment = BTreeMap<String, String>;
 pub struct Config {
     /// Where to listen.
     pub listen: Listen,
+    /// How much clients may take.
+    pub bounds: Bounds,
     /// Where grants are kept.
     pub store: StoreConfig,
     /// The file of the key ring, if it is named.

@@ -8,11 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
@@ -53,14 +49,12 @@ impl Readiness {
     }
 }
 
-/// Serves the operators' port until `stop`.
-pub async fn serve(
-    listener: TcpListener,
+/// What the operators' port serves.
+pub fn routes(
     readiness: Readiness,
     health: HealthServer<impl Health>,
     registry: Arc<Registry>,
-    stop: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
+) -> Routes {
     let http: Router = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route(
@@ -80,10 +74,5 @@ pub async fn serve(
                     .into_response()
             }),
         );
-    let routes = Routes::from(http).add_service(health);
-    Server::builder()
-        .accept_http1(true)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.cancelled_owned())
-        .await
+    Routes::from(http).add_service(health)
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+mod codec;
 mod reply;
 
 #[expect(clippy::all, clippy::pedantic, reason = "generated code")]
@@ -11,6 +12,7 @@ mod bindings {
 }
 
 pub use bindings::*;
+pub use codec::Codec;
 pub use reply::GetTokenResponse;
 
 /// Descriptors of the contract, for gRPC reflection.

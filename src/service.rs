@@ -10,6 +10,7 @@ mod convert;
 pub mod direct;
 pub mod observe;
 pub mod reasons;
+mod refusal;
 mod status;
 pub mod token;
 
@@ -17,4 +18,6 @@ pub use admin::Admin;
 pub use direct::Direct;
 pub use observe::Observe;
 pub use reasons::Reasons;
+pub use refusal::Refusal;
+pub(crate) use status::refused;
 pub use token::Tokens;

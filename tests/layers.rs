@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// (module, our modules that it may name, libraries that it must not name)
-const TABLE: [(&str, &[&str], &[&str]); 16] = [
+const TABLE: [(&str, &[&str], &[&str]); 17] = [
     ("secret", &[], &["tonic", "redis", "reqwest", "redb", "serde"]),
     ("clock", &[], &["tonic", "redis", "reqwest", "redb"]),
     ("crash", &[], &["tonic", "redis", "reqwest", "redb"]),
@@ -22,11 +22,12 @@ const TABLE: [(&str, &[&str], &[&str]); 16] = [
     ("upstream", &["broker", "clock", "secret"], &["tonic", "prost", "redis", "redb", "axum"]),
     (
         "config",
-        &["broker", "crash", "store", "upstream", "secret"],
+        &["broker", "crash", "listener", "store", "upstream", "secret"],
         &["tonic", "prost", "reqwest", "redb", "axum"],
     ),
     ("telemetry", &["config"], &["tonic", "redis", "reqwest", "redb"]),
     ("lifecycle", &[], &["tonic", "redis", "reqwest", "redb"]),
+    ("listener", &["service"], &["redis", "reqwest", "redb", "axum"]),
     ("ops", &["telemetry"], &["redis", "reqwest", "redb"]),
     ("demo", &["clock", "secret", "store"], &["tonic", "redis", "reqwest", "redb"]),
     ("client", &["proto"], &["redis", "reqwest", "redb", "axum", "prometheus_client"]),
@@ -37,6 +38,7 @@ const TABLE: [(&str, &[&str], &[&str]); 16] = [
             "clock",
             "config",
             "lifecycle",
+            "listener",
             "ops",
             "proto",
             "service",

@@ -1,16 +1,17 @@
 //! The hot path: `GetToken` of a token in memory, beside a bare tonic server on the same runtime and
-//! with the same listener settings that answers with the same bytes.
+//! with the same keepalive that answers with the same bytes.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use prost::Message as _;
-use token_broker::app;
 use token_broker::proto::token_service_server::{TokenService, TokenServiceServer};
 use token_broker::proto::{
     ForceRefreshRequest, ForceRefreshResponse, GetTokenRequest, GetTokenResponse,
     WatchTokenRequest, WatchTokenResponse,
 };
 use tokio::net::TcpListener;
+use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
@@ -93,7 +94,9 @@ fn frame() -> Vec<u8> {
 async fn bare(reply: GetTokenResponse) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let server = app::listener()
+    let server = Server::builder()
+        // As the broker treats its connections.
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .add_service(TokenServiceServer::new(Bare(reply)))
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
     #[expect(clippy::disallowed_methods, reason = "ends with the benchmark")]

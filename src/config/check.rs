@@ -76,6 +76,7 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
     match (listen, store, problems.is_empty()) {
         (Some(listen), Some(store), true) => Ok(Config {
             listen,
+            bounds: (&file.bounds).into(),
             store,
             keys_file: file.keys.file,
             log,
@@ -138,7 +139,7 @@ fn nonzero(file: &File, problems: &mut Vec<Problem>) {
         ("timing.due_tick", timing.due_tick),
         ("timing.due_visibility", timing.due_visibility),
     ];
-    let zero = spans.into_iter().filter(|(_, span)| span.0.is_zero());
+    let zero = spans.into_iter().chain(file.bounds.spans()).filter(|(_, span)| span.0.is_zero());
     problems.extend(zero.map(|(path, _)| Problem::new(path, "must be above zero")));
 }
 

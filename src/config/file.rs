@@ -11,12 +11,18 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+mod bounds;
+
+pub(super) use bounds::Bounds;
+
 /// The whole file.
 #[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct File {
     /// Where to listen.
     pub(super) listen: Listen,
+    /// How much clients may take.
+    pub(super) bounds: Bounds,
     /// Where grants are kept.
     pub(super) store: Store,
     /// What the store is sealed with.

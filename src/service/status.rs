@@ -11,6 +11,7 @@ use crate::broker::error::{Error, Violation};
 use crate::broker::model::{Reason, Verdict};
 use crate::broker::store::StoreError;
 use crate::proto::{ERROR_DOMAIN, ErrorReason};
+use crate::service::Refusal;
 
 /// Wait that is advised where the error itself knows none.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
@@ -112,6 +113,23 @@ pub(crate) fn status(error: &Error) -> Status {
         }
     }
     Status::with_error_details(code, error.to_string(), details)
+}
+
+/// The status of a call that is not let through.
+#[expect(clippy::disallowed_methods, reason = "the one place that makes a Status")]
+pub(crate) fn refused(refusal: Refusal) -> Status {
+    let soon = Some(RETRY_AFTER_DEFAULT);
+    let (code, reason, retry_after) = match refusal {
+        Refusal::Overloaded => (Code::ResourceExhausted, ErrorReason::Overloaded, soon),
+        Refusal::Unfinished => (Code::DeadlineExceeded, ErrorReason::RequestUnfinished, None),
+        Refusal::Leaving => (Code::Unavailable, ErrorReason::Draining, soon),
+    };
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason.wire_name(), ERROR_DOMAIN, HashMap::new());
+    if retry_after.is_some() {
+        details.set_retry_info(retry_after);
+    }
+    Status::with_error_details(code, refusal.to_string(), details)
 }
 
 /// What to say instead of an error that the gRPC library made by itself; `None` if it is no error

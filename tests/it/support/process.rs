@@ -106,6 +106,15 @@ impl Program {
         assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
     }
 
+    /// Memory that it holds.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn resident_kb(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     /// Sets how long the files may get that the program writes, in bytes.
     #[cfg(target_os = "linux")]
     pub(crate) fn limit_files(&self, bytes: &str) {
