@@ -284,7 +284,7 @@ mod tests {
         let mut provider = provider();
         provider.error_map = filled(&of(Profile::Kroger)).error_map.iter().map(rule).collect();
         for (status, body, reason, disposition) in KROGER {
-            let raw = Raw { status, body: body.as_bytes(), retry_after: None };
+            let raw = Raw::answered(status, body.as_bytes());
             let failure = judge(&provider, &raw).issued.unwrap_err();
             assert_eq!((failure.reason, failure.disposition), (reason, disposition), "{body}");
         }

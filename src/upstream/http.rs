@@ -1,16 +1,21 @@
 //! The one request to a token endpoint: sent at most once, whatever happens.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::future::Future;
+use std::iter::successors;
 use std::pin::pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
+    RETRY_AFTER,
+};
 use reqwest::{Client, Response, redirect, retry};
 use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::broker::endpoint::{self, Concern, Disposition, Failure, Reply, Request, TokenEndpoint};
 use crate::broker::error::chain;
@@ -22,6 +27,8 @@ use crate::upstream::reply::{Raw, judge};
 
 /// How long what had arrived at the deadline may take from the socket to us.
 const LAST_LOOK: Duration = Duration::from_millis(100);
+/// Most headers of a reply; the library's own limit of 100 would cost the refresh token.
+const HEADERS_MAX: usize = 1_000;
 /// Most bytes of a reply that are read.
 const BODY_MAX: usize = 1 << 20;
 
@@ -70,6 +77,12 @@ fn client(provider: &Provider) -> Result<Client, reqwest::Error> {
         .retry(retry::never())
         .pool_max_idle_per_host(0)
         .http1_only()
+        // The head of a reply may be as odd as it likes: a refresh token is behind it.
+        .http1_max_headers(HEADERS_MAX)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http09_responses()
         .no_proxy()
         .connect_timeout(provider.connect_timeout)
         .user_agent(concat!("token-broker/", env!("CARGO_PKG_VERSION")))
@@ -86,6 +99,7 @@ impl TokenEndpoint for Http {
         let mut post = client
             .post(&provider.token_url)
             .header(ACCEPT, "application/json")
+            .header(ACCEPT_ENCODING, "identity")
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form.body);
         if let Some(authorization) = &form.authorization {
@@ -100,8 +114,14 @@ impl TokenEndpoint for Http {
             Some(Ok(response)) => {
                 let status = response.status().as_u16();
                 let retry_after = self.retry_after(response.headers());
-                let body = read(response, deadline).await;
-                judge(provider, &Raw { status, body: &body, retry_after })
+                let deflated =
+                    response.headers().get(CONTENT_ENCODING).is_some_and(|how| how == "deflate");
+                let sent = match &request {
+                    Request::RefreshToken(token) => Some(token),
+                    Request::ClientCredentials { .. } => None,
+                };
+                let (body, whole) = read(response, deadline).await;
+                judge(provider, &Raw { status, body: &body, whole, deflated, retry_after, sent })
             }
             Some(Err(error)) => unanswered(&provider.id, error).into(),
             None => {
@@ -135,18 +155,25 @@ async fn listen<T>(deadline: Instant, work: impl Future<Output = T>) -> Option<T
 
 /// Reads as much as comes, up to the limit: what arrived may hold the refresh token even if the
 /// rest never does.
-async fn read(mut response: Response, deadline: Instant) -> Vec<u8> {
+async fn read(mut response: Response, deadline: Instant) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
-    listen(deadline, fill(&mut response, &mut body)).await;
-    body
+    let whole = listen(deadline, fill(&mut response, &mut body)).await.unwrap_or(false);
+    (body, whole)
 }
 
-async fn fill(response: &mut Response, body: &mut Vec<u8>) {
-    while let Ok(Some(chunk)) = response.chunk().await {
-        let room = BODY_MAX - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if body.len() == BODY_MAX {
-            return;
+/// Whether its end came.
+async fn fill(response: &mut Response, body: &mut Vec<u8>) -> bool {
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => {
+                let room = BODY_MAX - body.len();
+                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                if body.len() == BODY_MAX {
+                    return false;
+                }
+            }
+            Ok(None) => return true,
+            Err(_) => return false,
         }
     }
 }
@@ -154,8 +181,17 @@ async fn fill(response: &mut Response, body: &mut Vec<u8>) {
 /// No answer came: was anything sent?
 fn unanswered(id: &ProviderId, error: reqwest::Error) -> Failure {
     let unsent = error.is_connect() || error.is_builder();
-    let cause = chain(&error.without_url());
+    let error = error.without_url();
+    let cause = chain(&error);
     debug!(provider = %id, sent = !unsent, error = cause, "the token endpoint gave no answer");
+    if !unsent && unreadable_head(&error) {
+        warn!(
+            provider = %id,
+            error = cause,
+            "the head of a reply cannot be read; if a refresh token came with it, it is lost"
+        );
+        return unknown(DoubtKind::Unreadable);
+    }
     if !unsent {
         return unknown(DoubtKind::Ended);
     }
@@ -164,6 +200,12 @@ fn unanswered(id: &ProviderId, error: reqwest::Error) -> Failure {
         return failure(Reason::ProviderEndpointMisconfigured, Disposition::NotSent);
     }
     failure(Reason::ProviderUnreachable, Disposition::NotSent)
+}
+
+/// An answer came, and is no HTTP.
+fn unreadable_head(error: &reqwest::Error) -> bool {
+    let mut causes = successors(error.source(), |&error| error.source());
+    causes.any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse))
 }
 
 fn unknown(kind: DoubtKind) -> Failure {

@@ -3,60 +3,52 @@
 //! The refresh token is taken from a successful reply before anything else is judged, even from
 //! the bytes of a reply that broke off. It is taken from no other reply: an error report may well
 //! hold a field of that name that is no token.
-
-use std::collections::BTreeMap;
-use std::time::Duration;
+//!
+//! `raw` is what came and how it becomes text, `value` reads members, `salvage` finds tokens in what
+//! cannot be read, `refusal` says why there is none.
 
 use serde_json::{Map, Value};
 
-use crate::broker::endpoint::{Concern, Disposition, Failure, Issued, Reply};
-use crate::broker::model::{DoubtKind, Reason};
+use crate::broker::endpoint::{Disposition, Failure, Issued, Reply};
+use crate::broker::model::DoubtKind;
 use crate::secret::{AccessToken, RefreshToken};
-use crate::upstream::provider::{Meaning, Provider};
+use crate::upstream::provider::Provider;
 
-/// Longest lifetime that is believed: ten years.
-const LIFETIME_MAX_S: f64 = 10.0 * 365.0 * 86_400.0;
-/// Shortest lifetime that is believed.
-const LIFETIME_MIN_S: f64 = 1.0;
-/// Longest wait that a provider can ask for: a day.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
-/// Most characters of a provider's error code that are shown.
-const ERROR_LEN_MAX: usize = 64;
+mod raw;
+mod refusal;
+mod salvage;
+mod value;
 
-/// The status of a client that did not prove who it is.
-const UNAUTHORIZED: u16 = 401;
+pub(crate) use raw::Raw;
 
-/// From here on the server failed, and not the request.
-const SERVER_ERRORS: u16 = 500;
+use raw::Text;
+use refusal::{refused, unreadable};
+use value::{attributes, scopes, seconds, text, visible};
 
 /// What providers call the lifetime of the refresh token.
 const REFRESH_LIFETIMES: [&str; 3] =
     ["refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"];
 
-/// What came over the wire.
-pub(crate) struct Raw<'a> {
-    pub(crate) status: u16,
-    pub(crate) body: &'a [u8],
-    pub(crate) retry_after: Option<Duration>,
-}
-
 /// Reads an answer.
 pub(crate) fn judge(provider: &Provider, raw: &Raw<'_>) -> Reply {
-    let fields = fields(raw.body);
+    let body = raw.text();
+    let fields = fields(&body);
     if !(200..300).contains(&raw.status) {
-        return refused(provider, raw, fields.as_ref()).into();
+        return not_a_success(provider, raw, &body, fields.as_ref()).into();
     }
+    let salvaged = || salvage::refresh_token(&body.text, raw.sent);
     let Some(fields) = fields else {
-        let refresh_token = salvage(raw.body);
         let issued = Err(unreadable(raw, None));
-        return Reply { refresh_token, refresh_token_lifetime: None, issued };
+        return Reply { refresh_token: salvaged(), refresh_token_lifetime: None, issued };
     };
-    let issued = issued(provider, raw, &fields);
-    let refresh_token = text(&fields, "refresh_token").map(RefreshToken::new);
+    let refresh_token = text(&fields, "refresh_token").map(RefreshToken::new).or_else(salvaged);
+    let mut issued = issued(provider, raw, &body, &fields);
+    if refresh_token.is_none() && !body.whole {
+        // It may have stood in the part that is missing: the old one is not known to live on.
+        issued = issued.and_then(|_| Err(unreadable(raw, Some(&fields))));
+    }
     Reply {
-        // Where the reply is not as expected, the token may lie deeper in it.
-        refresh_token: refresh_token
-            .or_else(|| issued.is_err().then(|| salvage(raw.body)).flatten()),
+        refresh_token,
         refresh_token_lifetime: REFRESH_LIFETIMES
             .iter()
             .find_map(|name| seconds(fields.get(*name)?)),
@@ -64,9 +56,24 @@ pub(crate) fn judge(provider: &Provider, raw: &Raw<'_>) -> Reply {
     }
 }
 
+/// A refusal; but one that holds a pair did not refuse, and nobody knows what it did.
+fn not_a_success(
+    provider: &Provider,
+    raw: &Raw<'_>,
+    body: &Text<'_>,
+    fields: Option<&Map<String, Value>>,
+) -> Failure {
+    let mut failure = refused(provider, raw, &body.text, fields);
+    if salvage::pair(&body.text, raw.sent) {
+        failure.disposition = Disposition::Unknown(DoubtKind::Answered);
+    }
+    failure
+}
+
 fn issued(
     provider: &Provider,
     raw: &Raw<'_>,
+    body: &Text<'_>,
     fields: &Map<String, Value>,
 ) -> Result<Issued, Failure> {
     // Some providers always send the member, empty or false where all went well.
@@ -75,7 +82,7 @@ fn issued(
         other => other.is_object(),
     });
     if failed {
-        return Err(refused(provider, raw, Some(fields)));
+        return Err(refused(provider, raw, &body.text, Some(fields)));
     }
     // RFC 6749 appendix A.12: visible ASCII. Anything else would break the callers' headers.
     let access_token = text(fields, "access_token")
@@ -83,193 +90,45 @@ fn issued(
         .ok_or_else(|| unreadable(raw, Some(fields)))?;
     Ok(Issued {
         access_token: AccessToken::new(access_token),
-        token_type: text(fields, "token_type").unwrap_or("Bearer").to_owned(),
+        token_type: text(fields, "token_type")
+            .filter(|word| visible(word))
+            .unwrap_or("Bearer")
+            .to_owned(),
         lifetime: fields.get("expires_in").and_then(seconds).unwrap_or(provider.default_lifetime),
         refresh_in: fields.get("refresh_in").and_then(seconds),
         scopes: scopes(fields.get("scope")),
-        attributes: attributes(provider, fields),
+        attributes: attributes(&provider.attributes, fields),
     })
 }
 
-/// A success without a token: it was processed, and what it brought cannot be read.
-fn unreadable(raw: &Raw<'_>, fields: Option<&Map<String, Value>>) -> Failure {
-    Failure {
-        reason: Reason::RefreshReplyUnreadable,
-        disposition: Disposition::Unknown(DoubtKind::Unreadable),
-        concern: Concern::Grant,
-        status: Some(raw.status),
-        provider_error: fields.and_then(code).map(|code| sanitised(&code)),
-        retry_after: None,
+/// The members of a JSON object, or of a form (some providers answer with one). Of a form that
+/// broke off, those that are whole.
+fn fields(body: &Text<'_>) -> Option<Map<String, Value>> {
+    let text = body.text.trim_start_matches('\u{feff}').trim();
+    if text.starts_with('{') {
+        // Some servers write more behind it.
+        let mut objects = serde_json::Deserializer::from_str(text).into_iter();
+        return objects.next()?.ok();
     }
-}
-
-/// Reads a refusal: first by the provider's own rules, then by the standard's error code, then by
-/// the HTTP status. A 401 is about our client whatever its code: RFC 6749 section 5.2 keeps the
-/// status for that, and Keycloak for one sends it with another code than `invalid_client`.
-fn refused(provider: &Provider, raw: &Raw<'_>, fields: Option<&Map<String, Value>>) -> Failure {
-    let code = fields.and_then(code);
-    let body = String::from_utf8_lossy(raw.body);
-    let rule = provider
-        .error_map
-        .iter()
-        .find(|rule| rule.matches(raw.status, code.as_deref(), &body))
-        .map(|rule| by_rule(rule.meaning));
-    // A gateway may answer with a server error, and words of the standard in it, while the server
-    // behind it goes on.
-    let told = raw.status != UNAUTHORIZED && raw.status < SERVER_ERRORS;
-    let by_code = || code.as_deref().filter(|_| told).and_then(by_code);
-    let (reason, disposition, concern) =
-        rule.or_else(by_code).unwrap_or_else(|| by_status(raw, fields.is_some()));
-    Failure {
-        reason,
-        disposition,
-        concern,
-        status: Some(raw.status),
-        provider_error: code.map(|code| sanitised(&code)),
-        retry_after: raw.retry_after.map(|wait| wait.min(RETRY_AFTER_MAX)),
-    }
-}
-
-type Reading = (Reason, Disposition, Concern);
-
-fn by_rule(meaning: Meaning) -> Reading {
-    use Disposition::{NotProcessed, Refused};
-    match meaning {
-        Meaning::Reauth => (Reason::GrantReauthRequired, Refused, Concern::Grant),
-        Meaning::Client => (Reason::ClientCredentialsRejected, NotProcessed, Concern::Provider),
-        Meaning::Unavailable => (Reason::ProviderUnavailable, NotProcessed, Concern::Grant),
-        Meaning::Conflict => (Reason::ProviderConflict, NotProcessed, Concern::Grant),
-    }
-}
-
-/// RFC 6749 section 5.2 and its neighbours.
-fn by_code(code: &str) -> Option<Reading> {
-    use Concern::{Grant, Provider};
-    use Disposition::{NotProcessed, Refused};
-    Some(match code {
-        "invalid_grant" => (Reason::GrantReauthRequired, Refused, Grant),
-        "interaction_required" | "login_required" | "consent_required" => {
-            (Reason::GrantInteractionRequired, Refused, Grant)
-        }
-        "invalid_client" => (Reason::ClientCredentialsRejected, NotProcessed, Provider),
-        "unauthorized_client" | "unsupported_grant_type" => {
-            (Reason::ClientNotAuthorized, NotProcessed, Provider)
-        }
-        "invalid_dpop_proof" => (Reason::ClientMisconfigured, NotProcessed, Provider),
-        "invalid_scope" => (Reason::ScopeNotGranted, NotProcessed, Grant),
-        "invalid_target" => (Reason::ResourceNotAllowed, NotProcessed, Grant),
-        "slow_down" => (Reason::ProviderRateLimited, NotProcessed, Provider),
-        "temporarily_unavailable" => (Reason::ProviderUnavailable, NotProcessed, Grant),
-        _ => return None,
-    })
-}
-
-fn by_status(raw: &Raw<'_>, structured: bool) -> Reading {
-    use Concern::{Grant, Provider};
-    use Disposition::NotProcessed;
-    const UNKNOWN: Disposition = Disposition::Unknown(DoubtKind::Answered);
-    match raw.status {
-        UNAUTHORIZED => (Reason::ClientCredentialsRejected, NotProcessed, Provider),
-        300..=399 | 404 | 405 | 415 => {
-            (Reason::ProviderEndpointMisconfigured, NotProcessed, Provider)
-        }
-        429 => (Reason::ProviderRateLimited, NotProcessed, Provider),
-        408 => (Reason::RefreshOutcomeUnknown, UNKNOWN, Grant),
-        400..=499 if structured => (Reason::ProviderUnrecognizedError, NotProcessed, Grant),
-        // A page for people comes from a firewall or proxy, which knows nothing of the grant.
-        400..=499 => (Reason::ProviderUnavailable, NotProcessed, Grant),
-        // The provider may have spent the token before it broke.
-        _ => (Reason::RefreshOutcomeUnknown, UNKNOWN, Grant),
-    }
-}
-
-/// The members of a JSON object, or of a form (some providers answer with one).
-fn fields(body: &[u8]) -> Option<Map<String, Value>> {
-    let body = std::str::from_utf8(body).ok()?.trim_start_matches('\u{feff}').trim();
-    if body.starts_with('{') {
-        return match serde_json::from_str(body) {
-            Ok(Value::Object(fields)) => Some(fields),
-            _ => None,
-        };
-    }
-    let form = body.contains('=') && !body.contains(['<', '\n', '{']);
+    let form = text.contains('=') && !text.contains(['<', '\n', '{']);
+    let whole =
+        if body.whole { text } else { text.rsplit_once('&').map_or("", |(whole, _)| whole) };
     form.then(|| {
-        form_urlencoded::parse(body.as_bytes())
+        form_urlencoded::parse(whole.as_bytes())
             .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
             .collect()
     })
 }
 
-/// A complete refresh token in the bytes of a reply that broke off.
-fn salvage(body: &[u8]) -> Option<RefreshToken> {
-    const NAME: &[u8] = b"\"refresh_token\"";
-    let at = body.windows(NAME.len()).position(|window| window == NAME)?;
-    let rest = body[at + NAME.len()..].trim_ascii_start().strip_prefix(b":")?;
-    let mut strings = serde_json::Deserializer::from_slice(rest).into_iter::<String>();
-    let token = strings.next()?.ok()?;
-    (!token.is_empty()).then(|| RefreshToken::new(token))
-}
-
-fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    fields.get(name)?.as_str().filter(|text| !text.is_empty())
-}
-
-/// The `error` of a reply, also where it is an object with a code.
-fn code(fields: &Map<String, Value>) -> Option<String> {
-    let error = fields.get("error")?;
-    let code = error.as_str().or_else(|| error.get("code")?.as_str())?;
-    Some(code.to_owned())
-}
-
-/// Seconds as number, float or text; nothing for what is not above zero.
-fn seconds(value: &Value) -> Option<Duration> {
-    let number = match value {
-        Value::Number(number) => number.as_f64()?,
-        Value::String(text) => text.trim().parse().ok()?,
-        _ => return None,
-    };
-    (number > 0.0 && number.is_finite())
-        .then(|| Duration::from_secs_f64(number.clamp(LIFETIME_MIN_S, LIFETIME_MAX_S)))
-}
-
-fn scopes(value: Option<&Value>) -> Vec<String> {
-    match value {
-        Some(Value::String(text)) => text.split_whitespace().map(str::to_owned).collect(),
-        Some(Value::Array(list)) => {
-            list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn attributes(provider: &Provider, fields: &Map<String, Value>) -> BTreeMap<String, String> {
-    let named = provider.attributes.iter();
-    named
-        .filter_map(|name| {
-            let value = match fields.get(name)? {
-                Value::String(text) => text.clone(),
-                Value::Number(number) => number.to_string(),
-                Value::Bool(flag) => flag.to_string(),
-                _ => return None,
-            };
-            Some((name.clone(), value))
-        })
-        .collect()
-}
-
-/// The characters that RFC 6749 section 5.2 allows, and not too many of them.
-fn sanitised(code: &str) -> String {
-    let allowed = |c: &char| matches!(c, ' '..='!' | '#'..='[' | ']'..='~');
-    code.chars().filter(allowed).take(ERROR_LEN_MAX).collect()
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::broker::endpoint::Habits;
-    use crate::broker::model::ProviderId;
+    use crate::broker::model::{ProviderId, Reason};
     use crate::secret::ClientSecret;
-    use crate::upstream::provider::{BasicEncoding, ClientAuth, Rule};
+    use crate::upstream::provider::{BasicEncoding, ClientAuth, Meaning, Rule};
 
     pub(crate) fn provider() -> Provider {
         Provider {
@@ -294,7 +153,7 @@ pub(crate) mod tests {
     }
 
     fn reply(status: u16, body: &str) -> Reply {
-        judge(&provider(), &Raw { status, body: body.as_bytes(), retry_after: None })
+        judge(&provider(), &Raw::answered(status, body.as_bytes()))
     }
 
     fn lifetime(expires_in: &str) -> u64 {
@@ -384,6 +243,37 @@ pub(crate) mod tests {
         assert!(echo.refresh_token.is_none(), "an error report is not a token");
     }
 
+    /// Wherever a reply breaks off: whole tokens or none.
+    #[test]
+    fn half_a_token_is_none() {
+        let json = r#"{"access_token":"AT2","expires_in":1800,"refresh_token":"RT2","scope":"a"}"#;
+        let form = "access_token=AT2&expires_in=1800&refresh_token=RT2&scope=a";
+        let inner = r#"{"body":"{\"access_token\":\"AT2\",\"refresh_token\":\"RT2\"}"}"#;
+        let mut found = 0;
+        for text in [json, form, inner, &format!("<a>{json}</a>"), &json.replace('"', "'")] {
+            for end in 0..text.len() {
+                let raw = Raw { whole: false, ..Raw::answered(200, &text.as_bytes()[..end]) };
+                let reply = judge(&provider(), &raw);
+                let refresh_token = reply.refresh_token.as_ref().map(RefreshToken::expose);
+                assert!(matches!(refresh_token, None | Some("RT2")), "{}", &text[..end]);
+                found += usize::from(refresh_token.is_some());
+                if let Ok(issued) = reply.issued {
+                    assert_eq!(issued.access_token.expose(), "AT2", "{}", &text[..end]);
+                    assert!(refresh_token.is_some(), "the old one may be spent: {}", &text[..end]);
+                }
+            }
+        }
+        assert!(found > 30, "{found}");
+    }
+
+    #[test]
+    fn nothing_takes_long_to_read() {
+        for part in ["\"", "<", "\"refresh_token\":'", "\\", "&refresh_token=", "<refresh_token>"] {
+            let text = part.repeat((1 << 20) / part.len());
+            let _ = judge(&provider(), &Raw::answered(200, text.as_bytes()));
+        }
+    }
+
     const ANSWERED: Disposition = Disposition::Unknown(DoubtKind::Answered);
     const UNREADABLE: Disposition = Disposition::Unknown(DoubtKind::Unreadable);
 
@@ -459,12 +349,12 @@ pub(crate) mod tests {
     fn a_server_error_leaves_the_outcome_unknown_whatever_it_says() {
         let wait = Some(Duration::from_secs(7));
         for body in ["", r#"{"error":"temporarily_unavailable"}"#, r#"{"error":"invalid_grant"}"#] {
-            let raw = Raw { status: 503, body: body.as_bytes(), retry_after: wait };
+            let raw = Raw { retry_after: wait, ..Raw::answered(503, body.as_bytes()) };
             let failure = judge(&provider(), &raw).issued.unwrap_err();
             assert_eq!((failure.disposition, failure.retry_after), (ANSWERED, wait), "{body}");
         }
-        let body = br#"{"error":"temporarily_unavailable"}"#;
-        let raw = Raw { status: 400, body, retry_after: wait };
+        let body = r#"{"error":"temporarily_unavailable"}"#;
+        let raw = Raw { retry_after: wait, ..Raw::answered(400, body.as_bytes()) };
         let failure = judge(&provider(), &raw).issued.unwrap_err();
         assert_eq!(failure.disposition, Disposition::NotProcessed);
     }

@@ -257,7 +257,8 @@ async fn a_newcomer_takes_the_place_of_the_idlest() {
     let bounds = [("TOKEN_BROKER__BOUNDS__CONNECTIONS", "8")];
     let (_authority, program) = broker(&dir, &bounds).await;
     let mut busy = Rude::connect(&program.api).await;
-    let watch = busy.open("/grpc.health.v1.Health/Watch").await.unwrap();
+    let open = busy.open(TOKENS).await.unwrap();
+    assert_eq!(code(busy.ask().await.unwrap()).await, Code::Ok, "and so the broker knows of both");
     let mut silent = Vec::new();
     for _ in 0..20 {
         silent.push(TcpStream::connect(&program.api).await.unwrap());
@@ -265,7 +266,7 @@ async fn a_newcomer_takes_the_place_of_the_idlest() {
     get(&program).await;
     healthy(&program).await;
     assert_eq!(code(busy.ask().await.unwrap()).await, Code::Ok, "whoever is busy stays");
-    drop((watch, silent));
+    drop((open, silent));
 }
 
 #[tokio::test(flavor = "multi_thread")]

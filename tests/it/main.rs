@@ -13,6 +13,7 @@ mod format_1;
 mod herd;
 mod program;
 mod redis_admission;
+mod replies;
 mod secrets;
 mod store_contract;
 mod support;

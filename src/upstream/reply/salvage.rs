@@ -1,0 +1,137 @@
+//! Tokens in text that cannot be read: broken off, malformed, wrapped into something else. Pure.
+//!
+//! Every place that looks like a member of the token's name is looked at, however it is quoted or
+//! escaped. What has no end is no token.
+
+use std::iter::Peekable;
+use std::str::Chars;
+
+use crate::secret::RefreshToken;
+
+/// JSON in a string in JSON, and once more.
+const LEVELS: usize = 4;
+/// Longest that a name may be, written with escapes.
+const NAME_MAX: usize = 96;
+
+/// The refresh token that a reply brought, if there is one other than `sent`.
+pub(super) fn refresh_token(text: &str, sent: Option<&RefreshToken>) -> Option<RefreshToken> {
+    let new = |token: &RefreshToken| Some(token) != sent;
+    named(text, "refreshtoken").into_iter().map(|token| RefreshToken::new(&token)).rfind(new)
+}
+
+/// Whether there is a pair in it, other than the one that was sent.
+pub(super) fn pair(text: &str, sent: Option<&RefreshToken>) -> bool {
+    refresh_token(text, sent).is_some() && !named(text, "accesstoken").is_empty()
+}
+
+/// All values of a name in JSON, in text that resembles it, in JSON within strings, in a form or in
+/// XML, in their order.
+fn named(text: &str, name: &str) -> Vec<String> {
+    let mut level = text.to_owned();
+    for _ in 0..LEVELS {
+        let mut found = members(&level, name);
+        found.extend(elements(&level, name));
+        found.extend(parameters(&level, name));
+        if !found.is_empty() {
+            return found;
+        }
+        let inner = unescaped(&level);
+        if inner == level {
+            break;
+        }
+        level = inner;
+    }
+    Vec::new()
+}
+
+/// `"name": "value"`, with either kind of quotes.
+fn members(text: &str, name: &str) -> Vec<String> {
+    let quotes = text.match_indices(['"', '\'']);
+    let value = |(at, _): (usize, &str)| {
+        let mut rest = text[at..].chars().peekable();
+        let found = string(&mut rest, NAME_MAX)?;
+        if !same(&found, name) {
+            return None;
+        }
+        spaces(&mut rest);
+        rest.next_if(|c| matches!(c, ':' | '='))?;
+        rest.next_if_eq(&'>');
+        spaces(&mut rest);
+        string(&mut rest, usize::MAX).filter(|value| !value.is_empty())
+    };
+    quotes.filter_map(value).collect()
+}
+
+/// `<name>value</name>`
+fn elements(text: &str, name: &str) -> Vec<String> {
+    let value = |(at, _): (usize, &str)| {
+        let tag = &text[at + 1..];
+        let end = tag.bytes().take(NAME_MAX).position(|byte| byte == b'>')?;
+        if !same(tag[..end].rsplit(':').next()?, name) {
+            return None;
+        }
+        let (value, _) = tag[end + 1..].split_once('<')?;
+        Some(value.trim().to_owned()).filter(|value| !value.is_empty())
+    };
+    text.match_indices('<').filter_map(value).collect()
+}
+
+/// `name=value&`
+fn parameters(text: &str, name: &str) -> Vec<String> {
+    let Some((whole, _)) = text.rsplit_once('&') else { return Vec::new() };
+    let pairs = form_urlencoded::parse(whole.trim_start().as_bytes());
+    let named = pairs.filter(|(found, value)| same(found, name) && !value.is_empty());
+    named.map(|(_, value)| value.into_owned()).collect()
+}
+
+/// `refresh_token`, `refreshToken`, `refresh-token` are one name.
+fn same(found: &str, name: &str) -> bool {
+    let letters = found.chars().filter(|c| !matches!(c, '_' | '-'));
+    letters.map(|c| c.to_ascii_lowercase()).eq(name.chars())
+}
+
+fn spaces(rest: &mut Peekable<Chars<'_>>) {
+    while rest.next_if(|c| c.is_whitespace()).is_some() {}
+}
+
+/// A string from its first quote to the same one, with the escapes of JSON. Control characters may
+/// stand in it. `most` characters at most.
+fn string(rest: &mut Peekable<Chars<'_>>, most: usize) -> Option<String> {
+    let quote = rest.next_if(|c| matches!(c, '"' | '\''))?;
+    let mut value = String::new();
+    for _ in 0..most {
+        match rest.next()? {
+            '\\' => value.push(escape(rest)?),
+            c if c == quote => return Some(value),
+            c => value.push(c),
+        }
+    }
+    None
+}
+
+/// What follows a backslash. Halves of a pair of surrogates do not occur in tokens.
+fn escape(rest: &mut Peekable<Chars<'_>>) -> Option<char> {
+    Some(match rest.next()? {
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        'b' => '\u{8}',
+        'f' => '\u{c}',
+        'u' => {
+            let digits: String = rest.by_ref().take(4).collect();
+            char::from_u32(u32::from_str_radix(&digits, 16).ok()?)?
+        }
+        other => other,
+    })
+}
+
+/// The text with one level of escapes taken away.
+fn unescaped(text: &str) -> String {
+    let mut rest = text.chars().peekable();
+    let mut plain = String::with_capacity(text.len());
+    while let Some(c) = rest.next() {
+        let c = if c == '\\' { escape(&mut rest) } else { Some(c) };
+        plain.extend(c);
+    }
+    plain
+}
