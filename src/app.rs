@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -19,7 +18,6 @@ use tracing::{error, info};
 
 use crate::broker::Broker;
 use crate::broker::metrics::Metrics;
-use crate::broker::store::Store;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::lifecycle::Signals;
@@ -100,8 +98,6 @@ impl App {
         let observe = Observe::new(&mut registry, config.settings.caller_wait_max);
         let own = telemetry::own(&mut registry);
         let metrics = Metrics::new(own);
-        let store_up = Gauge::<i64>::default();
-        own.register("store_up", "The token store answers", store_up.clone());
 
         let ports = Ports::new(own);
 
@@ -127,11 +123,12 @@ impl App {
             () = signals.asked() => return Ok(None),
         };
         let settings = opening::settings(&config, replica.as_ref());
-        let broker = Broker::new(Arc::clone(&store), endpoint, clock, settings, metrics, random());
+        let broker = Broker::new(store, endpoint, clock, settings, metrics, random());
         if config.restored {
             opening::distrust(&broker).await?;
         }
-        let watch = watch_store(store, store_up, stop_ops.clone());
+        look_at_store(&broker, &readiness).await;
+        let watch = watch_store(Arc::clone(&broker), readiness.clone(), stop_ops.clone());
         tasks.spawn(async move {
             watch.await;
             ("the watch over the store", Ok(()))
@@ -188,7 +185,7 @@ impl App {
             server.await;
             ("the API", Ok(()))
         });
-        self.readiness.set(true).await;
+        self.readiness.open(true).await;
         info!(api = %self.addresses.api, ops = %self.addresses.ops, "ready");
         let Self { config, signals, broker, readiness, tasks, stop_ops, replica, .. } = self;
         let app = Parts { config, signals, broker, readiness, tasks, stop_ops, _replica: replica };
@@ -208,7 +205,7 @@ impl Running {
         if let Some(failure) = &failed {
             error!(error = %failure, "stopping: refreshes under way are made durable first");
         }
-        app.readiness.set(false).await;
+        app.readiness.open(false).await;
         let drain = async {
             if failed.is_none() {
                 sleep(app.config.shutdown.drain_delay).await;
@@ -222,6 +219,7 @@ impl Running {
             if timeout(LAST_ANSWERS, rest).await.is_err() {
                 info!("connections that are still open are cut");
             }
+            app.broker.close().await;
         };
         let shutdown = &app.config.shutdown;
         let drained = tokio::select! {
@@ -267,25 +265,19 @@ async fn bind(
 /// How long connections may stay once every refresh is durable: enough for answers to arrive.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// How often the store is asked whether it is there.
-const STORE_WATCH: Duration = Duration::from_secs(5);
-
-async fn watch_store(store: Arc<dyn Store>, up: Gauge, stop: CancellationToken) {
-    let mut was_up = true;
+async fn watch_store(broker: Arc<Broker>, readiness: Readiness, stop: CancellationToken) {
     loop {
-        let is_up = store.health().await.available;
-        up.set(i64::from(is_up));
-        if was_up && !is_up {
-            error!("the token store does not answer; tokens are served from memory while valid");
-        } else if is_up && !was_up {
-            info!("the token store answers again");
-        }
-        was_up = is_up;
         tokio::select! {
             () = stop.cancelled() => return,
-            () = sleep(STORE_WATCH) => {}
+            () = sleep(broker.settings().store_watch) => {}
         }
+        look_at_store(&broker, &readiness).await;
     }
+}
+
+async fn look_at_store(broker: &Broker, readiness: &Readiness) {
+    broker.look_at_store().await;
+    readiness.store(broker.store().trouble.clone(), broker.serves()).await;
 }
 
 /// Offers both versions, because many installed grpcurls know only the old one, and describes the

@@ -8,8 +8,10 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::broker::endpoint::{Failure, TokenEndpoint};
+use crate::broker::error::chain;
 use crate::broker::metrics::Metrics;
 use crate::broker::model::ProviderId;
 use crate::broker::refresh::Rotations;
@@ -70,6 +72,26 @@ impl Broker {
     /// What is counted.
     pub fn metrics(&self) -> &Metrics {
         &self.rotations.metrics
+    }
+
+    /// Looks at the store, and gives it back what it has lost. One caller at a time.
+    pub async fn look_at_store(&self) {
+        self.rotations.look_at_store().await;
+    }
+
+    /// Some grant's token can be served without the store.
+    pub fn serves(&self) -> bool {
+        let now = self.rotations.clock.now();
+        self.rotations
+            .known
+            .any(|view| view.token().is_some_and(|(_, window)| now < window.expires_at))
+    }
+
+    /// Leaves the store as it should be found. Nothing is served or refreshed any more.
+    pub async fn close(&self) {
+        if let Err(error) = self.rotations.store.close().await {
+            warn!(error = %chain(&error), "the store could not be closed; the next start looks it over");
+        }
     }
 
     /// No new refresh starts any more.

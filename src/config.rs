@@ -37,6 +37,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// Where grants are kept.
     pub store: StoreConfig,
+    /// An empty store is a lost one.
+    pub expect_existing: bool,
     /// The file of the key ring, if it is named.
     pub keys_file: Option<PathBuf>,
     /// How to log.

@@ -49,16 +49,17 @@ pub(super) fn settings(config: &Config, replica: Option<&Replica>) -> Settings {
 /// Opens the store. What may pass is waited for; what somebody has to mend ends the program.
 pub(super) async fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, AppError> {
     let ring = Arc::new(key_ring(config)?);
+    let existing = config.expect_existing;
     let mut failures = 0;
     loop {
         let ring = Arc::clone(&ring);
         let opened = match &config.store {
             StoreConfig::Memory => Vault::in_memory(ring, clock),
-            StoreConfig::Redb(path) => Vault::in_file(path, ring, clock).await,
+            StoreConfig::Redb(path) => Vault::in_file(path, existing, ring, clock).await,
             StoreConfig::Redis { address, prefix, allow_eviction, .. } => {
                 let admission =
                     Admission { allow_eviction: *allow_eviction, alone: config.restored };
-                Vault::in_redis(address, prefix, admission, ring, clock).await
+                Vault::in_redis(address, prefix, admission, existing, ring, clock).await
             }
         };
         match opened {

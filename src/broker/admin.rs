@@ -13,6 +13,7 @@ use crate::broker::error::Error;
 use crate::broker::model::{
     Descriptor, Doubt, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId, Standing,
 };
+use crate::broker::refresh::continuity::StoreCondition;
 use crate::broker::refresh::flight::Trigger;
 use crate::broker::refresh::resend::in_doubt;
 use crate::broker::store::{Seed, StoreError, Stored};
@@ -101,6 +102,7 @@ impl Broker {
                 Err(StoreError::Unreadable { position: Some(at), .. }) if new.replace => Some(at),
                 Err(error) => return Err(error.into()),
             };
+            self.rotations.watch.whole()?;
             let seed = self.seed(&new);
             if let Some(grant) = self.rotations.store.start_chain(&new.id, expected, seed).await? {
                 info!(grant.id = %new.id, provider = %new.provider, generation = %grant.generation(),
@@ -305,8 +307,8 @@ impl Broker {
         !self.rotations.ours(&held.owner) && age >= self.rotations.settings.suspect_after
     }
 
-    /// The store, for status.
-    pub async fn store_health(&self) -> crate::broker::store::Health {
-        self.rotations.store.health().await
+    /// The store as it was when it was looked at last.
+    pub fn store(&self) -> Arc<StoreCondition> {
+        self.rotations.watch.condition()
     }
 }

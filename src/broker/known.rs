@@ -6,6 +6,7 @@ use dashmap::{DashMap, Entry as Slot};
 
 use crate::broker::entry::Entry;
 use crate::broker::model::{Grant, GrantId, ProviderId};
+use crate::broker::view::View;
 
 /// Rounds of letting go after which a grant that nobody asked for is let go.
 pub(super) const IDLE_ROUNDS: u32 = 24;
@@ -43,6 +44,20 @@ impl Known {
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.entries.len()
+    }
+
+    /// All that are there.
+    pub(super) fn all(&self) -> Vec<Arc<Entry>> {
+        self.entries
+            .iter()
+            .map(|entry| Arc::clone(&entry))
+            .filter(|entry| !entry.deleted())
+            .collect()
+    }
+
+    /// Whether one of them looks like that.
+    pub(super) fn any(&self, like: impl Fn(&View) -> bool) -> bool {
+        self.entries.iter().any(|entry| !entry.deleted() && like(&entry.view()))
     }
 
     /// Those of one provider.

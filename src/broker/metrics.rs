@@ -30,6 +30,8 @@ pub struct Metrics {
     pub flights: Gauge,
     /// Received pairs that the store has not taken yet.
     pub unpublished_pairs: Gauge,
+    /// The store takes what is written.
+    pub store_up: Gauge,
 }
 
 /// Label of a provider.
@@ -90,6 +92,7 @@ impl Metrics {
             known_grants: Gauge::default(),
             flights: Gauge::default(),
             unpublished_pairs: Gauge::default(),
+            store_up: Gauge::default(),
         };
         registry.register(
             "token_requests",
@@ -128,6 +131,11 @@ impl Metrics {
             "unpublished_pairs",
             "Pairs that the provider issued and the store has not taken yet",
             metrics.unpublished_pairs.clone(),
+        );
+        registry.register(
+            "store_up",
+            "The token store takes what is written, and has what it had",
+            metrics.store_up.clone(),
         );
         metrics
     }

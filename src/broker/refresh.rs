@@ -3,7 +3,7 @@
 //! Reading order: [`join`] and [`flight`] one refresh for each grant, [`rotation`] how it is done,
 //! [`claim`] under what right, [`answer`] what replies mean (with `pair`), [`providers`] whose
 //! trouble a failure is, [`resend`] (with `doubt`) what follows a lost answer, [`publish`] how a
-//! pair is kept, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked. Nothing
+//! pair is kept, [`continuity`] whether the store keeps it, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked. Nothing
 //! here knows of callers or operators.
 
 use std::collections::HashMap;
@@ -21,6 +21,7 @@ use crate::broker::error::Error;
 use crate::broker::known::Known;
 use crate::broker::metrics::Metrics;
 use crate::broker::model::{GrantId, ProviderId};
+use crate::broker::refresh::continuity::Watch;
 use crate::broker::refresh::flight::Flights;
 use crate::broker::refresh::providers::Providers;
 use crate::broker::settings::Settings;
@@ -29,6 +30,7 @@ use crate::clock::{Clock, from_unix_ms};
 
 pub mod answer;
 pub mod claim;
+pub mod continuity;
 pub mod doubt;
 pub mod flight;
 pub mod join;
@@ -60,6 +62,7 @@ pub struct Rotations {
     pub(super) known: Known,
     pub(super) flights: Flights,
     pub(super) providers: Providers,
+    pub(super) watch: Watch,
     /// Refreshes and notes; shutdown waits for them.
     pub(super) tasks: TaskTracker,
     pub(super) drain: CancellationToken,
@@ -76,6 +79,7 @@ impl Rotations {
         boot: u64,
     ) -> Arc<Self> {
         let each = endpoint.providers().into_iter();
+        let watch = Watch::new(metrics.store_up.clone());
         let habits = each.map(|provider| (provider.id, provider.habits)).collect();
         Arc::new(Self {
             store,
@@ -91,6 +95,7 @@ impl Rotations {
             known: Known::default(),
             flights: Flights::default(),
             providers: Providers::default(),
+            watch,
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
         })

@@ -62,6 +62,8 @@ pub struct Settings {
     pub forget_after: Duration,
     /// How often the due index is asked.
     pub due_tick: Duration,
+    /// How often the store is looked at.
+    pub store_watch: Duration,
     /// How long a grant taken from the due index stays hidden.
     pub due_visibility: Duration,
     /// Grants taken from the due index at once.
@@ -94,6 +96,7 @@ impl Default for Settings {
             // Long, because what is in memory heals a store that has lost it.
             forget_after: s(24 * 3600),
             due_tick: s(1),
+            store_watch: s(2),
             due_visibility: s(30),
             due_batch: 200,
         }

@@ -30,17 +30,34 @@ pub(super) const PAGE: usize = 500;
 /// - A generation is claimed by one owner at a time, and no passing of time frees it.
 #[async_trait]
 pub trait Store: Grants + Claims + DueIndex + Send + Sync + 'static {
-    /// Says what and how this store is.
+    /// Says what and how this store is; writes a mark, which proves that it takes writes and is
+    /// looked for the next time. One caller at a time.
     async fn health(&self) -> Health;
+
+    /// Leaves it as it should be found; nothing is asked of it any more.
+    async fn close(&self) -> Result<(), StoreError>;
 }
 
 /// How a store is.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Health {
     /// Kind of the store.
     pub kind: &'static str,
-    /// It answers.
-    pub available: bool,
     /// Identifies the deployment.
     pub deployment: String,
+    /// It takes writes; and whether it has lost any. Or why it takes none.
+    pub state: Result<Continuity, StoreError>,
+}
+
+/// Whether a store has what it had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Continuity {
+    /// As far as we can see.
+    Unbroken,
+    /// It was opened or connected to anew, and may lack the last moments before that.
+    Anew,
+    /// It is ours, and has gone back to an older state: what was written since is missing.
+    Older,
+    /// It was emptied; it is ours again.
+    Emptied,
 }

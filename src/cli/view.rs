@@ -189,18 +189,28 @@ fn by_state(grants: &[Grant]) -> BTreeMap<i32, (&'static str, usize)> {
 pub(super) fn status(
     status: &GetBrokerStatusResponse,
     providers: &[Provider],
-    grants: &[Grant],
+    grants: Option<&[Grant]>,
 ) -> String {
-    let answers = if status.store_available { "answers" } else { "does not answer" };
-    let counts = by_state(grants);
-    let counts: Vec<_> = counts.values().map(|(name, count)| format!("{count} {name}")).collect();
+    let state = if status.store_available { "well" } else { "NOT AVAILABLE" };
+    let counts = grants.map(|grants| {
+        let counts = by_state(grants);
+        counts.values().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>()
+    });
+    let counts = match counts.as_deref() {
+        None => "cannot be read".to_owned(),
+        Some([]) => "none".to_owned(),
+        Some(counts) => counts.join(", "),
+    };
     let mut rows = vec![
         ("version", status.version.clone()),
         ("running since", time(status.start_time.as_ref())),
-        ("store", format!("{} {answers}, deployment {}", status.store, status.deployment_id)),
+        ("store", format!("{}, {state}, deployment {}", status.store, status.deployment_id)),
         ("refreshes", format!("{} under way", status.flights)),
-        ("grants", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }),
+        ("grants", counts),
     ];
+    if !status.store_trouble.is_empty() {
+        rows.push(("store trouble", status.store_trouble.clone()));
+    }
     if status.unpublished_pairs > 0 {
         let lost = "kept only in memory: the store does not take them";
         rows.push(("new pairs", format!("{} {lost}", status.unpublished_pairs)));
@@ -221,17 +231,20 @@ pub(super) fn status(
 pub(super) fn status_json(
     status: &GetBrokerStatusResponse,
     providers: &[Provider],
-    grants: &[Grant],
+    grants: Option<&[Grant]>,
 ) -> Value {
-    let counts: serde_json::Map<String, Value> = by_state(grants)
-        .into_values()
-        .map(|(name, count)| (name.to_owned(), count.into()))
-        .collect();
+    let counts = grants.map(|grants| {
+        let counts = by_state(grants).into_values();
+        counts
+            .map(|(name, count)| (name.to_owned(), count.into()))
+            .collect::<serde_json::Map<_, Value>>()
+    });
     json!({
         "version": status.version,
         "start_time": time(status.start_time.as_ref()),
         "store": status.store,
         "store_available": status.store_available,
+        "store_trouble": status.store_trouble,
         "deployment_id": status.deployment_id,
         "flights": status.flights,
         "unpublished_pairs": status.unpublished_pairs,

@@ -78,6 +78,7 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
             listen,
             bounds: (&file.bounds).into(),
             store,
+            expect_existing: file.store.expect_existing,
             keys_file: file.keys.file,
             log,
             settings,
@@ -137,6 +138,7 @@ fn nonzero(file: &File, problems: &mut Vec<Problem>) {
         ("timing.poll", timing.poll),
         ("timing.forget_after", timing.forget_after),
         ("timing.due_tick", timing.due_tick),
+        ("timing.store_watch", timing.store_watch),
         ("timing.due_visibility", timing.due_visibility),
     ];
     let zero = spans.into_iter().chain(file.bounds.spans()).filter(|(_, span)| span.0.is_zero());
@@ -254,6 +256,7 @@ fn settings(
         poll: timing.poll.0,
         forget_after: timing.forget_after.0,
         due_tick: timing.due_tick.0,
+        store_watch: timing.store_watch.0,
         due_visibility: timing.due_visibility.0,
         due_batch: timing.due_batch,
     }

@@ -69,6 +69,9 @@ pub(super) struct Store {
     /// crash it proves that the process before is gone, so that its refreshes are followed up at
     /// once. Only for Redis; on a volume that survives restarts, one for each replica. Empty: none.
     pub(super) replica_file: String,
+    /// Refuse to start with an empty store, instead of making a new one: a store that was lost is not
+    /// taken for a first start.
+    pub(super) expect_existing: bool,
     /// Use a Redis that may evict keys. An evicted grant locks a person out.
     pub(super) allow_eviction: bool,
 }
@@ -272,6 +275,9 @@ pub(super) struct Timing {
     pub(super) forget_after: Span,
     /// How often the due index is asked.
     pub(super) due_tick: Span,
+    /// How often a mark is written to the store and looked for: whether it takes writes, and whether
+    /// it is still the store that it was.
+    pub(super) store_watch: Span,
     /// How long a grant taken from the due index stays hidden.
     pub(super) due_visibility: Span,
     /// Grants taken from the due index at once.
@@ -374,6 +380,7 @@ impl Default for Store {
             prefix: "tb".to_owned(),
             timeout: s(1),
             replica_file: "token-broker.replica".to_owned(),
+            expect_existing: false,
             allow_eviction: false,
         }
     }
@@ -404,6 +411,7 @@ impl Default for Timing {
             poll: Span(settings.poll),
             forget_after: Span(settings.forget_after),
             due_tick: Span(settings.due_tick),
+            store_watch: Span(settings.store_watch),
             due_visibility: Span(settings.due_visibility),
             due_batch: settings.due_batch,
         }

@@ -49,16 +49,17 @@ impl Admin {
         Some((failure, until.saturating_duration_since(Instant::now())))
     }
 
-    async fn status(&self) -> GetBrokerStatusResponse {
-        let health = self.broker.store_health().await;
+    fn status(&self) -> GetBrokerStatusResponse {
+        let store = self.broker.store();
         let metrics = self.broker.metrics();
         let count = |number: i64| i32::try_from(number).unwrap_or(i32::MAX);
         GetBrokerStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             start_time: Some(self.start.into()),
-            store: health.kind.to_owned(),
-            store_available: health.available,
-            deployment_id: health.deployment,
+            store: store.kind.to_owned(),
+            store_available: store.trouble.is_none(),
+            store_trouble: store.trouble.clone().unwrap_or_default(),
+            deployment_id: store.deployment.clone(),
             flights: count(metrics.flights.get()),
             unpublished_pairs: count(metrics.unpublished_pairs.get()),
             draining: self.broker.draining(),
@@ -229,7 +230,7 @@ impl GrantAdminService for Admin {
         request: Request<GetBrokerStatusRequest>,
     ) -> Result<Response<GetBrokerStatusResponse>, Status> {
         self.observe
-            .call(Action::GetBrokerStatus, request, |_, _| async { Ok(self.status().await) })
+            .call(Action::GetBrokerStatus, request, |_, _| async { Ok(self.status()) })
             .await
     }
 

@@ -20,8 +20,18 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Kind of the store, for people.
     fn kind(&self) -> &'static str;
 
-    /// Whether it can be written to.
-    async fn available(&self) -> bool;
+    /// From now on nothing of another deployment is written to.
+    fn bind(&self, deployment: &str);
+
+    /// Looks at what the store is, and proves that a claim could be written: leaves `mark`, and says
+    /// which one was there.
+    async fn inspect(&self, mark: u64) -> StoreResult<Inspected>;
+
+    /// Lets go of it; nothing is asked of it any more.
+    async fn close(&self) -> StoreResult<()>;
+
+    /// Whether it is somebody's store, and no empty one.
+    async fn exists(&self) -> StoreResult<bool>;
 
     /// Says whose store it is; a store that belongs to nobody gets the identity `proposed`.
     async fn identity(&self, proposed: &Identity) -> StoreResult<Identity>;
@@ -52,6 +62,17 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// Takes about `limit` grants that are due and hides them from other takers for `visibility`.
     async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>>;
+}
+
+/// What a store is found to be.
+#[derive(Debug)]
+pub(crate) struct Inspected {
+    /// Whose it is; `None`: it is empty.
+    pub(crate) identity: Option<Identity>,
+    /// The mark that was left before.
+    pub(crate) mark: Option<u64>,
+    /// It was opened or connected to anew since the last time: its last moments may be lost.
+    pub(crate) anew: bool,
 }
 
 /// What a record of format 1 says openly, as JSON.

@@ -1,15 +1,15 @@
 //! The embedded backend: redb in a file of one process, or in memory for tests.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use redb::backends::InMemoryBackend;
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable as _,
     TableDefinition, WriteTransaction,
 };
 use serde::Deserialize;
@@ -19,7 +19,10 @@ use tracing::{info, warn};
 use crate::broker::model::GrantId;
 use crate::broker::store::{Claim, Merged, StoreError, TOMBSTONE_LIFE};
 use crate::clock::Clock;
-use crate::store::backend::{Backend, Change, Claiming, Format1, Publishing, Records, StoreResult};
+use crate::store::backend::{
+    Backend, Change, Claiming, Format1, Inspected, Publishing, Records, StoreResult,
+};
+use crate::store::embedded::file::{Found, StoreFile};
 use crate::store::identity::Identity;
 use crate::store::keyring::private_file;
 use crate::store::record::{Record, millis};
@@ -30,6 +33,9 @@ const GRANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("grants");
 const DUE: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("due");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const IDENTITY: &str = "identity";
+const MARK: &str = "mark";
+
+mod file;
 
 /// Keeps grants in one file, with the same records and rules as Redis.
 pub(crate) struct Embedded {
@@ -37,12 +43,17 @@ pub(crate) struct Embedded {
 }
 
 struct Inner {
-    /// `None` only while it is being reopened.
+    /// `None` while it cannot be reopened, and after it was closed.
     database: RwLock<Option<Database>>,
-    /// The file; `None` in memory.
-    path: Option<PathBuf>,
+    /// Held during every write; `None` in memory.
+    file: Option<Mutex<StoreFile>>,
     /// A step failed: redb refuses all further ones until the file is opened anew.
     spoiled: AtomicBool,
+    closed: AtomicBool,
+    /// It was opened anew, and nobody has looked at it since.
+    reopened: AtomicBool,
+    /// Whose store it is; one of another deployment is not written to.
+    deployment: OnceLock<String>,
     clock: Clock,
 }
 
@@ -51,8 +62,9 @@ impl Embedded {
     pub(crate) fn open(path: &Path, clock: Clock) -> Result<Self, OpenError> {
         // A file that is there already, or cannot be made, is the business of the next line.
         drop(private_file(path));
-        let database = Database::create(path).map_err(|error| refusal(path, &error))?;
-        Self::with(database, Some(path.to_owned()), clock)
+        let (database, file) =
+            StoreFile::open(path, true).map_err(|error| refusal(path, &error))?;
+        Self::with(database, Some(file), clock)
     }
 
     /// Keeps everything in memory; nothing survives the process.
@@ -63,9 +75,16 @@ impl Embedded {
         Self::with(database, None, clock)
     }
 
-    fn with(database: Database, path: Option<PathBuf>, clock: Clock) -> Result<Self, OpenError> {
-        let database = RwLock::new(Some(database));
-        let inner = Inner { database, path, spoiled: AtomicBool::new(false), clock };
+    fn with(database: Database, file: Option<StoreFile>, clock: Clock) -> Result<Self, OpenError> {
+        let inner = Inner {
+            database: RwLock::new(Some(database)),
+            file: file.map(Mutex::new),
+            spoiled: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            reopened: AtomicBool::new(false),
+            deployment: OnceLock::new(),
+            clock,
+        };
         inner.make_tables()?;
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -80,12 +99,12 @@ impl Embedded {
         &self,
         step: impl FnOnce(&Inner) -> StoreResult<T> + Send + 'static,
     ) -> StoreResult<T> {
-        if self.inner.path.is_none() {
+        if self.inner.file.is_none() {
             return step(&self.inner);
         }
         let inner = Arc::clone(&self.inner);
         let run = move || {
-            inner.mend()?;
+            inner.check()?;
             let outcome = step(&inner);
             if matches!(outcome, Err(StoreError::Unavailable(_))) {
                 inner.spoiled.store(true, Ordering::SeqCst);
@@ -97,22 +116,60 @@ impl Embedded {
 }
 
 impl Inner {
-    /// Opens the file anew after a failure, once that is possible again.
-    fn mend(&self) -> StoreResult<()> {
-        let Some(path) = self.path.as_ref().filter(|_| self.spoiled.load(Ordering::SeqCst)) else {
-            return Ok(());
-        };
+    /// Whether the file is the one that was opened. Who writes to it has looked already.
+    fn check(&self) -> StoreResult<()> {
+        let file = self.file.as_ref().and_then(Mutex::try_lock);
+        file.map_or(Ok(()), |mut file| self.mend(&mut file))
+    }
+
+    /// Opens the file anew where that is needed and possible; it is never made anew: another file
+    /// would hide what this one holds.
+    fn mend(&self, file: &mut StoreFile) -> StoreResult<()> {
+        let found = file.compare();
+        match found {
+            _ if self.closed.load(Ordering::SeqCst) => return Err(closed()),
+            Found::Same if !self.spoiled.load(Ordering::SeqCst) => return Ok(()),
+            Found::Gone => return Err(gone(&file.path)),
+            Found::Same | Found::Replaced | Found::Changed => {}
+        }
         let mut database = self.database.write();
-        if !self.spoiled.load(Ordering::SeqCst) {
+        if found != Found::Same {
+            file.cut();
+        }
+        if found != Found::Replaced {
+            // The file is locked until the one that had it open is dropped.
+            drop(database.take());
+        }
+        // First without changing it: the file of another deployment stays as it is.
+        if let Ok(looked) = StoreFile::look_into(&file.path) {
+            self.same_deployment(&looked)?;
+        }
+        let (opened, anew) = StoreFile::open(&file.path, false).map_err(|error| {
+            StoreError::Unavailable(refusal(&file.path, &error).to_string().into())
+        })?;
+        self.same_deployment(&opened).inspect_err(|_| anew.cut())?;
+        *database = Some(opened);
+        *file = anew;
+        self.spoiled.store(false, Ordering::SeqCst);
+        self.reopened.store(true, Ordering::SeqCst);
+        info!(file = %file.path.display(), ?found, "opened the store anew");
+        Ok(())
+    }
+
+    fn same_deployment(&self, opened: &impl ReadableDatabase) -> StoreResult<()> {
+        if self.deployment.get().is_none() {
             return Ok(());
         }
-        // The file is locked by the one that failed until that is dropped.
-        drop(database.take());
-        // Opened and never made anew: another file would hide what this one holds.
-        *database = Some(Database::open(path).map_err(unavailable)?);
-        self.spoiled.store(false, Ordering::SeqCst);
-        info!(file = %path.display(), "opened the store anew after a failure");
-        Ok(())
+        let transaction = opened.begin_read().map_err(unavailable)?;
+        let meta = transaction.open_table(META).map_err(unavailable)?;
+        let found =
+            identity(meta.get(IDENTITY).map_err(unavailable)?.map(|found| found.value().to_vec()))?;
+        // One that says nothing is another one: it was never ours.
+        if found.is_some_and(|found| !self.is_foreign(&found)) { Ok(()) } else { Err(foreign()) }
+    }
+
+    fn is_foreign(&self, identity: &Identity) -> bool {
+        self.deployment.get().is_some_and(|ours| identity.deployment != *ours)
     }
 
     fn begin_read(&self) -> StoreResult<ReadTransaction> {
@@ -120,9 +177,31 @@ impl Inner {
         database.as_ref().ok_or_else(closed)?.begin_read().map_err(unavailable)
     }
 
-    fn begin_write(&self) -> StoreResult<WriteTransaction> {
+    /// One durable step, in a file that is the one that was opened. `step` says whether there is
+    /// anything to keep.
+    fn write<T>(
+        &self,
+        step: impl FnOnce(&WriteTransaction) -> StoreResult<(T, bool)>,
+    ) -> StoreResult<T> {
+        let mut file = self.file.as_ref().map(Mutex::lock);
+        if let Some(file) = file.as_deref_mut() {
+            self.mend(file)?;
+        }
+        self.transact(step)
+    }
+
+    fn transact<T>(
+        &self,
+        step: impl FnOnce(&WriteTransaction) -> StoreResult<(T, bool)>,
+    ) -> StoreResult<T> {
         let database = self.database.read();
-        database.as_ref().ok_or_else(closed)?.begin_write().map_err(unavailable)
+        let transaction =
+            database.as_ref().ok_or_else(closed)?.begin_write().map_err(unavailable)?;
+        let (answer, keep) = step(&transaction)?;
+        if keep {
+            transaction.commit().map_err(unavailable)?;
+        }
+        Ok(answer)
     }
 
     fn read_format_1(&self, id: &GrantId) -> StoreResult<Option<Format1>> {
@@ -151,20 +230,21 @@ impl Inner {
         change: impl FnOnce(&mut Option<Record>, u64) -> (T, bool),
     ) -> StoreResult<T> {
         let now = self.clock.now_ms();
-        let transaction = self.begin_write()?;
-        let stored = {
-            let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
-            let found = grants.get(id.as_str()).map_err(unavailable)?;
-            found.map(|bytes| decode(id, bytes.value())).transpose()?
-        };
-        let due_before = stored.as_ref().and_then(|record| record.due_at);
-        let mut record = stored.filter(|record| alive(record, now));
-        let (answer, keep) = change(&mut record, now);
-        if let Some(record) = record.filter(|_| keep) {
-            write(&transaction, id, &record, due_before)?;
-            transaction.commit().map_err(unavailable)?;
-        }
-        Ok(answer)
+        self.write(|transaction| {
+            let stored = {
+                let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
+                let found = grants.get(id.as_str()).map_err(unavailable)?;
+                found.map(|bytes| decode(id, bytes.value())).transpose()?
+            };
+            let due_before = stored.as_ref().and_then(|record| record.due_at);
+            let mut record = stored.filter(|record| alive(record, now));
+            let (answer, keep) = change(&mut record, now);
+            let record = record.filter(|_| keep);
+            if let Some(record) = &record {
+                write(transaction, id, record, due_before)?;
+            }
+            Ok((answer, record.is_some()))
+        })
     }
 
     fn page(&self, after: Option<&str>, limit: usize) -> StoreResult<Records> {
@@ -226,50 +306,85 @@ impl Inner {
     }
 
     fn make_tables(&self) -> StoreResult<()> {
-        let transaction = self.begin_write()?;
-        transaction.open_table(GRANTS).map_err(unavailable)?;
-        transaction.open_table(DUE).map_err(unavailable)?;
-        transaction.open_table(META).map_err(unavailable)?;
-        transaction.commit().map_err(unavailable)
+        self.write(|transaction| {
+            transaction.open_table(GRANTS).map_err(unavailable)?;
+            transaction.open_table(DUE).map_err(unavailable)?;
+            transaction.open_table(META).map_err(unavailable)?;
+            Ok(((), true))
+        })
     }
 
     fn identify(&self, identity: &Identity) -> StoreResult<()> {
-        let transaction = self.begin_write()?;
-        {
+        self.write(|transaction| {
             let bytes = serde_json::to_vec(identity).map_err(unavailable)?;
             let mut meta = transaction.open_table(META).map_err(unavailable)?;
             meta.insert(IDENTITY, bytes.as_slice()).map_err(unavailable)?;
-        }
-        transaction.commit().map_err(unavailable)
+            Ok(((), true))
+        })
     }
 
     fn identity(&self, proposed: &Identity) -> StoreResult<Identity> {
-        let transaction = self.begin_write()?;
-        let identity = {
+        let bytes = serde_json::to_vec(proposed).map_err(unavailable)?;
+        self.write(|transaction| {
             let mut meta = transaction.open_table(META).map_err(unavailable)?;
-            let found = meta.get(IDENTITY).map_err(unavailable)?;
-            let found = found.map(|bytes| serde_json::from_slice(bytes.value()));
-            if let Some(found) = found {
-                found.map_err(|_| foreign())?
-            } else {
-                let bytes = serde_json::to_vec(proposed).map_err(unavailable)?;
-                meta.insert(IDENTITY, bytes.as_slice()).map_err(unavailable)?;
-                proposed.clone()
+            let found =
+                meta.get(IDENTITY).map_err(unavailable)?.map(|found| found.value().to_vec());
+            if let Some(found) = identity(found)? {
+                return Ok((found, false));
             }
-        };
-        transaction.commit().map_err(unavailable)?;
-        Ok(identity)
+            meta.insert(IDENTITY, bytes.as_slice()).map_err(unavailable)?;
+            Ok((proposed.clone(), true))
+        })
+    }
+
+    fn inspect(&self, mark: u64) -> StoreResult<Inspected> {
+        self.write(|transaction| {
+            let mut meta = transaction.open_table(META).map_err(unavailable)?;
+            let value =
+                |name| Ok(meta.get(name).map_err(unavailable)?.map(|found| found.value().to_vec()));
+            let (found, before) = (identity(value(IDENTITY)?)?, value(MARK)?);
+            if found.as_ref().is_some_and(|found| self.is_foreign(found)) {
+                return Ok((Inspected { identity: found, mark: None, anew: true }, false));
+            }
+            meta.insert(MARK, mark.to_be_bytes().as_slice()).map_err(unavailable)?;
+            let before = before.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+            let anew = self.reopened.swap(false, Ordering::SeqCst);
+            Ok((Inspected { identity: found, mark: before, anew }, true))
+        })
+    }
+
+    fn close(&self) -> StoreResult<()> {
+        self.closed.store(true, Ordering::SeqCst);
+        let database = self.database.write().take();
+        database.map_or(Ok(()), |database| database.close().map_err(unavailable))
     }
 }
 
 #[async_trait]
 impl Backend for Embedded {
     fn kind(&self) -> &'static str {
-        if self.inner.path.is_some() { "redb" } else { "memory" }
+        if self.inner.file.is_some() { "redb" } else { "memory" }
     }
 
-    async fn available(&self) -> bool {
-        self.run(|inner| inner.begin_write().map(drop)).await.is_ok()
+    fn bind(&self, deployment: &str) {
+        let _ = self.inner.deployment.set(deployment.to_owned());
+    }
+
+    async fn inspect(&self, mark: u64) -> StoreResult<Inspected> {
+        self.run(move |inner| inner.inspect(mark)).await
+    }
+
+    async fn close(&self) -> StoreResult<()> {
+        self.run(Inner::close).await
+    }
+
+    async fn exists(&self) -> StoreResult<bool> {
+        self.run(|inner| {
+            let transaction = inner.begin_read()?;
+            let meta = transaction.open_table(META).map_err(unavailable)?;
+            Ok(meta.get(IDENTITY).map_err(unavailable)?.is_some())
+        })
+        .await
     }
 
     async fn identity(&self, proposed: &Identity) -> StoreResult<Identity> {
@@ -392,15 +507,38 @@ fn stored_id(name: &str) -> StoreResult<GrantId> {
         .map_err(|_| StoreError::Refused("a stored grant has a malformed name".to_owned()))
 }
 
+/// Whose store it is, if that is written in it.
+fn identity(found: Option<Vec<u8>>) -> StoreResult<Option<Identity>> {
+    let unknown = || {
+        StoreError::Refused(
+            "it was not written by this version of token-broker; name another file in `store.url`"
+                .to_owned(),
+        )
+    };
+    found.map(|bytes| serde_json::from_slice(&bytes).map_err(|_| unknown())).transpose()
+}
+
 fn foreign() -> StoreError {
-    StoreError::Refused(
-        "it was not written by this version of token-broker; name another file in `store.url`"
-            .to_owned(),
+    StoreError::Unavailable(
+        "another store was put in the place of this one, and is not written to; put the right one \
+         back, or start anew if it is meant to be another"
+            .into(),
+    )
+}
+
+fn gone(path: &Path) -> StoreError {
+    let (path, process) = (path.display(), std::process::id());
+    StoreError::Unavailable(
+        format!(
+            "the file {path} is gone; put it back. While this process runs its content is in \
+             /proc/{process}/fd: copy the one that points at it to where it was"
+        )
+        .into(),
     )
 }
 
 fn closed() -> StoreError {
-    StoreError::Unavailable("the store could not be opened anew yet".into())
+    StoreError::Unavailable("the store is closed".into())
 }
 
 fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {

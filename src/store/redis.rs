@@ -12,15 +12,16 @@ use serde::Serialize;
 use crate::broker::model::{Doubt, Fence, Generation, GrantId, Intent};
 use crate::broker::store::{Claim, Merged, StoreError, TOMBSTONE_LIFE};
 use crate::clock::from_unix_ms;
-use crate::store::OpenError;
 use crate::store::backend::{
-    Amend, Backend, Change, Claiming, Format1, Hold, Over, Publishing, Records, StoreResult,
+    Amend, Backend, Change, Claiming, Format1, Hold, Inspected, Over, Publishing, Records,
+    StoreResult,
 };
 use crate::store::identity::Identity;
 use crate::store::record::{Blob, Record, Stamp, StoredIntent, millis};
 use crate::store::redis::fields::{Fields, malformed, number};
 use crate::store::redis::layout::{Keys, Layout, SHARDS, cursor};
 use crate::store::redis::session::Session;
+use crate::store::{OpenError, keyring};
 
 mod check;
 mod fields;
@@ -30,10 +31,15 @@ pub mod session;
 pub use check::Admission;
 pub use session::Address;
 
+/// A mark lives longer than any process is ever stopped: one that is gone counts as lost.
+const MARK_LIFE_S: u64 = 24 * 3600;
+
 /// Keeps records in Redis.
 pub(crate) struct Redis {
     session: Session,
     layout: Layout,
+    /// Random; whose marks are ours.
+    process: u64,
 }
 
 impl Redis {
@@ -43,9 +49,13 @@ impl Redis {
         prefix: &str,
         admission: Admission,
     ) -> Result<Self, OpenError> {
-        let session = Session::new(address, prefix).map_err(|error| check::explain(&error))?;
+        let layout = Layout::new(prefix);
+        let session = Session::new(address, prefix, layout.meta());
+        let session = session.map_err(|error| check::explain(&error))?;
         check::admit(&session, admission).await?;
-        Ok(Self { session, layout: Layout::new(prefix) })
+        let mut process = [0; 8];
+        keyring::fill(&mut process);
+        Ok(Self { session, layout, process: u64::from_be_bytes(process) })
     }
 
     async fn call<T: FromRedisValue>(
@@ -93,6 +103,16 @@ impl Redis {
         self.changed("amend", &keys.with_due(), &arguments).await
     }
 
+    fn identity_in(&self, found: &[u8]) -> StoreResult<Identity> {
+        serde_json::from_slice(found).map_err(|_| {
+            let meta = self.layout.meta();
+            StoreError::Refused(format!(
+                "the key {meta} was not written by this version of token-broker; choose another \
+                 `store.prefix`"
+            ))
+        })
+    }
+
     async fn hash(&self, id: &GrantId) -> StoreResult<Fields> {
         let read = redis::cmd("HGETALL").arg(self.layout.keys(id).grant()).clone();
         self.session.query(&read).await.map_err(unavailable)
@@ -128,9 +148,30 @@ impl Backend for Redis {
         "redis"
     }
 
-    async fn available(&self) -> bool {
-        let pong: Result<String, _> = self.session.query(&redis::cmd("PING")).await;
-        pong.is_ok()
+    fn bind(&self, deployment: &str) {
+        self.session.bind(deployment);
+    }
+
+    async fn inspect(&self, mark: u64) -> StoreResult<Inspected> {
+        let read = redis::cmd("HGET").arg(self.layout.meta()).arg("identity").clone();
+        let found: Option<Vec<u8>> = self.session.query(&read).await.map_err(unavailable)?;
+        let identity = found.map(|found| self.identity_in(&found)).transpose()?;
+        if identity.as_ref().is_some_and(|found| self.session.is_foreign(found)) {
+            return Ok(Inspected { identity, mark: None, anew: true });
+        }
+        let key = self.layout.mark(self.process);
+        let before: String = self.call("mark", &[&key], &[&text(mark), &text(MARK_LIFE_S)]).await?;
+        let anew = self.session.reconnected();
+        Ok(Inspected { identity, mark: before.parse().ok(), anew })
+    }
+
+    async fn close(&self) -> StoreResult<()> {
+        Ok(())
+    }
+
+    async fn exists(&self) -> StoreResult<bool> {
+        let read = redis::cmd("HEXISTS").arg(self.layout.meta()).arg("identity").clone();
+        self.session.query(&read).await.map_err(unavailable)
     }
 
     async fn identity(&self, proposed: &Identity) -> StoreResult<Identity> {
@@ -139,12 +180,7 @@ impl Backend for Redis {
         let _: u64 = self.session.query(&propose).await.map_err(unavailable)?;
         let read = redis::cmd("HGET").arg(&meta).arg("identity").clone();
         let found: Vec<u8> = self.session.query(&read).await.map_err(unavailable)?;
-        serde_json::from_slice(&found).map_err(|_| {
-            StoreError::Refused(format!(
-                "the key {meta} was not written by this version of token-broker; choose another \
-                 `store.prefix`"
-            ))
-        })
+        self.identity_in(&found)
     }
 
     async fn identify(&self, identity: &Identity) -> StoreResult<()> {

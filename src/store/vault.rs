@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -13,12 +14,12 @@ use crate::broker::model::{
     Verdict,
 };
 use crate::broker::store::{
-    Amendment, Claim, Claims, DueIndex, Grants, Health, Merged, Page, Seed, Store, StoreError,
-    Stored,
+    Amendment, Claim, Claims, Continuity, DueIndex, Grants, Health, Merged, Page, Seed, Store,
+    StoreError, Stored,
 };
 use crate::clock::{Clock, unix_ms};
 use crate::store::backend::{
-    Amend, Backend, Change, Claiming, Hold, Over, Publishing, StoreResult,
+    Amend, Backend, Change, Claiming, Hold, Inspected, Over, Publishing, StoreResult,
 };
 use crate::store::embedded::Embedded;
 use crate::store::format_1;
@@ -26,7 +27,7 @@ use crate::store::identity::Identity;
 use crate::store::record::{Record, Sealed, StoredDoubt, millis};
 use crate::store::redis::{Address, Admission, Redis};
 use crate::store::seal::Seal;
-use crate::store::{Keyring, OpenError};
+use crate::store::{Keyring, OpenError, keyring};
 
 /// Records read at once while a store is converted.
 const CONVERTED_AT_ONCE: usize = 500;
@@ -39,6 +40,7 @@ pub struct Vault {
     identity: Identity,
     seal: Seal,
     clock: Clock,
+    marks: Marks,
 }
 
 impl Vault {
@@ -49,29 +51,44 @@ impl Vault {
         Self::over(Box::new(backend), identity, ring, clock)
     }
 
-    /// Opens the file of this process, or makes it.
-    pub async fn in_file(path: &Path, ring: Arc<Keyring>, clock: Clock) -> Result<Self, OpenError> {
-        Self::open(Box::new(Embedded::open(path, clock)?), ring, clock).await
+    /// Opens the file of this process, or makes it, unless it is one that should be there.
+    pub async fn in_file(
+        path: &Path,
+        existing: bool,
+        ring: Arc<Keyring>,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        let there = path.metadata().is_ok_and(|metadata| metadata.len() > 0);
+        if existing && !there {
+            return Err(lost(&path.display().to_string()));
+        }
+        Self::open(Box::new(Embedded::open(path, clock)?), existing, ring, clock).await
     }
 
     /// Connects to Redis, where several replicas can reach the grants, and checks the server.
+    /// `existing`: an empty one is not made ours.
     pub async fn in_redis(
         address: &Address,
         prefix: &str,
         admission: Admission,
+        existing: bool,
         ring: Arc<Keyring>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
         let backend = Redis::connect(address, prefix, admission).await?;
-        Self::open(Box::new(backend), ring, clock).await
+        Self::open(Box::new(backend), existing, ring, clock).await
     }
 
     /// Reads whom the store belongs to; the first broker at a new store names it.
     async fn open(
         backend: Box<dyn Backend>,
+        existing: bool,
         ring: Arc<Keyring>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
+        if existing && !backend.exists().await? {
+            return Err(lost(backend.kind()));
+        }
         let identity = backend.identity(&Identity::new(&ring)).await?;
         let vault = Self::over(backend, identity, ring, clock)?;
         if vault.identity.is_old() { vault.convert().await } else { Ok(vault) }
@@ -85,7 +102,8 @@ impl Vault {
     ) -> Result<Self, OpenError> {
         identity.check(&ring)?;
         let seal = Seal { ring, deployment: identity.deployment.clone() };
-        Ok(Self { backend, identity, seal, clock })
+        backend.bind(&identity.deployment);
+        Ok(Self { backend, identity, seal, clock, marks: Marks::default() })
     }
 
     /// Seals what lies open in a store of format 1. Begun again where it is interrupted.
@@ -151,18 +169,32 @@ impl Vault {
         Ok(record.filter(|at| at.deleted_at.is_none() && at.position() == expected))
     }
 
+    /// Looks whether it is still the store that it was, and whether it can be written to.
+    async fn inspect(&self) -> StoreResult<Continuity> {
+        let mark = self.marks.next();
+        let Inspected { identity, mark: before, anew } = self.backend.inspect(mark).await?;
+        let Some(identity) = identity else {
+            self.still_ours().await?;
+            self.marks.left(mark);
+            return Ok(Continuity::Emptied);
+        };
+        if identity.deployment != self.identity.deployment {
+            return Err(foreign());
+        }
+        let older = self.marks.missing(before);
+        self.marks.left(mark);
+        Ok(match (older, anew) {
+            (true, _) => Continuity::Older,
+            (false, true) => Continuity::Anew,
+            (false, false) => Continuity::Unbroken,
+        })
+    }
+
     /// Names the store again where that was lost with the rest: what is sealed to a deployment
     /// cannot be opened under another name.
     async fn still_ours(&self) -> StoreResult<()> {
         let found = self.backend.identity(&self.identity).await?;
-        if found.deployment == self.identity.deployment {
-            return Ok(());
-        }
-        Err(StoreError::Refused(
-            "it belongs to another deployment now, and is not written to; point `store.url` or \
-             `store.prefix` at the store of this one"
-                .to_owned(),
-        ))
+        if found.deployment == self.identity.deployment { Ok(()) } else { Err(foreign()) }
     }
 
     /// Position of a new chain or tombstone: above everything before it.
@@ -199,6 +231,8 @@ impl Grants for Vault {
         expected: Option<Position>,
         seed: Seed,
     ) -> StoreResult<Option<Grant>> {
+        // In a store that was emptied, a chain would be sealed to a name that nobody finds.
+        self.still_ours().await?;
         for _ in 0..CONFLICTS_MAX {
             let known = self.backend.read(id).await?;
             if known.as_ref().map(Record::position) != expected {
@@ -351,10 +385,67 @@ impl Store for Vault {
     async fn health(&self) -> Health {
         Health {
             kind: self.backend.kind(),
-            available: self.backend.available().await,
             deployment: self.identity.deployment.clone(),
+            state: self.inspect().await,
         }
     }
+
+    async fn close(&self) -> StoreResult<()> {
+        self.backend.close().await
+    }
+}
+
+/// Marks that this process leaves in the store: one that is not found again was lost, and with it
+/// what was written at the time.
+#[derive(Debug)]
+struct Marks {
+    /// Where they begin; those of other processes are not ours to judge.
+    first: u64,
+    given: AtomicU64,
+    /// The last that the store has surely taken; zero for none.
+    left: AtomicU64,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        let mut random = [0; 4];
+        keyring::fill(&mut random);
+        // Room for one a second for a century above each.
+        let first = u64::from(u32::from_be_bytes(random)) << 32;
+        Self { first, given: AtomicU64::new(first + 1), left: AtomicU64::new(0) }
+    }
+}
+
+impl Marks {
+    fn next(&self) -> u64 {
+        self.given.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn left(&self, mark: u64) {
+        self.left.fetch_max(mark, Ordering::Relaxed);
+    }
+
+    /// The last one should be there, or one whose answer was lost.
+    fn missing(&self, found: Option<u64>) -> bool {
+        let left = self.left.load(Ordering::Relaxed);
+        let ours = self.first..self.given.load(Ordering::Relaxed);
+        left != 0 && !found.is_some_and(|found| ours.contains(&found) && found >= left)
+    }
+}
+
+fn lost(store: &str) -> OpenError {
+    OpenError::Refused(format!(
+        "the store ({store}) is empty, and `store.expect_existing` says that it should not be; restore \
+         it, point `store.url` at the right one, or set it to false for a first start"
+    ))
+}
+
+fn foreign() -> StoreError {
+    StoreError::Refused(
+        "it belongs to another deployment now, and is not written to; point `store.url` or \
+         `store.prefix` at the store of this one"
+            .to_owned(),
+    )
 }
 
 fn hold(intent: &Intent) -> Hold {

@@ -260,7 +260,7 @@ impl Stores {
         let path = dir.path().join("store");
         Self {
             memory: Vault::in_memory(Arc::clone(&ring), Clock::system()).unwrap(),
-            file: Vault::in_file(&path, Arc::clone(&ring), Clock::system()).await.unwrap(),
+            file: Vault::in_file(&path, false, Arc::clone(&ring), Clock::system()).await.unwrap(),
             redis: open_redis(&server, ring).await,
             _dir: dir,
             _server: server,

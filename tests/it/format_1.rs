@@ -45,7 +45,7 @@ async fn fill(server: &RedisServer) -> redis::aio::MultiplexedConnection {
 
 async fn open(server: &RedisServer) -> Result<Vault, OpenError> {
     let address = Address { url: server.url(), password: None, timeout: Duration::from_secs(1) };
-    Vault::in_redis(&address, "tb", Admission::default(), ring(), Clock::system()).await
+    Vault::in_redis(&address, "tb", Admission::default(), false, ring(), Clock::system()).await
 }
 
 async fn live(store: &dyn Store, name: &str) -> Grant {
@@ -92,8 +92,8 @@ async fn a_file_is_converted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.redb");
     std::fs::copy(fixture("store.redb"), &path).unwrap();
-    holds_everything(&Vault::in_file(&path, ring(), Clock::system()).await.unwrap()).await;
-    let again = Vault::in_file(&path, ring(), Clock::system()).await.unwrap();
+    holds_everything(&Vault::in_file(&path, false, ring(), Clock::system()).await.unwrap()).await;
+    let again = Vault::in_file(&path, false, ring(), Clock::system()).await.unwrap();
     assert!(live(&again, "a/off").await.descriptor.disabled, "once is enough");
 }
 

@@ -5,6 +5,7 @@
 mod agreement;
 mod bounds;
 mod config;
+mod continuity;
 mod crash;
 mod domain;
 mod doubt;

@@ -24,7 +24,7 @@ async fn open_with(
 ) -> Result<Vault, OpenError> {
     let password = password.map(ClientSecret::new);
     let address = Address { url: url.to_owned(), password, timeout: Duration::from_millis(500) };
-    Vault::in_redis(&address, "tb", Admission::default(), ring, Clock::system()).await
+    Vault::in_redis(&address, "tb", Admission::default(), false, ring, Clock::system()).await
 }
 
 fn refused(result: Result<Vault, OpenError>) -> String {
@@ -106,7 +106,7 @@ async fn another_key_ring_is_refused_on_redis_and_on_redb() {
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    let open = |ring| Vault::in_file(&path, ring, Clock::system());
+    let open = |ring| Vault::in_file(&path, false, ring, Clock::system());
     drop(open(Arc::clone(&ring)).await.unwrap());
     let other = open(Arc::new(Keyring::generate())).await;
     assert!(other.err().unwrap().to_string().contains("key ring"));
@@ -118,7 +118,7 @@ async fn a_damaged_or_busy_file_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let ring = Arc::new(Keyring::generate());
-    let open = || Vault::in_file(&path, Arc::clone(&ring), Clock::system());
+    let open = || Vault::in_file(&path, false, Arc::clone(&ring), Clock::system());
     let first = open().await.unwrap();
     assert!(open().await.err().unwrap().to_string().contains("in use"));
     drop(first);

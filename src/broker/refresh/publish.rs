@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -48,7 +49,11 @@ impl Rotations {
     async fn heal(&self, entry: &Entry, known: &Arc<View>) -> Refreshed {
         let wanted = known.grant.descriptor.keep_warm || entry.in_use(known.grant.generation());
         let due_at = self.due_at(&known.grant, wanted);
-        if self.store.merge(&known.grant, due_at).await? == Merged::Remade {
+        let merged = self.store.merge(&known.grant, due_at).await?;
+        if matches!(merged, Merged::Published | Merged::Remade) {
+            self.watch.healed.fetch_add(1, Ordering::Relaxed);
+        }
+        if merged == Merged::Remade {
             self.tell_remade(&known.grant);
         }
         let stored = self.load(&entry.id).await?;

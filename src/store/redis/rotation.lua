@@ -274,12 +274,21 @@ local function take_due(keys, args)
   return ids
 end
 
+-- Leaves a mark, and says which one was there. Like a claim it is refused when Redis is full: it
+-- proves that a claim could be written.
+local function mark(keys, args)
+  local before = redis.call('GET', keys[1])
+  redis.call('SET', keys[1], args[1], 'EX', args[2])
+  return before or ''
+end
+
 local function register(name, callback, flags)
   redis.register_function({ function_name = 'tb_' .. name .. '_@V@', callback = callback, flags = flags })
 end
 
 register('claim', claim, {})
 register('start', start, {})
+register('mark', mark, {})
 register('doubt', doubt, { 'allow-oom' })
 register('release', release, { 'allow-oom' })
 register('merge', merge, { 'allow-oom' })

@@ -1,6 +1,8 @@
 //! A connection to Redis that is replaced when it fails, with our functions loaded.
 
 use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -12,6 +14,7 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
+use crate::store::identity::Identity;
 use crate::store::keyring::hexadecimal;
 
 const LIBRARY: &str = include_str!("rotation.lua");
@@ -42,10 +45,16 @@ pub(super) struct Session {
     live: Mutex<Option<MultiplexedConnection>>,
     version: String,
     name: String,
+    meta: String,
+    /// Whose store it is; a server that belongs to another deployment is not talked to.
+    deployment: OnceLock<String>,
+    /// Connected anew, and nobody has asked since.
+    reconnected: AtomicBool,
 }
 
 impl Session {
-    pub(super) fn new(address: &Address, prefix: &str) -> Result<Self, RedisError> {
+    /// `meta`: the key that says whose store it is.
+    pub(super) fn new(address: &Address, prefix: &str, meta: String) -> Result<Self, RedisError> {
         let info = address.url.as_str().into_connection_info()?;
         // Without nodelay every answer can wait for an acknowledgement of ours.
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
@@ -63,7 +72,42 @@ impl Session {
         let version = hexadecimal(&hash.as_ref()[..VERSION_BYTES]);
         // Names of connections hold no spaces.
         let name = format!("token-broker:{}", prefix.replace(' ', "_"));
-        Ok(Self { client: Client::open(info)?, config, live: Mutex::new(None), version, name })
+        let (client, live, deployment) = (Client::open(info)?, Mutex::new(None), OnceLock::new());
+        let reconnected = AtomicBool::new(false);
+        Ok(Self { client, config, live, version, name, meta, deployment, reconnected })
+    }
+
+    /// From now on only servers of this deployment are talked to.
+    pub(super) fn bind(&self, deployment: &str) {
+        let _ = self.deployment.set(deployment.to_owned());
+    }
+
+    /// Whether another connection was made since this was asked last.
+    pub(super) fn reconnected(&self) -> bool {
+        self.reconnected.swap(false, Ordering::SeqCst)
+    }
+
+    /// It belongs to another deployment.
+    pub(super) fn is_foreign(&self, identity: &Identity) -> bool {
+        self.deployment.get().is_some_and(|ours| identity.deployment != *ours)
+    }
+
+    /// Another server may have taken the place of the one that we knew.
+    async fn greet(&self, fresh: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        if self.deployment.get().is_none() {
+            return Ok(());
+        }
+        let read = redis::cmd("HGET").arg(&self.meta).arg("identity").to_owned();
+        let found: Option<Vec<u8>> = read.query_async(fresh).await?;
+        // One that is empty becomes ours again; one that cannot be read is told of elsewhere.
+        let found = found.and_then(|found| serde_json::from_slice::<Identity>(&found).ok());
+        match found {
+            Some(found) if self.is_foreign(&found) => Err(RedisError::from((
+                ErrorKind::Client,
+                "this Redis belongs to another deployment, and is not written to",
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// How our connections are called on the server.
@@ -138,6 +182,8 @@ impl Session {
         // Operators who look at the server see who is connected. A user without this right may not.
         let name = redis::cmd("CLIENT").arg("SETNAME").arg(&self.name).to_owned();
         let _: Result<String, _> = name.query_async(&mut fresh).await;
+        self.greet(&mut fresh).await?;
+        self.reconnected.store(true, Ordering::SeqCst);
         Ok(live.insert(fresh).clone())
     }
 

@@ -119,4 +119,7 @@ impl Store for Flaky {
     async fn health(&self) -> Health {
         self.store.health().await
     }
+    async fn close(&self) -> StoreResult<()> {
+        self.store.close().await
+    }
 }

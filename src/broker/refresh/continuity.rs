@@ -1,0 +1,157 @@
+//! Continuity: whether the store is still there, takes writes, and has what it had; what it lost is
+//! written back from memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use prometheus_client::metrics::gauge::Gauge;
+use tracing::{debug, error, info, warn};
+
+use crate::broker::error::{Error, chain};
+use crate::broker::refresh::Rotations;
+use crate::broker::store::{Continuity, StoreError};
+
+/// How the store was when it was looked at last.
+#[derive(Debug, Clone, Default)]
+pub struct StoreCondition {
+    /// Kind of the store; empty before the first look.
+    pub kind: &'static str,
+    /// Identifies the deployment.
+    pub deployment: String,
+    /// Why it takes nothing, or what it has lost and did not get back yet.
+    pub trouble: Option<String>,
+}
+
+/// What a store may lack, until it has all that this process knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lacks {
+    /// Perhaps the last moments before it was opened or connected to anew.
+    Moments,
+    /// What was written since an older state.
+    Newer,
+    /// Everything.
+    All,
+}
+
+impl Lacks {
+    fn after(continuity: Continuity) -> Option<Self> {
+        match continuity {
+            Continuity::Unbroken => None,
+            Continuity::Anew => Some(Self::Moments),
+            Continuity::Older => Some(Self::Newer),
+            Continuity::Emptied => Some(Self::All),
+        }
+    }
+
+    fn tell(self) {
+        let what = match self {
+            Self::Moments => return,
+            Self::Newer => "the store went back to an older state",
+            Self::All => "the store was emptied",
+        };
+        error!(
+            "{what}; what this process knows is written back. Grants that nobody asked it for \
+             lately may be missing or old: restore them, or look at each"
+        );
+    }
+}
+
+/// What is known of the store.
+#[derive(Debug)]
+pub(in crate::broker) struct Watch {
+    condition: RwLock<Arc<StoreCondition>>,
+    lacks: RwLock<Option<Lacks>>,
+    /// Grants that it was given back.
+    pub(super) healed: AtomicU64,
+    up: Gauge,
+}
+
+impl Watch {
+    pub(in crate::broker) fn new(up: Gauge) -> Self {
+        let (condition, lacks) = (RwLock::default(), RwLock::default());
+        Self { condition, lacks, healed: AtomicU64::new(0), up }
+    }
+
+    pub(in crate::broker) fn condition(&self) -> Arc<StoreCondition> {
+        Arc::clone(&self.condition.read())
+    }
+
+    /// Nothing new is begun in a store that does not have all that we know.
+    pub(in crate::broker) fn whole(&self) -> Result<(), StoreError> {
+        let whole = self.lacks.read().is_none();
+        let why = "it is given back what it has lost";
+        whole.then_some(()).ok_or_else(|| StoreError::Unavailable(why.into()))
+    }
+
+    fn healed(&self) -> u64 {
+        self.healed.load(Ordering::Relaxed)
+    }
+}
+
+impl Rotations {
+    /// Looks at the store, and gives it back what it has lost. One caller at a time.
+    pub(in crate::broker) async fn look_at_store(&self) {
+        let health = self.store.health().await;
+        let lacks = *self.watch.lacks.read();
+        let (lacks, trouble) = match health.state {
+            Err(failure) => (lacks, Some(chain(&failure))),
+            Ok(continuity) => {
+                let lacks = lacks.max(Lacks::after(continuity));
+                match lacks {
+                    Some(what) if !self.complete(what).await => {
+                        (lacks, Some("it is given back what it has lost".to_owned()))
+                    }
+                    _ => (None, None),
+                }
+            }
+        };
+        *self.watch.lacks.write() = lacks;
+        self.note(StoreCondition { kind: health.kind, deployment: health.deployment, trouble });
+    }
+
+    /// Whether the store has all that is known here, after what it lacks was written back.
+    async fn complete(&self, lacks: Lacks) -> bool {
+        if *self.watch.lacks.read() < Some(lacks) {
+            lacks.tell();
+            *self.watch.lacks.write() = Some(lacks);
+        }
+        let (before, mut known, mut failed) = (self.watch.healed(), 0_u64, 0_u64);
+        for entry in self.known.all() {
+            match self.reconcile(&entry).await {
+                Ok(_) => known += 1,
+                // It was deleted, or is too old for us to say that it was not.
+                Err(Error::GrantNotFound(_)) => {}
+                Err(failure) => {
+                    failed += 1;
+                    debug!(grant.id = %entry.id, error = %chain(&failure), "not compared yet");
+                }
+            }
+        }
+        let written_back = self.watch.healed() - before;
+        if lacks == Lacks::Moments && written_back > 0 {
+            Lacks::Newer.tell();
+        }
+        if lacks != Lacks::Moments || written_back > 0 || failed > 0 {
+            info!(known, written_back, failed, "the store was compared with what is known here");
+        }
+        failed == 0
+    }
+
+    fn note(&self, condition: StoreCondition) {
+        let before = self.watch.condition();
+        self.watch.up.set(i64::from(condition.trouble.is_none()));
+        match (&before.trouble, &condition.trouble) {
+            (None, Some(why)) => error!(
+                error = %why,
+                "the token store takes nothing; tokens are served from memory while they are valid"
+            ),
+            (Some(old), Some(new)) if old != new => {
+                warn!(error = %new, "the token store takes nothing still");
+            }
+            (Some(_), None) => info!("the token store takes what is written again"),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        *self.watch.condition.write() = Arc::new(condition);
+    }
+}
