@@ -90,6 +90,7 @@ impl Broker {
 
     async fn start_chain(&self, new: NewGrant) -> Result<Overview, Error> {
         for _ in 0..CONFLICTS_MAX {
+            let mut damaged = false;
             let expected = match self.rotations.load(&new.id).await {
                 Ok(Some(Stored::Grant(grant)))
                     if grant.standing == Standing::Usable
@@ -99,12 +100,21 @@ impl Broker {
                     return Err(Error::GrantAlreadyExists(new.id));
                 }
                 Ok(stored) => stored.map(|stored| stored.position()),
-                Err(StoreError::Unreadable { position: Some(at), .. }) if new.replace => Some(at),
+                Err(StoreError::Unreadable { position, .. }) if new.replace => {
+                    damaged = position.is_none();
+                    position
+                }
                 Err(error) => return Err(error.into()),
             };
             self.rotations.watch.whole()?;
             let seed = self.seed(&new);
-            if let Some(grant) = self.rotations.store.start_chain(&new.id, expected, seed).await? {
+            let store = &self.rotations.store;
+            let started = if damaged {
+                store.start_over(&new.id, seed).await?
+            } else {
+                store.start_chain(&new.id, expected, seed).await?
+            };
+            if let Some(grant) = started {
                 info!(grant.id = %new.id, provider = %new.provider, generation = %grant.generation(),
                     "a new chain begins");
                 let entry = self.rotations.known.enter(grant.clone());
@@ -223,14 +233,18 @@ impl Broker {
                 Ok(grant) if etag.is_some_and(|etag| etag != grant.etag()) => {
                     return Err(Error::EtagMismatch(id.clone()));
                 }
-                Ok(grant) => grant.position,
+                Ok(grant) => Some(grant.position),
                 Err(Error::Store(error)) => match *error {
-                    StoreError::Unreadable { position: Some(at), .. } if etag.is_none() => at,
+                    StoreError::Unreadable { position, .. } if etag.is_none() => position,
                     _ => return Err(Error::Store(error)),
                 },
                 Err(error) => return Err(error),
             };
-            if self.rotations.store.delete(id, position).await? {
+            let deleted = match position {
+                Some(position) => self.rotations.store.delete(id, position).await?,
+                None => self.rotations.store.discard(id).await?,
+            };
+            if deleted {
                 info!(grant.id = %id, "deleted");
                 // Adopts the tombstone, so that nothing is served from memory any more.
                 return match self.stored(id).await {

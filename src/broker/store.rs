@@ -34,6 +34,9 @@ pub trait Store: Grants + Claims + DueIndex + Send + Sync + 'static {
     /// looked for the next time. One caller at a time.
     async fn health(&self) -> Health;
 
+    /// Lets go of some tombstones that are older than [`TOMBSTONE_LIFE`], and says of how many.
+    async fn purge(&self) -> Result<usize, StoreError>;
+
     /// Leaves it as it should be found; nothing is asked of it any more.
     async fn close(&self) -> Result<(), StoreError>;
 }

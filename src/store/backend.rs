@@ -60,6 +60,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Makes a change; `false`: what it rests on is no longer so, and nothing was changed.
     async fn change(&self, id: &GrantId, change: Change) -> StoreResult<bool>;
 
+    /// Lets go of some tombstones that are old enough, and says of how many.
+    async fn purge(&self) -> StoreResult<usize>;
+
     /// Takes about `limit` grants that are due and hides them from other takers for `visibility`.
     async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>>;
 }
@@ -151,10 +154,21 @@ pub(crate) enum Change {
     Amend { expected: Stamp, amend: Amend },
     /// The grant becomes a tombstone.
     Delete { expected: Stamp, at: Position },
+    /// A chain begins in the place of a record that cannot be read.
+    StartOver { at: Position, descriptor: Sealed, pair: Blob, due_at: Option<u64> },
+    /// A record that cannot be read becomes a tombstone.
+    Discard { at: Position },
     /// What lay open in a record of format 1 is sealed.
     Convert { expected: Stamp, descriptor: Sealed, refusal: Option<Sealed> },
     /// The grant is due at this time, if it is still at this generation and usable.
     Schedule { generation: u64, due_at: u64 },
+}
+
+impl Change {
+    /// It is made where nothing can be read, and there only.
+    pub(crate) fn of_damaged(&self) -> bool {
+        matches!(self, Self::StartOver { .. } | Self::Discard { .. })
+    }
 }
 
 /// What people decided; what is left out stays.

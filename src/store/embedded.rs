@@ -34,6 +34,8 @@ const DUE: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("due");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const IDENTITY: &str = "identity";
 const MARK: &str = "mark";
+/// Tombstones let go in one step.
+const PURGED_AT_ONCE: usize = 1_000;
 
 mod file;
 
@@ -224,9 +226,11 @@ impl Inner {
     }
 
     /// Changes one record in one durable step; `change` says whether there is anything to keep.
+    /// `damaged`: one that cannot be read counts as none.
     fn change<T>(
         &self,
         id: &GrantId,
+        damaged: bool,
         change: impl FnOnce(&mut Option<Record>, u64) -> (T, bool),
     ) -> StoreResult<T> {
         let now = self.clock.now_ms();
@@ -234,7 +238,10 @@ impl Inner {
             let stored = {
                 let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
                 let found = grants.get(id.as_str()).map_err(unavailable)?;
-                found.map(|bytes| decode(id, bytes.value())).transpose()?
+                match found.map(|bytes| decode(id, bytes.value())).transpose() {
+                    Err(_) if damaged => None,
+                    stored => stored?,
+                }
             };
             let due_before = stored.as_ref().and_then(|record| record.due_at);
             let mut record = stored.filter(|record| alive(record, now));
@@ -260,7 +267,7 @@ impl Inner {
                 page.next = page.records.last().map(|(id, _)| id.to_string());
                 break;
             }
-            let id = stored_id(key.value())?;
+            let Some(id) = stored_id(key.value(), "a list") else { continue };
             let record = decode(&id, value.value());
             if !matches!(&record, Ok(record) if record.deleted_at.is_some()) {
                 page.records.push((id, record));
@@ -286,15 +293,20 @@ impl Inner {
         }
         let again = now.saturating_add(millis(visibility));
         let mut taken = Vec::new();
-        for (_, name) in due {
-            let id = stored_id(&name)?;
-            let hidden = self.change(&id, |slot, _| {
-                let found = slot.as_mut().map(|record| record.due_at = Some(again)).is_some();
+        for (due_at, name) in due {
+            let Some(id) = stored_id(&name, "the due index") else {
+                self.forget_due(due_at, &name)?;
+                continue;
+            };
+            let hidden = self.change(&id, false, |slot, _| {
+                let row = slot.as_mut().filter(|record| record.due_at == Some(due_at));
+                let found = row.map(|record| record.due_at = Some(again)).is_some();
                 (found, found)
             });
             match hidden {
                 Ok(true) => taken.push(id),
-                Ok(false) => {}
+                // A row that the record knows nothing of.
+                Ok(false) => self.forget_due(due_at, &name)?,
                 // One bad record must not keep the others from being refreshed.
                 Err(error @ StoreError::Unreadable { .. }) => {
                     warn!(grant.id = %id, %error, "left out of the due index");
@@ -303,6 +315,40 @@ impl Inner {
             }
         }
         Ok(taken)
+    }
+
+    fn forget_due(&self, due_at: u64, name: &str) -> StoreResult<()> {
+        self.write(|transaction| {
+            let mut index = transaction.open_table(DUE).map_err(unavailable)?;
+            index.remove((due_at, name)).map_err(unavailable)?;
+            Ok(((), true))
+        })
+    }
+
+    /// Lets go of tombstones that are old enough.
+    fn purge(&self) -> StoreResult<usize> {
+        let now = self.clock.now_ms();
+        let dead: Vec<String> = {
+            let transaction = self.begin_read()?;
+            let grants = transaction.open_table(GRANTS).map_err(unavailable)?;
+            let rows = grants.iter().map_err(unavailable)?.filter_map(Result::ok);
+            let dead = rows.filter(|(_, value)| dead_at(value.value(), now));
+            dead.take(PURGED_AT_ONCE).map(|(key, _)| key.value().to_owned()).collect()
+        };
+        if !dead.is_empty() {
+            self.write(|transaction| {
+                let mut grants = transaction.open_table(GRANTS).map_err(unavailable)?;
+                for name in &dead {
+                    // A grant may have been made in its place.
+                    let found = grants.get(name.as_str()).map_err(unavailable)?;
+                    if found.is_some_and(|value| dead_at(value.value(), now)) {
+                        grants.remove(name.as_str()).map_err(unavailable)?;
+                    }
+                }
+                Ok(((), true))
+            })?;
+        }
+        Ok(dead.len())
     }
 
     fn make_tables(&self) -> StoreResult<()> {
@@ -424,7 +470,7 @@ impl Backend for Embedded {
     async fn claim(&self, id: &GrantId, claiming: Claiming) -> StoreResult<Claim> {
         let id = id.clone();
         self.run(move |inner| {
-            inner.change(&id, |slot, now| {
+            inner.change(&id, false, |slot, now| {
                 let claim = transition::claim(slot, claiming, now);
                 let granted = matches!(claim, Claim::Granted(_));
                 (claim, granted)
@@ -436,7 +482,7 @@ impl Backend for Embedded {
     async fn publish(&self, id: &GrantId, publishing: Publishing) -> StoreResult<Option<Merged>> {
         let id = id.clone();
         self.run(move |inner| {
-            inner.change(&id, |slot, _| {
+            inner.change(&id, false, |slot, _| {
                 let merged = transition::publish(slot, publishing);
                 let keep = !matches!(merged, None | Some(Merged::Old));
                 (merged, keep)
@@ -448,12 +494,16 @@ impl Backend for Embedded {
     async fn change(&self, id: &GrantId, change: Change) -> StoreResult<bool> {
         let id = id.clone();
         self.run(move |inner| {
-            inner.change(&id, |slot, now| {
+            inner.change(&id, change.of_damaged(), |slot, now| {
                 let made = transition::change(slot, change, now);
                 (made, made)
             })
         })
         .await
+    }
+
+    async fn purge(&self) -> StoreResult<usize> {
+        self.run(Inner::purge).await
     }
 
     async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
@@ -471,6 +521,10 @@ struct Old {
 /// Tombstones count as missing once they are old enough.
 fn alive(record: &Record, now: u64) -> bool {
     record.deleted_at.is_none_or(|at| now < at.saturating_add(millis(TOMBSTONE_LIFE)))
+}
+
+fn dead_at(bytes: &[u8], now: u64) -> bool {
+    serde_json::from_slice(bytes).is_ok_and(|record: Record| !alive(&record, now))
 }
 
 fn write(
@@ -497,14 +551,19 @@ fn write(
 fn decode(id: &GrantId, bytes: &[u8]) -> StoreResult<Record> {
     serde_json::from_slice(bytes).map_err(|_| StoreError::Unreadable {
         grant: id.clone(),
-        why: "its stored form is of another version",
+        why: "its stored form is damaged or of another version; import the grant again with \
+              `--replace`, or delete it",
         position: None,
     })
 }
 
-fn stored_id(name: &str) -> StoreResult<GrantId> {
+/// A name that is one of a grant; others are told of, and left out.
+fn stored_id(name: &str, of: &str) -> Option<GrantId> {
     GrantId::parse(name)
-        .map_err(|_| StoreError::Refused("a stored grant has a malformed name".to_owned()))
+        .inspect_err(|_| {
+            warn!(key = name.escape_debug().to_string(), "left out of {of}: it names no grant");
+        })
+        .ok()
 }
 
 /// Whose store it is, if that is written in it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::{FromRedisValue, RedisError};
 use serde::Serialize;
+use tracing::warn;
 
 use crate::broker::model::{Doubt, Fence, Generation, GrantId, Intent};
 use crate::broker::store::{Claim, Merged, StoreError, TOMBSTONE_LIFE};
@@ -115,7 +116,10 @@ impl Redis {
 
     async fn hash(&self, id: &GrantId) -> StoreResult<Fields> {
         let read = redis::cmd("HGETALL").arg(self.layout.keys(id).grant()).clone();
-        self.session.query(&read).await.map_err(unavailable)
+        self.session.query(&read).await.map_err(|error| match error.code() {
+            Some("WRONGTYPE") => fields::damaged(id),
+            _ => unavailable(error),
+        })
     }
 
     async fn ids(&self, after: Option<&str>, most: usize) -> StoreResult<Vec<GrantId>> {
@@ -130,11 +134,14 @@ impl Redis {
         }
         let names: Vec<Vec<String>> =
             self.session.pipeline(&pipeline).await.map_err(unavailable)?;
-        names.into_iter().flatten().take(most).map(|name| fields::name(&name)).collect()
+        let names = names.into_iter().flatten().take(most);
+        Ok(names.filter_map(|name| fields::known_name(&name, "a list")).collect())
     }
 
-    async fn rows(&self, ids: &[GrantId]) -> StoreResult<Vec<Fields>> {
+    /// What cannot be read is in nobody's way.
+    async fn rows(&self, ids: &[GrantId]) -> StoreResult<Vec<Result<Fields, RedisError>>> {
         let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
         for id in ids {
             pipeline.cmd("HGETALL").arg(self.layout.keys(id).grant());
         }
@@ -213,8 +220,9 @@ impl Backend for Redis {
         ids.truncate(limit);
         let next = ids.last().filter(|_| more).map(cursor);
         let rows = if ids.is_empty() { Vec::new() } else { self.rows(&ids).await? };
-        let record = |(id, row): (GrantId, &Fields)| {
-            let record = fields::record(&id, row).transpose()?;
+        let record = |(id, row): (GrantId, &Result<Fields, RedisError>)| {
+            let row = row.as_ref().map_err(|_| fields::damaged(&id));
+            let record = row.and_then(|row| fields::record(&id, row)).transpose()?;
             let dead = matches!(&record, Ok(record) if record.deleted_at.is_some());
             (!dead).then_some((id, record))
         };
@@ -309,6 +317,19 @@ impl Backend for Redis {
                 let arguments: [&[u8]; 6] = [&generation, &last_fence, &next, &fence, &life, name];
                 self.changed("delete", &names, &arguments).await
             }
+            Change::StartOver { at, descriptor, pair: Blob(pair), due_at } => {
+                let (next, fence) = (text(at.generation.0), text(at.fence.0));
+                let (described, due_at) = (text(descriptor.fence), optional(due_at));
+                let Blob(descriptor) = descriptor.blob;
+                let arguments: [&[u8]; 7] =
+                    [&next, &fence, &descriptor, &described, &pair, &due_at, name];
+                self.changed("start_over", &names, &arguments).await
+            }
+            Change::Discard { at } => {
+                let (next, fence) = (text(at.generation.0), text(at.fence.0));
+                let life = text(millis(TOMBSTONE_LIFE));
+                self.changed("discard", &names, &[&next, &fence, &life, name]).await
+            }
             Change::Convert { expected, descriptor, refusal } => {
                 let [generation, last_fence] = stamp(Some(expected));
                 let described = text(descriptor.fence);
@@ -323,25 +344,46 @@ impl Backend for Redis {
         }
     }
 
+    /// Redis does it by itself.
+    async fn purge(&self) -> StoreResult<usize> {
+        Ok(0)
+    }
+
     async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
         // Every shard gets its turn, so that none starves behind a crowded one.
         let limit = limit.div_ceil(SHARDS);
         let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
         let function = self.session.function("take_due");
         for shard in 0..SHARDS {
             let call = pipeline.cmd("FCALL").arg(&function).arg(1).arg(self.layout.due(shard));
             call.arg(limit).arg(millis(visibility));
         }
-        let answer: Result<Vec<Vec<String>>, RedisError> = self.session.pipeline(&pipeline).await;
-        let due = match answer {
-            Err(error) if session::missing_function(&error) => {
-                self.session.load_library().await.map_err(unavailable)?;
-                self.session.pipeline(&pipeline).await.map_err(unavailable)?
-            }
-            answer => answer.map_err(unavailable)?,
-        };
-        due.iter().flatten().map(|name| fields::name(name)).collect()
+        let mut shards: Vec<Result<Vec<String>, RedisError>> =
+            self.session.pipeline(&pipeline).await.map_err(unavailable)?;
+        if matches!(shards.first(), Some(Err(error)) if session::missing_function(error)) {
+            self.session.load_library().await.map_err(unavailable)?;
+            shards = self.session.pipeline(&pipeline).await.map_err(unavailable)?;
+        }
+        due(shards)
     }
+}
+
+/// The grants of those shards that could be asked. An index that is none is told of, and is in nobody
+/// else's way.
+fn due(shards: Vec<Result<Vec<String>, RedisError>>) -> StoreResult<Vec<GrantId>> {
+    let mut due = Vec::new();
+    for (shard, answer) in shards.into_iter().enumerate() {
+        match answer {
+            Ok(names) => due
+                .extend(names.iter().filter_map(|name| fields::known_name(name, "the due index"))),
+            Err(error) if error.code() == Some("WRONGTYPE") => {
+                warn!(shard, %error, "the due index of a shard cannot be read; delete that key");
+            }
+            Err(error) => return Err(unavailable(error)),
+        }
+    }
+    Ok(due)
 }
 
 /// What the function `claim` answered.

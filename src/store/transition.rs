@@ -138,6 +138,15 @@ pub(crate) fn change(slot: &mut Option<Record>, change: Change, now: u64) -> boo
             let tombstone = Record::start(at, Sealed::default(), Blob::default());
             *record = Record { deleted_at: Some(now), ..tombstone };
         }
+        // What cannot be read does not come here.
+        Change::StartOver { .. } | Change::Discard { .. } if slot.is_some() => return false,
+        Change::StartOver { at, descriptor, pair, due_at } => {
+            *slot = Some(Record { due_at, ..Record::start(at, descriptor, pair) });
+        }
+        Change::Discard { at } => {
+            let tombstone = Record::start(at, Sealed::default(), Blob::default());
+            *slot = Some(Record { deleted_at: Some(now), ..tombstone });
+        }
         Change::Convert { expected, descriptor, refusal } => {
             let Some(record) = standing(slot, expected) else { return false };
             record.descriptor = descriptor;

@@ -197,6 +197,15 @@ impl Vault {
         if found.deployment == self.identity.deployment { Ok(()) } else { Err(foreign()) }
     }
 
+    /// Nothing in the record can be read, not even where it stands.
+    async fn damaged(&self, id: &GrantId) -> StoreResult<bool> {
+        match self.backend.read(id).await {
+            Ok(_) => Ok(false),
+            Err(StoreError::Unreadable { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Position of a new chain or tombstone: above everything before it.
     fn above(&self, known: Option<&Record>) -> Position {
         let now = self.clock.now();
@@ -252,6 +261,27 @@ impl Grants for Vault {
             }
         }
         Ok(None)
+    }
+
+    async fn start_over(&self, id: &GrantId, seed: Seed) -> StoreResult<Option<Grant>> {
+        self.still_ours().await?;
+        if !self.damaged(id).await? {
+            return Ok(None);
+        }
+        let at = self.above(None);
+        let Seed { descriptor, pair, due_at } = &seed;
+        let start = Change::StartOver {
+            at,
+            descriptor: self.seal.descriptor(id, at.fence, descriptor),
+            pair: self.seal.pair(id, at, descriptor, pair),
+            due_at: due_at.map(unix_ms),
+        };
+        Ok(self.backend.change(id, start).await?.then(|| begun(id, at, seed)))
+    }
+
+    async fn discard(&self, id: &GrantId) -> StoreResult<bool> {
+        let discard = Change::Discard { at: self.above(None) };
+        Ok(self.damaged(id).await? && self.backend.change(id, discard).await?)
     }
 
     async fn merge(&self, grant: &Grant, due_at: Option<SystemTime>) -> StoreResult<Merged> {
@@ -388,6 +418,10 @@ impl Store for Vault {
             deployment: self.identity.deployment.clone(),
             state: self.inspect().await,
         }
+    }
+
+    async fn purge(&self) -> StoreResult<usize> {
+        self.backend.purge().await
     }
 
     async fn close(&self) -> StoreResult<()> {

@@ -7,6 +7,7 @@ mod bounds;
 mod config;
 mod continuity;
 mod crash;
+mod damage;
 mod domain;
 mod doubt;
 mod failures;

@@ -11,7 +11,7 @@ use token_broker::broker::model::{
 };
 use token_broker::broker::store::{
     Amendment, Claim, Claims as _, DueIndex as _, Grants as _, Merged, Seed, Store, StoreError,
-    Stored,
+    Stored, TOMBSTONE_LIFE,
 };
 use token_broker::clock::Clock;
 use token_broker::secret::{AccessToken, RefreshToken};
@@ -604,4 +604,25 @@ async fn no_key_of_a_live_grant_expires() {
     store.start_chain(&grant.id, Some(tombstone), seed("1")).await.unwrap().unwrap();
     let info = server.cli(&["INFO", "keyspace"]);
     assert!(info.contains("expires=0"), "{info}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tombstones_are_let_go_after_their_life() {
+    let clock = Clock::simulated(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30));
+    let store = Vault::in_memory(Arc::new(Keyring::generate()), clock).unwrap();
+    for name in ["a/1", "a/2", "a/3"] {
+        start(&store, name).await;
+    }
+    for name in ["a/1", "a/2"] {
+        let grant = live(&store, name).await;
+        assert!(store.delete(&grant.id, grant.position).await.unwrap());
+    }
+    assert_eq!(store.purge().await.unwrap(), 0, "they keep late pairs out");
+    tokio::time::advance(TOMBSTONE_LIFE + Duration::from_secs(1)).await;
+    let again = start(&store, "a/2").await;
+    assert_eq!(store.purge().await.unwrap(), 1);
+    assert_eq!(store.purge().await.unwrap(), 0);
+    assert_eq!(live(&store, "a/2").await.position, again.position);
+    assert!(store.load(&id("a/1")).await.unwrap().is_none());
+    live(&store, "a/3").await;
 }

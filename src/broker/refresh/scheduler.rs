@@ -32,6 +32,7 @@ impl Rotations {
             if Instant::now() >= next_round {
                 next_round += round;
                 self.known.let_go();
+                self.purge().await;
             }
             self.metrics.known_grants.set(i64::try_from(self.known.count()).unwrap_or(i64::MAX));
             match self.store.take_due(settings.due_batch, settings.due_visibility).await {
@@ -43,6 +44,17 @@ impl Rotations {
                     }
                 }
                 Err(error) => warn!(error = %chain(&error), "the due index cannot be read"),
+            }
+        }
+    }
+
+    /// Tombstones are not kept for ever.
+    async fn purge(&self) {
+        loop {
+            match self.store.purge().await {
+                Ok(0) => return,
+                Ok(purged) => debug!(purged, "let go of old tombstones"),
+                Err(error) => return debug!(error = %chain(&error), "tombstones stay for now"),
             }
         }
     }

@@ -42,6 +42,12 @@ pub trait Grants {
 
     /// Replaces the grant by a tombstone if it still stands at `expected`.
     async fn delete(&self, id: &GrantId, expected: Position) -> Result<bool, StoreError>;
+
+    /// Starts a new chain in the place of a record that cannot even be read; `None`: it can.
+    async fn start_over(&self, id: &GrantId, seed: Seed) -> Result<Option<Grant>, StoreError>;
+
+    /// Replaces a record that cannot even be read by a tombstone; `false`: it can.
+    async fn discard(&self, id: &GrantId) -> Result<bool, StoreError>;
 }
 
 /// What the store has of a grant.

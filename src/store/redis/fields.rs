@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use tracing::warn;
+
 use crate::broker::model::GrantId;
 use crate::broker::store::StoreError;
 use crate::store::backend::{Format1, StoreResult};
@@ -18,11 +20,7 @@ pub(super) fn record(id: &GrantId, fields: &Fields) -> StoreResult<Option<Record
     if fields.is_empty() {
         return Ok(None);
     }
-    let unreadable = || StoreError::Unreadable {
-        grant: id.clone(),
-        why: "its stored form is malformed",
-        position: None,
-    };
+    let unreadable = || damaged(id);
     let as_text = |name: &str| fields.get(name).and_then(|bytes| std::str::from_utf8(bytes).ok());
     let as_number = |name: &str| as_text(name).and_then(|text| text.parse().ok());
     let required = |name: &str| as_number(name).ok_or_else(unreadable);
@@ -86,8 +84,19 @@ pub(super) fn number(text: &str) -> StoreResult<u64> {
     text.parse().map_err(|_| malformed())
 }
 
-pub(super) fn name(text: &str) -> StoreResult<GrantId> {
-    GrantId::parse(text).map_err(|_| malformed())
+/// A name that is one of a grant; others are told of, and left out.
+pub(super) fn known_name(text: &str, of: &str) -> Option<GrantId> {
+    GrantId::parse(text)
+        .inspect_err(|_| {
+            warn!(member = text.escape_debug().to_string(), "left out of {of}: it names no grant");
+        })
+        .ok()
+}
+
+/// Nothing in the record can be relied on.
+pub(super) fn damaged(id: &GrantId) -> StoreError {
+    let why = "its stored form is damaged; import the grant again with `--replace`, or delete it";
+    StoreError::Unreadable { grant: id.clone(), why, position: None }
 }
 
 pub(super) fn malformed() -> StoreError {

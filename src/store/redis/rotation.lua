@@ -185,6 +185,16 @@ local function refuse(keys, args)
 end
 
 -- The grant is where the caller read it: same generation, same last fence; or it does not exist.
+local function bury(keys, generation, fence, life, id)
+  local grant = keys[1]
+  redis.call('DEL', grant)
+  redis.call('HSET', grant, 'gen', generation, 'pf', fence, 'f', fence, 'st', 'del', 'dt', decimal(time_ms()))
+  redis.call('PEXPIRE', grant, life)
+  redis.call('ZREM', keys[2], id)
+  redis.call('ZREM', keys[3], id)
+  return 1
+end
+
 local function unchanged(grant, generation, fence)
   local gen, f = unpack(redis.call('HMGET', grant, 'gen', 'f'))
   return (gen or '') == generation and (f or '') == fence
@@ -232,12 +242,21 @@ local function delete(keys, args)
   if not unchanged(grant, args[1], args[2]) then
     return 0
   end
-  redis.call('DEL', grant)
-  redis.call('HSET', grant, 'gen', args[3], 'pf', args[4], 'f', args[4], 'st', 'del', 'dt', decimal(time_ms()))
-  redis.call('PEXPIRE', grant, args[5])
-  redis.call('ZREM', keys[2], args[6])
-  redis.call('ZREM', keys[3], args[6])
+  return bury(keys, args[3], args[4], args[5], args[6])
+end
+
+-- In the place of a record that cannot be read, whatever it is.
+-- keys: grant due ids   args: generation, fence, what operators say and its fence, sealed pair, due
+-- time ('' = none), grant_id   returns: 1
+local function start_over(keys, args)
+  local generation, fence, about, described, blob, due_at, id = unpack(args)
+  begin(keys, id, generation, fence, about, described, blob, due_at)
   return 1
+end
+
+-- keys: grant due ids   args: generation, fence, life of the tombstone in ms, grant_id   returns: 1
+local function discard(keys, args)
+  return bury(keys, args[1], args[2], args[3], args[4])
 end
 
 -- A record of format 1 gets its sealed parts.
@@ -289,6 +308,8 @@ end
 register('claim', claim, {})
 register('start', start, {})
 register('mark', mark, {})
+register('start_over', start_over, {})
+register('discard', discard, { 'allow-oom' })
 register('doubt', doubt, { 'allow-oom' })
 register('release', release, { 'allow-oom' })
 register('merge', merge, { 'allow-oom' })

@@ -56,6 +56,12 @@ impl Grants for Flaky {
     ) -> StoreResult<Option<Grant>> {
         self.reach()?.amend(id, expected, amendment).await
     }
+    async fn start_over(&self, id: &GrantId, seed: Seed) -> StoreResult<Option<Grant>> {
+        self.reach()?.start_over(id, seed).await
+    }
+    async fn discard(&self, id: &GrantId) -> StoreResult<bool> {
+        self.reach()?.discard(id).await
+    }
     async fn delete(&self, id: &GrantId, expected: Position) -> StoreResult<bool> {
         self.reach()?.delete(id, expected).await
     }
@@ -118,6 +124,9 @@ impl DueIndex for Flaky {
 impl Store for Flaky {
     async fn health(&self) -> Health {
         self.store.health().await
+    }
+    async fn purge(&self) -> StoreResult<usize> {
+        self.reach()?.purge().await
     }
     async fn close(&self) -> StoreResult<()> {
         self.store.close().await
