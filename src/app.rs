@@ -33,6 +33,7 @@ use crate::upstream::Http;
 
 mod error;
 mod opening;
+mod watch;
 
 pub use error::AppError;
 
@@ -127,8 +128,8 @@ impl App {
         if config.restored {
             opening::distrust(&broker).await?;
         }
-        look_at_store(&broker, &readiness).await;
-        let watch = watch_store(Arc::clone(&broker), readiness.clone(), stop_ops.clone());
+        watch::look_at_store(&broker, &readiness).await;
+        let watch = watch::watch_store(Arc::clone(&broker), readiness.clone(), stop_ops.clone());
         tasks.spawn(async move {
             watch.await;
             ("the watch over the store", Ok(()))
@@ -185,10 +186,16 @@ impl App {
             server.await;
             ("the API", Ok(()))
         });
+        let census = watch::take_censuses(Arc::clone(&self.broker), self.stop_ops.clone());
+        self.tasks.spawn(async move {
+            census.await;
+            ("the count of grants", Ok(()))
+        });
         self.readiness.open(true).await;
-        info!(api = %self.addresses.api, ops = %self.addresses.ops, "ready");
+        let addresses = (self.addresses.api, self.addresses.ops);
         let Self { config, signals, broker, readiness, tasks, stop_ops, replica, .. } = self;
         let app = Parts { config, signals, broker, readiness, tasks, stop_ops, _replica: replica };
+        watch::tell_ready(&app.config, &app.broker, addresses).await;
         Running { app, stop_api }
     }
 }
@@ -264,21 +271,6 @@ async fn bind(
 
 /// How long connections may stay once every refresh is durable: enough for answers to arrive.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
-
-async fn watch_store(broker: Arc<Broker>, readiness: Readiness, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep(broker.settings().store_watch) => {}
-        }
-        look_at_store(&broker, &readiness).await;
-    }
-}
-
-async fn look_at_store(broker: &Broker, readiness: &Readiness) {
-    broker.look_at_store().await;
-    readiness.store(broker.store().trouble.clone(), broker.serves()).await;
-}
 
 /// Offers both versions, because many installed grpcurls know only the old one, and describes the
 /// error details, so that they are shown decoded.

@@ -31,6 +31,8 @@ pub type Environment = BTreeMap<String, String>;
 /// What the program runs on. Nothing here is checked again.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The file that it was read from.
+    pub file: Option<PathBuf>,
     /// Where to listen.
     pub listen: Listen,
     /// How much clients may take.

@@ -5,7 +5,7 @@
 //! proto → service → broker → { store , upstream }              calls and data run downhill only
 //!          │         (the domain: plain Rust and tokio time; owns the traits Store, TokenEndpoint)
 //! app wires everything once; cli, config, lifecycle, ops, telemetry beside it; clock, secret and
-//! crash (moments at which tests stop) are leaves; listener is what clients are bound by; demo is the provider of `dev`; client is what
+//! crash (moments at which tests stop) and textfile are leaves; listener is what clients are bound by; demo is the provider of `dev`; client is what
 //! Rust callers use
 //! ```
 //!
@@ -49,5 +49,7 @@ pub mod service;
 pub mod store;
 #[cfg(feature = "server")]
 pub mod telemetry;
+#[cfg(feature = "server")]
+pub mod textfile;
 #[cfg(feature = "server")]
 pub mod upstream;

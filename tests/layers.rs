@@ -7,8 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// (module, our modules that it may name, libraries that it must not name)
-const TABLE: [(&str, &[&str], &[&str]); 17] = [
+const TABLE: [(&str, &[&str], &[&str]); 18] = [
     ("secret", &[], &["tonic", "redis", "reqwest", "redb", "serde"]),
+    ("textfile", &[], &["tonic", "redis", "reqwest", "redb", "serde"]),
     ("clock", &[], &["tonic", "redis", "reqwest", "redb"]),
     ("crash", &[], &["tonic", "redis", "reqwest", "redb"]),
     ("proto", &[], &["redis", "reqwest", "redb"]),
@@ -18,11 +19,11 @@ const TABLE: [(&str, &[&str], &[&str]); 17] = [
         &["tonic", "prost", "redis", "reqwest", "redb", "serde", "axum"],
     ),
     ("service", &["proto", "broker", "clock", "secret"], &["redis", "reqwest", "redb", "axum"]),
-    ("store", &["broker", "clock", "secret"], &["tonic", "prost", "reqwest", "axum"]),
+    ("store", &["broker", "clock", "secret", "textfile"], &["tonic", "prost", "reqwest", "axum"]),
     ("upstream", &["broker", "clock", "secret"], &["tonic", "prost", "redis", "redb", "axum"]),
     (
         "config",
-        &["broker", "crash", "listener", "store", "upstream", "secret"],
+        &["broker", "crash", "listener", "textfile", "store", "upstream", "secret"],
         &["tonic", "prost", "reqwest", "redb", "axum"],
     ),
     ("telemetry", &["config"], &["tonic", "redis", "reqwest", "redb"]),

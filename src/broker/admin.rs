@@ -27,7 +27,7 @@ use crate::secret::RefreshToken;
 pub(super) const CONFLICTS_MAX: u32 = 5;
 
 /// Where a grant stands, for operators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     /// Tokens flow.
     Active,
@@ -39,6 +39,23 @@ pub enum State {
     ReauthRequired,
     /// An operator switched it off.
     Disabled,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Active, Self::Degraded, Self::OutcomeUnknown, Self::ReauthRequired, Self::Disabled];
+
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Degraded => "degraded",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::ReauthRequired => "reauth_required",
+            Self::Disabled => "disabled",
+        }
+    }
 }
 
 /// A grant without its secrets, and how this process sees it.

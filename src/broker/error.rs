@@ -186,12 +186,23 @@ fn list(violations: &[Violation]) -> String {
     each.join("; ")
 }
 
+/// Longest part of an error in the log; what callers and servers send can be long.
+const PART_MAX: usize = 500;
+
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(PART_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// The error with its causes, for the log.
 pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = shortened(error.to_string());
     let mut source = error.source();
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
+        let cause_text = shortened(cause.to_string());
         // Many errors repeat their cause in their own text.
         if !text.ends_with(&cause_text) {
             text.push_str(": ");

@@ -24,6 +24,12 @@ pub struct Metrics {
     pub resends: Family<Resend, Counter>,
     /// Grants that the store had lost and that were made again from memory.
     pub remade_grants: Family<ByProvider, Counter>,
+    /// All grants, as they were counted last.
+    pub grants: Family<InState, Gauge>,
+    /// Refresh tokens in doubt, as they were counted last.
+    pub doubts: Family<Doubted, Gauge>,
+    /// Providers that nobody asks at present.
+    pub held_providers: Family<ByProvider, Gauge>,
     /// Grants in memory: those that somebody asked for lately.
     pub known_grants: Gauge,
     /// Refreshes under way.
@@ -72,6 +78,24 @@ pub struct Resend {
     pub result: &'static str,
 }
 
+/// Labels of grants.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct InState {
+    /// The provider.
+    pub provider: String,
+    /// `active`, `degraded`, `outcome_unknown`, `reauth_required` or `disabled`.
+    pub state: &'static str,
+}
+
+/// Labels of refresh tokens in doubt.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Doubted {
+    /// The provider.
+    pub provider: String,
+    /// How the last request ended.
+    pub kind: &'static str,
+}
+
 /// Shortest refresh worth telling apart, in seconds.
 const REFRESH_BUCKET_FIRST: f64 = 0.01;
 /// 10 ms doubled thirteen times ends above the usual `listen_max` (60 s).
@@ -89,6 +113,9 @@ impl Metrics {
             persist_failures: Family::default(),
             resends: Family::default(),
             remade_grants: Family::default(),
+            grants: Family::default(),
+            doubts: Family::default(),
+            held_providers: Family::default(),
             known_grants: Gauge::default(),
             flights: Gauge::default(),
             unpublished_pairs: Gauge::default(),
@@ -120,6 +147,13 @@ impl Metrics {
             "remade_grants",
             "Grants that the store had lost and that were made again from memory",
             metrics.remade_grants.clone(),
+        );
+        registry.register("grants", "All grants in the store", metrics.grants.clone());
+        registry.register("doubts", "Refresh tokens in doubt", metrics.doubts.clone());
+        registry.register(
+            "provider_held",
+            "The provider is not asked at present, because of its own trouble or our client's",
+            metrics.held_providers.clone(),
         );
         registry.register(
             "known_grants",

@@ -75,6 +75,7 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
     let shutdown = Shutdown { drain_delay: file.shutdown.drain_delay.0, drain_max };
     match (listen, store, problems.is_empty()) {
         (Some(listen), Some(store), true) => Ok(Config {
+            file: None,
             listen,
             bounds: (&file.bounds).into(),
             store,

@@ -1,6 +1,5 @@
 //! How the layers meet: the file, the environment over it, the schema as the judge of both.
 
-use std::fs;
 use std::path::Path;
 
 use jsonschema::error::ValidationErrorKind;
@@ -8,7 +7,10 @@ use serde_json::{Map, Value};
 
 use crate::config::file::File;
 use crate::config::{Config, Environment, Problem, check};
+use crate::textfile;
 
+/// Longest configuration.
+const FILE_LEN_MAX: u64 = 4 * 1024 * 1024;
 /// What variables of ours begin with.
 const PREFIX: &str = "TOKEN_BROKER__";
 /// Between the parts of a variable's name.
@@ -43,7 +45,8 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Config, Ve
     let file: File = serde_json::from_value(tree).map_err(|_| {
         vec![Problem::new("configuration", "cannot be read, though it fits the schema")]
     })?;
-    check::check(file, environment).map_err(sorted)
+    let config = check::check(file, environment).map_err(sorted)?;
+    Ok(Config { file: path.map(Path::to_owned), ..config })
 }
 
 fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
@@ -54,10 +57,10 @@ fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
 
 fn read(path: &Path) -> Result<Value, Problem> {
     let shown = path.display().to_string();
-    let text = fs::read_to_string(path)
+    let text = textfile::read(path, FILE_LEN_MAX)
         .map_err(|error| Problem::new(&shown, format!("cannot be read: {error}")))?;
     // Only the place is told: the text around it may hold a secret.
-    let value: Option<Value> = serde_saphyr::from_str(&text).map_err(|error| {
+    let value: Option<Value> = serde_saphyr::from_str(text.as_str()).map_err(|error| {
         let place = error
             .location()
             .map_or(String::new(), |at| format!(" at line {}, column {}", at.line(), at.column()));

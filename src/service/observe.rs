@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::broker::error::{Error, chain};
 use crate::broker::model::GrantId;
+use crate::broker::store::StoreError;
 use crate::service::call::{ANSWER_LEAD, Action, Call};
 use crate::service::status::{classify, status};
 
@@ -100,17 +101,27 @@ impl Observe {
 /// The store did not answer within the caller's time.
 fn late() -> Error {
     let why = "no answer within the caller's deadline";
-    crate::broker::store::StoreError::Unavailable(why.into()).into()
+    StoreError::Unavailable(why.into()).into()
 }
 
-/// A failure is logged once, here. What callers can mend by themselves is not a warning.
+/// A failure is logged once: here, unless it was told where it happened. What callers can mend by
+/// themselves is not a warning.
 fn log(call: &Call, error: &Error) {
     let (method, caller) = (call.action.method(), call.caller);
     let (code, reason, _) = classify(error);
     let grant = grant(error).map(GrantId::as_str);
     let reason = reason.wire_name();
+    let told = match error {
+        // By the refresh, or the watch over the store.
+        Error::Upstream { .. } | Error::GrantRefused { .. } | Error::Draining => true,
+        Error::Store(store) => matches!(store.as_ref(), StoreError::Unavailable(_)),
+        _ => false,
+    };
     let error = chain(error);
     match code {
+        _ if told => {
+            debug!(rpc.method = method, %caller, grant.id = grant, reason, error, "failed");
+        }
         Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists

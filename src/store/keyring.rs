@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::textfile;
+
 const VERSION: u8 = 1;
 const KEY_LEN: usize = 32;
 const KEY_ID_LEN: usize = 4;
@@ -48,6 +50,9 @@ impl std::fmt::Debug for Keyring {
         f.debug_struct("Keyring").field("active", &self.active).finish_non_exhaustive()
     }
 }
+
+/// Longest file of a key ring.
+const RING_LEN_MAX: u64 = 1024 * 1024;
 
 /// Why a key ring cannot be used.
 #[derive(Debug, Error)]
@@ -155,11 +160,10 @@ impl Keyring {
     /// Reads a ring from a file.
     pub fn load(path: &Path) -> Result<Self, KeyringError> {
         let name = path.display().to_string();
-        let text =
-            fs::read_to_string(path).map(Zeroizing::new).map_err(|source| match source.kind() {
-                std::io::ErrorKind::NotFound => KeyringError::Missing(name.clone()),
-                _ => KeyringError::Io { path: name.clone(), source },
-            })?;
+        let text = textfile::read(path, RING_LEN_MAX).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => KeyringError::Missing(name.clone()),
+            _ => KeyringError::Io { path: name.clone(), source },
+        })?;
         Self::parse(&text).map_err(|why| KeyringError::Malformed { path: name, why })
     }
 

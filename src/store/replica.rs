@@ -40,6 +40,9 @@ impl Replica {
             .truncate(false)
             .open(path)
             .map_err(failed)?;
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(failed(std::io::Error::other("it is no regular file")));
+        }
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => OpenError::Refused(format!(
                 "another token-broker runs with the file {shown} (`store.replica_file`); each \

@@ -207,3 +207,71 @@ fn the_example_names_every_setting() {
     }
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+/// Whatever stands where a file is expected: a clear error at once, and nothing is made of it.
+#[test]
+fn files_that_are_none_end_the_program_at_once() {
+    use std::os::unix::fs::symlink;
+
+    use crate::support::process::{run, text};
+
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir(at("folder")).unwrap();
+    std::fs::write(at("empty"), "").unwrap();
+    std::fs::write(at("bytes"), [0xff, 0xfe, 0x00]).unwrap();
+    std::fs::File::create(at("huge")).unwrap().set_len(1 << 40).unwrap();
+    symlink("/dev/zero", at("device")).unwrap();
+    symlink("nowhere", at("loose")).unwrap();
+    let pipe = std::process::Command::new("mkfifo").arg(at("pipe")).status();
+    assert!(pipe.unwrap().success());
+    let odd = ["folder", "bytes", "huge", "device", "loose", "pipe"];
+    let serve = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let mut all = vec![
+            ("TOKEN_BROKER__LISTEN__API", "127.0.0.1:0"),
+            ("TOKEN_BROKER__LISTEN__OPS", "127.0.0.1:0"),
+            ("TOKEN_BROKER__STORE__URL", "memory:"),
+        ];
+        all.extend_from_slice(variables);
+        let output = run(dir.path(), arguments, &all);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(
+            matches!(output.status.code(), Some(1 | 2 | 78)),
+            "{variables:?} {arguments:?}: {said}"
+        );
+        assert!(!said.contains("panicked") && said.len() < 2_000, "{said}");
+        said
+    };
+    for name in odd {
+        let said = serve(&[], &["serve", "--config", name]);
+        assert!(said.contains(name), "{said}");
+        for (variable, more) in [
+            ("TOKEN_BROKER__KEYS__FILE", &[][..]),
+            (
+                "TOKEN_BROKER__PROVIDERS__P__CLIENT_SECRET_FILE",
+                &[
+                    ("TOKEN_BROKER__PROVIDERS__P__BASE_URL", "http://127.0.0.1:1"),
+                    ("TOKEN_BROKER__PROVIDERS__P__CLIENT_ID", "id"),
+                ][..],
+            ),
+        ] {
+            let mut variables = more.to_vec();
+            variables.push((variable, name));
+            let said = serve(&variables, &["serve"]);
+            assert!(said.contains(name), "{variable}: {said}");
+        }
+        let store = format!("redb:{name}");
+        let variables =
+            [("TOKEN_BROKER__STORE__URL", store.as_str()), ("TOKEN_BROKER__KEYS__FILE", "keys")];
+        if !at("keys").exists() {
+            assert!(run(dir.path(), &["keys", "generate", "--file", "keys"], &[]).status.success());
+        }
+        if name != "loose" && name != "huge" {
+            let said = serve(&variables, &["serve"]);
+            assert!(said.contains(name), "{said}");
+        }
+    }
+    // An empty configuration is one that says nothing; an empty secret or key ring is none.
+    let said = serve(&[("TOKEN_BROKER__KEYS__FILE", "empty")], &["serve"]);
+    assert!(said.contains("empty"), "{said}");
+}

@@ -19,6 +19,7 @@ mod replies;
 mod secrets;
 mod store_contract;
 mod support;
+mod telling;
 mod upstream;
 mod ways_out;
 mod whose_trouble;

@@ -17,7 +17,7 @@ pub struct Owner {
 }
 
 /// How it came that nobody knows whether a refresh token was spent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DoubtKind {
     /// The provider answered that something went wrong, before or after it spent the token.
     Answered,

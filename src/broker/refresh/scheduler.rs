@@ -43,6 +43,10 @@ impl Rotations {
                         }
                     }
                 }
+                // Of trouble with the whole store, whoever watches over it has told.
+                Err(error) if self.watch.condition().trouble.is_some() => {
+                    debug!(error = %chain(&error), "the due index cannot be read");
+                }
                 Err(error) => warn!(error = %chain(&error), "the due index cannot be read"),
             }
         }

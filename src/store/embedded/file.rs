@@ -63,6 +63,10 @@ impl StoreFile {
         let options = OpenOptions::new().read(true).write(true).create(make).to_owned();
         let file = options.open(path)?;
         let (metadata, look) = (file.metadata()?, file.try_clone()?);
+        if !metadata.is_file() {
+            let odd = io::Error::new(io::ErrorKind::InvalidData, "it is no regular file");
+            return Err(DatabaseError::from(odd));
+        }
         if metadata.len() == 0 && !make {
             let empty = io::Error::new(io::ErrorKind::InvalidData, "it is empty");
             return Err(DatabaseError::from(empty));
