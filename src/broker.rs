@@ -5,8 +5,10 @@
 //! fresh, [`admin`] what operators do, [`census`] what they see at a glance, [`resolve`] what they do about grants that do not go on by
 //! themselves. The process ends at two traits, [`store::Store`] and [`endpoint::TokenEndpoint`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -43,6 +45,8 @@ pub use resolve::Resolution;
 /// Keeps grants fresh, hands out their tokens, and does what operators say.
 pub struct Broker {
     rotations: Arc<Rotations>,
+    /// Providers whose grants were counted.
+    counted: Mutex<BTreeSet<ProviderId>>,
 }
 
 impl Broker {
@@ -57,7 +61,7 @@ impl Broker {
     ) -> Arc<Self> {
         metrics.prepare(endpoint.providers().iter().map(|provider| &provider.id));
         let rotations = Rotations::new(store, endpoint, clock, settings, metrics, boot);
-        Arc::new(Self { rotations })
+        Arc::new(Self { rotations, counted: Mutex::default() })
     }
 
     /// The clock that expiries are compared with.

@@ -41,10 +41,14 @@ impl Broker {
                 break;
             }
         }
-        let providers: Vec<ProviderId> = self.providers().into_iter().map(|each| each.id).collect();
+        let providers = self.providers().into_iter().map(|each| each.id);
         let metrics = self.metrics();
         // All labels are there from the start: an alarm sees nothing else.
-        for provider in providers.iter().chain(counts.keys().map(|(provider, _)| provider)) {
+        let mut shown = self.counted.lock();
+        // Those that have gone go to zero.
+        shown.extend(providers);
+        shown.extend(counts.keys().map(|(provider, _)| provider.clone()));
+        for provider in shown.iter() {
             for state in State::ALL {
                 let count = counts.get(&(provider.clone(), state)).copied().unwrap_or(0);
                 let provider = provider.as_str().to_owned();

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ const WATCH_SHARE: u32 = 4;
 /// Connections may together keep memory for so many times the calls that may be under way, 1 to 2 kB
 /// for each.
 const KEPT_SHARE: usize = 2;
+/// This part of the connections goes where there is no room for another.
+const CROWD_SHARE: usize = 64;
 /// Out of file descriptors: time for some to be given back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The age of connections is spread by a tenth to both sides.
@@ -59,7 +62,8 @@ pub enum Protocol {
 /// A bound port with its bounds.
 #[derive(Debug)]
 pub struct Listener {
-    port: TcpListener,
+    /// None once nobody is let in any more: who comes then is to hear of it at once.
+    port: Option<TcpListener>,
     protocol: Protocol,
     bounds: Bounds,
     metrics: Arc<Metrics>,
@@ -74,7 +78,7 @@ impl Listener {
         ports: &Ports,
         name: &'static str,
     ) -> Self {
-        Self { port, protocol, bounds, metrics: Arc::new(ports.of(name)) }
+        Self { port: Some(port), protocol, bounds, metrics: Arc::new(ports.of(name)) }
     }
 
     /// Serves until `stop`, and then until every connection has ended: calls are answered, streams
@@ -124,12 +128,13 @@ impl Accept {
             tokio::select! {
                 () = self.stop.cancelled(), if open => {
                     open = false;
+                    self.listener.port = None;
                     for watched in self.watched.values() {
                         watched.connection.tell(Order::Leave);
                     }
                 }
-                accepted = self.listener.port.accept(), if open => match accepted {
-                    Ok((tcp, _)) => self.admit(tcp, &service),
+                accepted = accept(self.listener.port.as_ref()) => match accepted {
+                    Ok(tcp) => self.admit(tcp, &service),
                     Err(error) => self.pause(&error).await,
                 },
                 Some(ended) = self.connections.join_next_with_id() => {
@@ -169,15 +174,23 @@ impl Accept {
         self.shares.divide_between(self.watched.len());
     }
 
-    /// Cuts the connection that is missed least. Those with calls under way stay.
+    /// Cuts connections that are missed least, some at once: looking for them takes a while. Those
+    /// with calls under way stay.
     fn make_room(&mut self) -> bool {
         let least = self.watched.iter().filter_map(|(id, watched)| {
             watched.dispensable().map(|dispensable| (dispensable, *id))
         });
-        let Some((_, id)) = least.min_by_key(|(dispensable, _)| *dispensable) else { return false };
-        if let Some(watched) = self.watched.remove(&id) {
-            watched.connection.tell(Order::Cut);
-            self.listener.metrics.told(Cause::Crowded);
+        let mut least: Vec<_> = least.collect();
+        let some = (self.watched.len() / CROWD_SHARE).max(1).min(least.len());
+        if some == 0 {
+            return false;
+        }
+        least.select_nth_unstable_by_key(some - 1, |(dispensable, _)| *dispensable);
+        for (_, id) in least.drain(..some) {
+            if let Some(watched) = self.watched.remove(&id) {
+                watched.connection.tell(Order::Cut);
+                self.listener.metrics.told(Cause::Crowded);
+            }
         }
         true
     }
@@ -189,7 +202,7 @@ impl Accept {
         if kept <= most {
             return;
         }
-        let grown = self.watched.values_mut().filter(|watched| watched.kept() > 0);
+        let grown = self.watched.values_mut().filter(|watched| watched.grown());
         let mut grown: Vec<_> = grown.collect();
         grown.sort_by_key(|watched| (watched.dispensable().is_none(), Reverse(watched.kept())));
         for watched in grown {
@@ -232,6 +245,13 @@ impl Accept {
             info!("calls are let in again");
         }
         self.full = full;
+    }
+}
+
+async fn accept(port: Option<&TcpListener>) -> io::Result<TcpStream> {
+    match port {
+        Some(port) => port.accept().await.map(|(tcp, _)| tcp),
+        None => pending().await,
     }
 }
 

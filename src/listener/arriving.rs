@@ -79,6 +79,7 @@ impl Body for Arriving {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(None) => {
                 self.wait = None;
+                self.connection.arrived();
                 if let Some(Arrived(flag)) = &self.arrived {
                     flag.store(true, Ordering::Relaxed);
                 }

@@ -28,6 +28,8 @@ pub struct Bounds {
 /// Why a connection is told to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
+    /// Its requests do not arrive.
+    Unfinished,
     /// It did not take an answer.
     Untaken,
     /// Nothing happened on it.

@@ -25,6 +25,8 @@ const HEALTH_STREAMS_MAX: usize = 1_024;
 const OTHER_STREAMS_MAX: usize = 1_024;
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+const GET_TOKEN: &str = "/tokenbroker.v1.TokenService/GetToken";
 const TOKENS: &str = "/tokenbroker.v1.TokenService/";
 /// Its requests are streams that may go on.
 const REFLECTION: &str = "/grpc.reflection.";
@@ -100,8 +102,11 @@ where
         let places = self.shares.of(path);
         let (place, at_once) = match places.enter(self.connection.open()) {
             Entry::Free(place) => (place, None),
-            Entry::AtOnce(place) => (place, Some(Arrived::default())),
-            Entry::Full => return Call::Refused { visit },
+            // What begins something is not begun only to be refused.
+            Entry::AtOnce(place) if path == GET_TOKEN || path == HEALTH_CHECK => {
+                (place, Some(Arrived::default()))
+            }
+            Entry::AtOnce(_) | Entry::Full => return Call::Refused { visit },
         };
         let within = (!path.starts_with(REFLECTION)).then_some(self.bounds.request);
         let (places, connection) = (Arc::clone(places), Arc::clone(&self.connection));

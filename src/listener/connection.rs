@@ -15,11 +15,11 @@ use crate::service::Refusal;
 /// How long answers may wait for a client that does not take them, once others find no place.
 const ANSWER_MAX_WHEN_FULL: Duration = Duration::from_secs(1);
 
-/// Requests of one connection that may fail to arrive.
+/// Requests of one connection, one after the other, that may fail to arrive in their time.
 const UNFINISHED_MAX: usize = 100;
 
 /// From so many calls at once on, a connection is one that has grown.
-const GROWN: usize = 64;
+const GROWN: usize = 16;
 /// Longer than any call may take, once a connection is told to leave.
 const LEAVE_MAX: Duration = Duration::from_secs(30);
 
@@ -90,8 +90,19 @@ impl Connection {
     /// are ended all at once, and what the connection keeps for them is given back.
     pub(super) fn given_up(&self, why: Refusal) {
         self.metrics.refused(why);
-        if self.unfinished.fetch_add(1, Ordering::Relaxed) >= UNFINISHED_MAX {
-            self.tell(Order::Cut);
+        let late = why == Refusal::Unfinished;
+        if late
+            && self.unfinished.fetch_add(1, Ordering::Relaxed) >= UNFINISHED_MAX
+            && self.tell(Order::Cut)
+        {
+            self.metrics.told(Cause::Unfinished);
+        }
+    }
+
+    /// A request arrived whole.
+    pub(super) fn arrived(&self) {
+        if self.unfinished.load(Ordering::Relaxed) > 0 {
+            self.unfinished.store(0, Ordering::Relaxed);
         }
     }
 
@@ -178,12 +189,13 @@ impl Watched {
         }
         let still = now - self.still_since;
         let patience = if full { ANSWER_MAX_WHEN_FULL } else { bounds.answer };
+        let lingers = self.told_to_leave.is_some_and(|told| now - told >= LEAVE_MAX);
         if self.connection.untaken.load(Ordering::Relaxed) > 0 && still >= patience {
             Some((Order::Cut, Cause::Untaken))
+        } else if lingers {
+            Some((Order::Cut, Cause::Lingering))
         } else if self.idle() && still >= bounds.idle {
             Some((Order::Leave, Cause::Idle))
-        } else if self.told_to_leave.is_some_and(|told| now - told >= LEAVE_MAX) {
-            Some((Order::Cut, Cause::Lingering))
         } else if now >= self.aged {
             Some((Order::Leave, Cause::Aged))
         } else {
@@ -200,7 +212,12 @@ impl Watched {
     /// Calls for which memory is kept; none if it goes anyway.
     pub(super) fn kept(&self) -> usize {
         let kept = self.connection.peak.load(Ordering::Relaxed);
-        if self.told_to_leave.is_some() || kept < GROWN { 0 } else { kept }
+        if self.told_to_leave.is_some() { 0 } else { kept }
+    }
+
+    /// It keeps more than its usual.
+    pub(super) fn grown(&self) -> bool {
+        self.kept() >= GROWN
     }
 
     fn idle(&self) -> bool {
@@ -258,6 +275,8 @@ mod tests {
         assert_eq!(watched.look(&BOUNDS, at(240), false), Some((Order::Leave, Cause::Idle)));
         drop(Visit::begin(&connection));
         assert_eq!(watched.look(&BOUNDS, at(600), false), Some((Order::Leave, Cause::Aged)));
+        assert!(watched.tell(Order::Leave, at(600)));
+        assert_eq!(watched.look(&BOUNDS, at(630), false), Some((Order::Cut, Cause::Lingering)));
     }
 
     #[tokio::test]

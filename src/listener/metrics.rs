@@ -76,6 +76,7 @@ impl Metrics {
     /// A connection that was told to go.
     pub(super) fn told(&self, cause: Cause) {
         self.closed(match cause {
+            Cause::Unfinished => "unfinished",
             Cause::Untaken => "untaken",
             Cause::Idle => "idle",
             Cause::Aged => "aged",

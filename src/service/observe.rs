@@ -75,7 +75,10 @@ impl Observe {
             // The domain gives up at its deadline by itself; this bounds what waits for the store.
             Poll::Pending => match timeout_at(call.deadline + ANSWER_LEAD / 2, running).await {
                 Ok(result) => result,
-                Err(_elapsed) => Err(late()),
+                Err(_elapsed) => {
+                    warn!(rpc.method = action.method(), "no answer within the caller's deadline");
+                    Err(late())
+                }
             },
         };
         match result {

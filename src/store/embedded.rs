@@ -14,7 +14,7 @@ use redb::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::broker::model::GrantId;
 use crate::broker::store::{Claim, Merged, StoreError, TOMBSTONE_LIFE};
@@ -127,12 +127,13 @@ impl Inner {
     /// Opens the file anew where that is needed and possible; it is never made anew: another file
     /// would hide what this one holds.
     fn mend(&self, file: &mut StoreFile) -> StoreResult<()> {
-        let found = file.compare();
+        let found = file.compare().map_err(unavailable)?;
         match found {
             _ if self.closed.load(Ordering::SeqCst) => return Err(closed()),
             Found::Same if !self.spoiled.load(Ordering::SeqCst) => return Ok(()),
             Found::Gone => return Err(gone(&file.path)),
-            Found::Same | Found::Replaced | Found::Changed => {}
+            Found::Same => {}
+            Found::Replaced | Found::Changed => self.look_into(file)?,
         }
         let mut database = self.database.write();
         if found != Found::Same {
@@ -142,13 +143,8 @@ impl Inner {
             // The file is locked until the one that had it open is dropped.
             drop(database.take());
         }
-        // First without changing it: the file of another deployment stays as it is.
-        if let Ok(looked) = StoreFile::look_into(&file.path) {
-            self.same_deployment(&looked)?;
-        }
-        let (opened, anew) = StoreFile::open(&file.path, false).map_err(|error| {
-            StoreError::Unavailable(refusal(&file.path, &error).to_string().into())
-        })?;
+        let (opened, anew) =
+            StoreFile::open(&file.path, false).map_err(|error| odd(&file.path, &error))?;
         self.same_deployment(&opened).inspect_err(|_| anew.cut())?;
         *database = Some(opened);
         *file = anew;
@@ -156,6 +152,23 @@ impl Inner {
         self.reopened.store(true, Ordering::SeqCst);
         info!(file = %file.path.display(), ?found, "opened the store anew");
         Ok(())
+    }
+
+    /// Whether what stands in the place of the file is ours; nothing of it is changed.
+    fn look_into(&self, file: &mut StoreFile) -> StoreResult<()> {
+        let look = file.look().map_err(unavailable)?;
+        if let Some((refused, why)) = &file.refused
+            && *refused == look
+        {
+            return Err(StoreError::Unavailable(why.clone().into()));
+        }
+        let looked = file.look_into(|opened| self.same_deployment(opened));
+        let judged = looked.map_err(|error| odd(&file.path, &error)).and_then(|same| same);
+        if let Err(StoreError::Unavailable(why)) = &judged {
+            // What is written to it from now on is worth another look.
+            file.refused = Some((look, why.to_string()));
+        }
+        judged
     }
 
     fn same_deployment(&self, opened: &impl ReadableDatabase) -> StoreResult<()> {
@@ -309,12 +322,22 @@ impl Inner {
                 Ok(false) => self.forget_due(due_at, &name)?,
                 // One bad record must not keep the others from being refreshed.
                 Err(error @ StoreError::Unreadable { .. }) => {
-                    warn!(grant.id = %id, %error, "left out of the due index");
+                    debug!(grant.id = %id, %error, "left out of the due index");
+                    self.move_due(due_at, again, &name)?;
                 }
                 Err(error) => return Err(error),
             }
         }
         Ok(taken)
+    }
+
+    fn move_due(&self, due_at: u64, again: u64, name: &str) -> StoreResult<()> {
+        self.write(|transaction| {
+            let mut index = transaction.open_table(DUE).map_err(unavailable)?;
+            index.remove((due_at, name)).map_err(unavailable)?;
+            index.insert((again, name), ()).map_err(unavailable)?;
+            Ok(((), true))
+        })
     }
 
     fn forget_due(&self, due_at: u64, name: &str) -> StoreResult<()> {
@@ -583,6 +606,10 @@ fn foreign() -> StoreError {
          back, or start anew if it is meant to be another"
             .into(),
     )
+}
+
+fn odd(path: &Path, error: &DatabaseError) -> StoreError {
+    StoreError::Unavailable(refusal(path, error).to_string().into())
 }
 
 fn gone(path: &Path) -> StoreError {

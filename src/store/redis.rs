@@ -33,7 +33,12 @@ pub use check::Admission;
 pub use session::Address;
 
 /// A mark lives longer than any process is ever stopped: one that is gone counts as lost.
-const MARK_LIFE_S: u64 = 24 * 3600;
+const MARK_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// Shards that are asked for names in one round trip.
+const SHARDS_AT_ONCE: usize = 32;
+/// Malformed names that may stand among those of a page.
+const BAD_NAMES: usize = 64;
 
 /// Keeps records in Redis.
 pub(crate) struct Redis {
@@ -53,7 +58,7 @@ impl Redis {
         let layout = Layout::new(prefix);
         let session = Session::new(address, prefix, layout.meta());
         let session = session.map_err(|error| check::explain(&error))?;
-        check::admit(&session, admission).await?;
+        check::admit(&session, admission, &layout.mark(0)).await?;
         let mut process = [0; 8];
         keyring::fill(&mut process);
         Ok(Self { session, layout, process: u64::from_be_bytes(process) })
@@ -124,18 +129,23 @@ impl Redis {
 
     async fn ids(&self, after: Option<&str>, most: usize) -> StoreResult<Vec<GrantId>> {
         let (first, name) = layout::position(after)?;
-        let mut pipeline = redis::pipe();
-        for shard in first..SHARDS {
-            let within = shard == first && !name.is_empty();
-            let from = if within { format!("({name}") } else { "-".to_owned() };
-            let range =
-                pipeline.cmd("ZRANGEBYLEX").arg(self.layout.names(shard)).arg(from).arg("+");
-            range.arg("LIMIT").arg(0).arg(most);
+        let mut ids = Vec::new();
+        let mut shards = first..SHARDS;
+        while ids.len() < most && !shards.is_empty() {
+            let mut pipeline = redis::pipe();
+            for shard in shards.by_ref().take(SHARDS_AT_ONCE) {
+                let within = shard == first && !name.is_empty();
+                let from = if within { format!("({name}") } else { "-".to_owned() };
+                let range = pipeline.cmd("ZRANGEBYLEX").arg(self.layout.names(shard));
+                range.arg(from).arg("+").arg("LIMIT").arg(0).arg(most + BAD_NAMES);
+            }
+            let names: Vec<Vec<String>> =
+                self.session.pipeline(&pipeline).await.map_err(unavailable)?;
+            let known = |name: String| fields::known_name(&name, "a list");
+            ids.extend(names.into_iter().flatten().filter_map(known));
         }
-        let names: Vec<Vec<String>> =
-            self.session.pipeline(&pipeline).await.map_err(unavailable)?;
-        let names = names.into_iter().flatten().take(most);
-        Ok(names.filter_map(|name| fields::known_name(&name, "a list")).collect())
+        ids.truncate(most);
+        Ok(ids)
     }
 
     /// What cannot be read is in nobody's way.
@@ -164,10 +174,13 @@ impl Backend for Redis {
         let found: Option<Vec<u8>> = self.session.query(&read).await.map_err(unavailable)?;
         let identity = found.map(|found| self.identity_in(&found)).transpose()?;
         if identity.as_ref().is_some_and(|found| self.session.is_foreign(found)) {
+            // Nothing more goes out on this connection: the next one is greeted first.
+            self.session.disconnect().await;
             return Ok(Inspected { identity, mark: None, anew: true });
         }
         let key = self.layout.mark(self.process);
-        let before: String = self.call("mark", &[&key], &[&text(mark), &text(MARK_LIFE_S)]).await?;
+        let before: String =
+            self.call("mark", &[&key], &[&text(mark), &text(millis(MARK_LIFE))]).await?;
         let anew = self.session.reconnected();
         Ok(Inspected { identity, mark: before.parse().ok(), anew })
     }

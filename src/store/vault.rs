@@ -1,12 +1,14 @@
 //! The vault: the one implementation of the domain's seam. Seals once, opens, and leaves keeping and
 //! comparing to a backend.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use crate::broker::model::{
@@ -41,6 +43,8 @@ pub struct Vault {
     seal: Seal,
     clock: Clock,
     marks: Marks,
+    /// Grants whose record was found damaged.
+    damaged: Mutex<BTreeSet<GrantId>>,
 }
 
 impl Vault {
@@ -103,7 +107,14 @@ impl Vault {
         identity.check(&ring)?;
         let seal = Seal { ring, deployment: identity.deployment.clone() };
         backend.bind(&identity.deployment);
-        Ok(Self { backend, identity, seal, clock, marks: Marks::default() })
+        Ok(Self {
+            backend,
+            identity,
+            seal,
+            clock,
+            marks: Marks::default(),
+            damaged: Mutex::default(),
+        })
     }
 
     /// Seals what lies open in a store of format 1. Begun again where it is interrupted.
@@ -197,6 +208,13 @@ impl Vault {
         if found.deployment == self.identity.deployment { Ok(()) } else { Err(foreign()) }
     }
 
+    /// Once for each grant: lists are read often.
+    fn tell_damaged(&self, id: &GrantId, error: &StoreError) {
+        if self.damaged.lock().insert(id.clone()) {
+            warn!(grant.id = %id, %error, "left out of lists");
+        }
+    }
+
     /// Nothing in the record can be read, not even where it stands.
     async fn damaged(&self, id: &GrantId) -> StoreResult<bool> {
         match self.backend.read(id).await {
@@ -229,7 +247,7 @@ impl Grants for Vault {
         let page = self.backend.page(after, limit).await?;
         let opened = page.records.into_iter().filter_map(|(id, record)| {
             let grant = record.and_then(|record| self.seal.grant(&id, &record));
-            grant.inspect_err(|error| warn!(grant.id = %id, %error, "left out of a list")).ok()
+            grant.inspect_err(|error| self.tell_damaged(&id, error)).ok()
         });
         Ok(Page { grants: opened.collect(), next: page.next })
     }

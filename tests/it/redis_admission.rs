@@ -134,3 +134,29 @@ async fn a_damaged_or_busy_file_is_refused_and_left_as_it_is() {
     std::fs::write(&path, &whole).unwrap();
     assert!(open().await.is_ok());
 }
+
+/// Claims are calls of functions: whoever may not make them hears of it before callers do.
+#[tokio::test]
+async fn a_user_without_rights_is_refused_with_the_remedy() {
+    let server = RedisServer::start(&[]);
+    let rights = ["+@all -fcall ~*", "+@all ~other:*"];
+    for (name, rights) in ["no-functions", "no-keys"].into_iter().zip(rights) {
+        let mut command = vec!["ACL", "SETUSER", name, "on", ">secret", "&*"];
+        command.extend(rights.split(' '));
+        assert_eq!(server.cli(&command), "OK");
+        let url = server.url().replace("redis://", &format!("redis://{name}:secret@"));
+        let why = refused(open(&url, None).await);
+        assert!(why.contains("FCALL") && why.contains("store.prefix"), "{name}: {why}");
+    }
+}
+
+#[test]
+fn a_redis_that_keeps_nothing_is_told_of_with_the_remedy() {
+    let server = RedisServer::start(&["--save", "", "--appendonly", "no"]);
+    let dir = tempfile::tempdir().unwrap();
+    let url = server.url();
+    let environment = crate::herd::redis_settings(dir.path(), "http://127.0.0.1:1", &url);
+    let program = crate::support::process::Program::start(dir.path(), &["serve"], &environment);
+    let told = program.seen.iter().find(|line| line.contains("keeps nothing on disk"));
+    assert!(told.is_some_and(|line| line.contains("CONFIG SET appendonly yes")), "{told:?}");
+}

@@ -24,6 +24,10 @@ impl Rotations {
         view: &View,
     ) -> Result<Option<(Intent, Instant)>, Error> {
         let grant = &view.grant;
+        if self.spends(grant) {
+            // What it has forgotten may be spent.
+            self.watch.whole()?;
+        }
         self.find_vanished(entry, grant);
         if let Some(doubt) = self.doubt_of(entry, grant) {
             return self.claim_in_doubt(entry, view, doubt).await;

@@ -23,6 +23,8 @@ pub struct StoreCondition {
     pub trouble: Option<String>,
 }
 
+const GIVEN_BACK: &str = "it is given back what it has lost";
+
 /// What a store may lack, until it has all that this process knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Lacks {
@@ -80,8 +82,7 @@ impl Watch {
     /// Nothing new is begun in a store that does not have all that we know.
     pub(in crate::broker) fn whole(&self) -> Result<(), StoreError> {
         let whole = self.lacks.read().is_none();
-        let why = "it is given back what it has lost";
-        whole.then_some(()).ok_or_else(|| StoreError::Unavailable(why.into()))
+        whole.then_some(()).ok_or_else(|| StoreError::Unavailable(GIVEN_BACK.into()))
     }
 
     fn healed(&self) -> u64 {
@@ -98,9 +99,15 @@ impl Rotations {
             Err(failure) => (lacks, Some(chain(&failure))),
             Ok(continuity) => {
                 let lacks = lacks.max(Lacks::after(continuity));
+                if lacks > Some(Lacks::Moments) {
+                    // It may take a while: everybody is to know before.
+                    let trouble = Some(GIVEN_BACK.to_owned());
+                    let (kind, deployment) = (health.kind, health.deployment.clone());
+                    self.note(StoreCondition { kind, deployment, trouble });
+                }
                 match lacks {
                     Some(what) if !self.complete(what).await => {
-                        (lacks, Some("it is given back what it has lost".to_owned()))
+                        (lacks, Some(GIVEN_BACK.to_owned()))
                     }
                     _ => (None, None),
                 }
@@ -116,15 +123,24 @@ impl Rotations {
             lacks.tell();
             *self.watch.lacks.write() = Some(lacks);
         }
-        let (before, mut known, mut failed) = (self.watch.healed(), 0_u64, 0_u64);
+        let (before, mut known, mut unread) = (self.watch.healed(), 0_u64, 0_u64);
+        let mut whole = true;
         for entry in self.known.all() {
-            match self.reconcile(&entry).await {
+            match self.compare(&entry, lacks == Lacks::All).await {
                 Ok(_) => known += 1,
-                // It was deleted, or is too old for us to say that it was not.
-                Err(Error::GrantNotFound(_)) => {}
+                Err(Error::GrantNotFound(_)) => {
+                    warn!(grant.id = %entry.id, "the store does not have it, and it is too old here \
+                        to tell a loss from a deletion: it is left out");
+                }
+                Err(Error::Store(error)) if matches!(*error, StoreError::Unreadable { .. }) => {
+                    unread += 1;
+                    warn!(grant.id = %entry.id, error = %chain(&error), "not compared");
+                }
+                // The others would wait as long each.
                 Err(failure) => {
-                    failed += 1;
                     debug!(grant.id = %entry.id, error = %chain(&failure), "not compared yet");
+                    whole = false;
+                    break;
                 }
             }
         }
@@ -132,10 +148,13 @@ impl Rotations {
         if lacks == Lacks::Moments && written_back > 0 {
             Lacks::Newer.tell();
         }
-        if lacks != Lacks::Moments || written_back > 0 || failed > 0 {
-            info!(known, written_back, failed, "the store was compared with what is known here");
+        if lacks != Lacks::Moments || written_back > 0 {
+            info!(
+                known,
+                written_back, unread, whole, "the store was compared with what is known here"
+            );
         }
-        failed == 0
+        whole
     }
 
     fn note(&self, condition: StoreCondition) {

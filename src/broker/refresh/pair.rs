@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use crate::broker::endpoint::{Failure, Issued, Reply};
 use crate::broker::model::{Descriptor, Generation, Pair, Token};
+use crate::secret::RefreshToken;
 
 /// What a request was sent with.
 pub(super) struct Sent<'a> {
@@ -32,7 +33,10 @@ pub(super) fn received(
     now: SystemTime,
 ) -> Result<Received, Failure> {
     let before = sent.before;
-    let fresh = reply.refresh_token.filter(|_| sent.descriptor.kind.spends());
+    // One that is repeated is no new one: whether it lives on, the rest of the reply says.
+    let repeated = |token: &RefreshToken| Some(token) == before.refresh_token.as_ref();
+    let fresh = reply.refresh_token.filter(|token| !repeated(token));
+    let fresh = fresh.filter(|_| sent.descriptor.kind.spends());
     let (token, failure) = match (reply.issued, &fresh) {
         (Ok(issued), _) => (Some(token(sent, issued)), None),
         (Err(failure), Some(_)) => (before.token.clone(), Some(failure)),
@@ -75,7 +79,7 @@ mod tests {
     use crate::broker::entry::tests::grant;
     use crate::broker::model::{DoubtKind, Grant, Reason};
     use crate::clock::from_unix_ms;
-    use crate::secret::{AccessToken, RefreshToken};
+    use crate::secret::AccessToken;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -90,6 +94,23 @@ mod tests {
     fn reply(refresh_token: Option<&str>, issued: Result<Issued, Failure>) -> Reply {
         let refresh_token = refresh_token.map(RefreshToken::new);
         Reply { issued, refresh_token, refresh_token_lifetime: None }
+    }
+
+    #[test]
+    fn a_repeated_refresh_token_is_no_new_one() {
+        let old = old();
+        let sent = Sent {
+            before: &old.pair,
+            descriptor: &old.descriptor,
+            generation: old.generation().next(),
+            at: from_unix_ms(1_000),
+        };
+        let unread = reply(Some("old"), Err(failure()));
+        assert!(received(&sent, unread, from_unix_ms(1_001)).is_err(), "it may be spent");
+        let read = reply(Some("old"), Ok(issued(&[])));
+        let pair = received(&sent, read, from_unix_ms(1_001)).unwrap().pair;
+        assert_eq!(pair.refresh_token, old.pair.refresh_token);
+        assert_eq!(pair.refresh_token_expires_at, old.pair.refresh_token_expires_at);
     }
 
     fn issued(scopes: &[&str]) -> Issued {

@@ -26,6 +26,11 @@ impl Rotations {
     /// Reads the grant from the store. Where the store is behind what we know, or has lost the
     /// grant, it gets what we know before anything is spent: what it holds is spent already.
     pub(in crate::broker) async fn reconcile(&self, entry: &Entry) -> Refreshed {
+        self.compare(entry, false).await
+    }
+
+    /// The same. `emptied`: the store has lost all its tombstones, and a missing one says nothing.
+    pub(super) async fn compare(&self, entry: &Entry, emptied: bool) -> Refreshed {
         let known = entry.view();
         let stored = self.load(&entry.id).await?;
         let heals = known.grant.standing == Standing::Usable;
@@ -36,7 +41,7 @@ impl Rotations {
                 self.heal(entry, &known).await
             }
             Some(stored) => Ok(entry.learn(stored)),
-            None if heals && self.outlives_tombstones(&known) => {
+            None if heals && !emptied && self.outlives_tombstones(&known) => {
                 Err(Error::GrantNotFound(entry.id.clone()))
             }
             None if heals => self.heal(entry, &known).await,

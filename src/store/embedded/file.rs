@@ -1,7 +1,7 @@
 //! The file under redb: whether it is still the one that was opened, and a stop to all writes where
 //! it is not.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -11,10 +11,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use redb::backends::FileBackend;
-use redb::{BackendError, Builder, Database, DatabaseError, ReadOnlyDatabase, StorageBackend};
+use redb::{BackendError, Builder, Database, DatabaseError, StorageBackend};
+
+use crate::store::keyring::private_file;
 
 /// The head of a redb file, which every write of redb changes.
 const HEAD: usize = 512;
+/// What the name of the copy ends in that is looked into.
+const COPY: &str = ".look";
 
 /// The file that was opened.
 pub(super) struct StoreFile {
@@ -22,6 +26,16 @@ pub(super) struct StoreFile {
     device: u64,
     inode: u64,
     left: Arc<Left>,
+    /// What was looked into in its place, and why it is not taken.
+    pub(super) refused: Option<(Look, String)>,
+}
+
+/// A state of a file; another one is worth another look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Look {
+    inode: u64,
+    len: u64,
+    changed: (i64, i64),
 }
 
 /// The file as we left it.
@@ -68,8 +82,7 @@ impl StoreFile {
             return Err(DatabaseError::from(odd));
         }
         if metadata.len() == 0 && !make {
-            let empty = io::Error::new(io::ErrorKind::InvalidData, "it is empty");
-            return Err(DatabaseError::from(empty));
+            return Err(empty());
         }
         let left = Arc::new(Left {
             head: Mutex::new(head(&look)),
@@ -80,24 +93,50 @@ impl StoreFile {
         let guarded = Guarded { file, look, left: Arc::clone(&left) };
         let database = Database::builder().create_with_backend(guarded)?;
         let (device, inode) = (metadata.dev(), metadata.ino());
-        Ok((database, Self { path: path.to_owned(), device, inode, left }))
+        Ok((database, Self { path: path.to_owned(), device, inode, left, refused: None }))
     }
 
-    /// Looks into a file without changing it; fails for one that was not closed cleanly.
-    pub(super) fn look_into(path: &Path) -> Result<ReadOnlyDatabase, DatabaseError> {
-        Builder::new().open_read_only(path)
+    /// The state of what stands in its place.
+    pub(super) fn look(&self) -> io::Result<Look> {
+        let metadata = self.path.metadata()?;
+        let changed = (metadata.mtime(), metadata.mtime_nsec());
+        Ok(Look { inode: metadata.ino(), len: metadata.len(), changed })
+    }
+
+    /// Looks into what stands in its place, without changing it: into a copy, because one that was
+    /// not closed cleanly is mended by opening it.
+    pub(super) fn look_into<T>(
+        &self,
+        look: impl FnOnce(&Database) -> T,
+    ) -> Result<T, DatabaseError> {
+        if self.path.metadata()?.len() == 0 {
+            return Err(empty());
+        }
+        let mut copy = self.path.clone().into_os_string();
+        copy.push(COPY);
+        let copy = PathBuf::from(copy);
+        let opened = private_copy(&self.path, &copy)
+            .map_err(DatabaseError::from)
+            .and_then(|()| Builder::new().open(&copy));
+        let looked = opened.map(|database| look(&database));
+        let _ = fs::remove_file(&copy);
+        looked
     }
 
     /// Looks at what stands in its place.
-    pub(super) fn compare(&self) -> Found {
-        let Ok(file) = File::open(&self.path) else { return Found::Gone };
-        let Ok(metadata) = file.metadata() else { return Found::Gone };
+    pub(super) fn compare(&self) -> io::Result<Found> {
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Gone),
+            Err(error) => return Err(error),
+        };
+        let metadata = file.metadata()?;
         if (metadata.dev(), metadata.ino()) != (self.device, self.inode) {
-            Found::Replaced
+            Ok(Found::Replaced)
         } else if self.left.is(&file) {
-            Found::Same
+            Ok(Found::Same)
         } else {
-            Found::Changed
+            Ok(Found::Changed)
         }
     }
 
@@ -105,6 +144,16 @@ impl StoreFile {
     pub(super) fn cut(&self) {
         self.left.cut.store(true, Ordering::SeqCst);
     }
+}
+
+fn empty() -> DatabaseError {
+    DatabaseError::from(io::Error::new(io::ErrorKind::InvalidData, "it is empty"))
+}
+
+fn private_copy(from: &Path, to: &Path) -> io::Result<()> {
+    let _ = fs::remove_file(to);
+    let mut copy = private_file(to)?;
+    io::copy(&mut File::open(from)?, &mut copy).map(drop)
 }
 
 /// What is there of it; zeros where it is shorter.

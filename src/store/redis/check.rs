@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
+use tracing::warn;
 
 use crate::store::OpenError;
 use crate::store::redis::session::Session;
@@ -19,8 +20,12 @@ pub struct Admission {
     pub alone: bool,
 }
 
-/// Checks the server and loads our functions.
-pub(super) async fn admit(session: &Session, admission: Admission) -> Result<(), OpenError> {
+/// Checks the server and loads our functions. `probe`: a key of ours that is not there.
+pub(super) async fn admit(
+    session: &Session,
+    admission: Admission,
+    probe: &str,
+) -> Result<(), OpenError> {
     let info: String = session
         .query(redis::cmd("INFO").arg("everything"))
         .await
@@ -50,6 +55,10 @@ pub(super) async fn admit(session: &Session, admission: Admission) -> Result<(),
         )));
     }
     session.load_library().await.map_err(|error| explain(&error))?;
+    // Gives back a claim that nobody holds: changes nothing, and needs what every claim needs.
+    let nothing: Result<u64, _> = session.call("release", &[probe], &[b"0", b"0"]).await;
+    nothing.map_err(|error| explain(&error))?;
+    tell_of_persistence(session, fact("aof_enabled") == "1").await;
     if admission.alone && !alone(session).await.map_err(|error| explain(&error))? {
         return Err(OpenError::Refused(
             "another token-broker is connected to this Redis, or the user lacks CLIENT SETNAME and \
@@ -58,6 +67,26 @@ pub(super) async fn admit(session: &Session, admission: Admission) -> Result<(),
         ));
     }
     Ok(())
+}
+
+/// A rotation that a restart forgets costs a person a new consent, unless a broker remembers it.
+async fn tell_of_persistence(session: &Session, append_only: bool) {
+    if append_only {
+        return;
+    }
+    // Hosted servers hide their settings.
+    let ask = redis::cmd("CONFIG").arg("GET").arg("save").to_owned();
+    let answer: Result<HashMap<String, String>, _> = session.query(&ask).await;
+    let saves = answer.ok().and_then(|settings| settings.get("save").cloned());
+    let what = match saves.as_deref() {
+        Some("") => "keeps nothing on disk: a restart loses every grant",
+        Some(_) => "keeps snapshots only: a crash loses the rotations since the last one",
+        None => "has its append-only file off: a crash may lose the last rotations",
+    };
+    warn!(
+        "this Redis {what}, and people must consent again; run `CONFIG SET appendonly yes`, and set \
+         `appendfsync always` where a second of rotations is too much to lose"
+    );
 }
 
 /// No other broker is connected with the same prefix, as far as the names of connections tell.
@@ -92,8 +121,8 @@ pub(super) fn explain(error: &RedisError) -> OpenError {
             "Redis refuses the user or password; check `store.url` and `store.password_file`",
         ),
         ErrorKind::Server(ServerErrorKind::NoPerm) => refused(
-            "the Redis user lacks rights; it needs INFO, FUNCTION, FCALL and hash and sorted set \
-             commands on keys of `store.prefix`",
+            "the Redis user lacks rights; it needs INFO, TIME, FUNCTION, FCALL, DEL, TYPE, PEXPIRE and \
+             hash and sorted set commands on keys of `store.prefix`",
         ),
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType | ErrorKind::RESP3NotSupported => {
             refused(

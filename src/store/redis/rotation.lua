@@ -245,17 +245,45 @@ local function delete(keys, args)
   return bury(keys, args[3], args[4], args[5], args[6])
 end
 
--- In the place of a record that cannot be read, whatever it is.
+-- Whether anything in the record can be relied on.
+local function legible(grant)
+  local kind = redis.call('TYPE', grant).ok
+  if kind ~= 'hash' then
+    return kind == 'none'
+  end
+  local intent = redis.call('HEXISTS', grant, 'io') == 1
+  local fields = redis.call('HMGET', grant, 'gen', 'pf', 'f', 'igen', 'ifn', 'it')
+  for index = 1, intent and 6 or 3 do
+    if not tonumber(fields[index] or '') then
+      return false
+    end
+  end
+  for _, field in ipairs({ 'io', 'd' }) do
+    local text = redis.call('HGET', grant, field) or ''
+    if text ~= '' and not pcall(cjson.decode, text) then
+      return false
+    end
+  end
+  return true
+end
+
+-- In the place of a record that cannot be read.
 -- keys: grant due ids   args: generation, fence, what operators say and its fence, sealed pair, due
--- time ('' = none), grant_id   returns: 1
+-- time ('' = none), grant_id   returns: 1 | 0
 local function start_over(keys, args)
+  if legible(keys[1]) then
+    return 0
+  end
   local generation, fence, about, described, blob, due_at, id = unpack(args)
   begin(keys, id, generation, fence, about, described, blob, due_at)
   return 1
 end
 
--- keys: grant due ids   args: generation, fence, life of the tombstone in ms, grant_id   returns: 1
+-- keys: grant due ids   args: generation, fence, life of the tombstone in ms, grant_id   returns: 1 | 0
 local function discard(keys, args)
+  if legible(keys[1]) then
+    return 0
+  end
   return bury(keys, args[1], args[2], args[3], args[4])
 end
 
@@ -294,10 +322,12 @@ local function take_due(keys, args)
 end
 
 -- Leaves a mark, and says which one was there. Like a claim it is refused when Redis is full: it
--- proves that a claim could be written.
+-- proves that a claim could be written. It needs no right that a claim does not.
+-- keys: mark   args: mark, its life in ms
 local function mark(keys, args)
-  local before = redis.call('GET', keys[1])
-  redis.call('SET', keys[1], args[1], 'EX', args[2])
+  local before = redis.call('HGET', keys[1], 'mark')
+  redis.call('HSET', keys[1], 'mark', args[1])
+  redis.call('PEXPIRE', keys[1], args[2])
   return before or ''
 end
 

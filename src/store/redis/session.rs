@@ -82,6 +82,11 @@ impl Session {
         let _ = self.deployment.set(deployment.to_owned());
     }
 
+    /// Gives the connection up.
+    pub(super) async fn disconnect(&self) {
+        *self.live.lock().await = None;
+    }
+
     /// Whether another connection was made since this was asked last.
     pub(super) fn reconnected(&self) -> bool {
         self.reconnected.swap(false, Ordering::SeqCst)

@@ -3,7 +3,7 @@
 //! Every place that looks like a member of the token's name is looked at, however it is quoted or
 //! escaped. What has no end is no token.
 
-use std::iter::Peekable;
+use std::iter::{Peekable, successors};
 use std::str::Chars;
 
 use crate::secret::RefreshToken;
@@ -15,33 +15,30 @@ const NAME_MAX: usize = 96;
 
 /// The refresh token that a reply brought, if there is one other than `sent`.
 pub(super) fn refresh_token(text: &str, sent: Option<&RefreshToken>) -> Option<RefreshToken> {
-    let new = |token: &RefreshToken| Some(token) != sent;
-    named(text, "refreshtoken").into_iter().map(|token| RefreshToken::new(&token)).rfind(new)
+    levels(text).find_map(|level| {
+        let found = named(&level, "refreshtoken").into_iter();
+        found.map(|token| RefreshToken::new(&token)).rfind(|token| Some(token) != sent)
+    })
 }
 
 /// Whether there is a pair in it, other than the one that was sent.
 pub(super) fn pair(text: &str, sent: Option<&RefreshToken>) -> bool {
-    refresh_token(text, sent).is_some() && !named(text, "accesstoken").is_empty()
+    let access_token = |level: String| !named(&level, "accesstoken").is_empty();
+    refresh_token(text, sent).is_some() && levels(text).any(access_token)
 }
 
-/// All values of a name in JSON, in text that resembles it, in JSON within strings, in a form or in
-/// XML, in their order.
-fn named(text: &str, name: &str) -> Vec<String> {
-    let mut level = text.to_owned();
-    for _ in 0..LEVELS {
-        let mut found = members(&level, name);
-        found.extend(elements(&level, name));
-        found.extend(parameters(&level, name));
-        if !found.is_empty() {
-            return found;
-        }
-        let inner = unescaped(&level);
-        if inner == level {
-            break;
-        }
-        level = inner;
-    }
-    Vec::new()
+/// The text, and what it is with one level of escapes after the other taken away.
+fn levels(text: &str) -> impl Iterator<Item = String> {
+    let deeper = |level: &String| Some(unescaped(level)).filter(|inner| inner != level);
+    successors(Some(text.to_owned()), deeper).take(LEVELS)
+}
+
+/// All values of a name in JSON, in text that resembles it, in a form or in XML, in their order.
+fn named(level: &str, name: &str) -> Vec<String> {
+    let mut found = members(level, name);
+    found.extend(elements(level, name));
+    found.extend(parameters(level, name));
+    found
 }
 
 /// `"name": "value"`, with either kind of quotes.
