@@ -46,13 +46,9 @@ impl Known {
         self.entries.len()
     }
 
-    /// All that are there.
+    /// All that are there, and what is left of deleted ones.
     pub(super) fn all(&self) -> Vec<Arc<Entry>> {
-        self.entries
-            .iter()
-            .map(|entry| Arc::clone(&entry))
-            .filter(|entry| !entry.deleted())
-            .collect()
+        self.entries.iter().map(|entry| Arc::clone(&entry)).collect()
     }
 
     /// Whether one of them looks like that.
@@ -67,9 +63,9 @@ impl Known {
     }
 
     /// Lets go of grants that nobody asked for in [`IDLE_ROUNDS`] calls of this, and of what is left
-    /// of deleted ones after one. The store has them, should somebody ask.
+    /// of deleted ones. The store has them, should somebody ask.
     pub(super) fn let_go(&self) {
-        let idle = |entry: &Entry| entry.idle_for(if entry.deleted() { 1 } else { IDLE_ROUNDS });
+        let idle = |entry: &Entry| entry.idle_for(IDLE_ROUNDS);
         let idle: Vec<_> =
             self.entries.iter().filter(|entry| idle(entry)).map(|entry| entry.id.clone()).collect();
         for id in idle {

@@ -154,6 +154,8 @@ pub(crate) enum Change {
     Amend { expected: Stamp, amend: Amend },
     /// The grant becomes a tombstone.
     Delete { expected: Stamp, at: Position },
+    /// A tombstone that was lost; older than it is what came before.
+    Bury { at: Position },
     /// A chain begins in the place of a record that cannot be read.
     StartOver { at: Position, descriptor: Sealed, pair: Blob, due_at: Option<u64> },
     /// A record that cannot be read becomes a tombstone.

@@ -338,6 +338,11 @@ impl Backend for Redis {
                     [&next, &fence, &descriptor, &described, &pair, &due_at, name];
                 self.changed("start_over", &names, &arguments).await
             }
+            Change::Bury { at } => {
+                let (next, fence) = (text(at.generation.0), text(at.fence.0));
+                let life = text(millis(TOMBSTONE_LIFE));
+                self.changed("entomb", &names, &[&next, &fence, &life, name]).await
+            }
             Change::Discard { at } => {
                 let (next, fence) = (text(at.generation.0), text(at.fence.0));
                 let life = text(millis(TOMBSTONE_LIFE));

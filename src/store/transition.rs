@@ -1,6 +1,6 @@
 //! The rules by which a record changes. Pure; `redis/rotation.lua` says the same in Redis.
 
-use crate::broker::model::{Fence, Intent};
+use crate::broker::model::{Fence, Intent, Position};
 use crate::broker::store::{Claim, Merged};
 use crate::store::backend::{Amend, Change, Claiming, Hold, Over, Publishing};
 use crate::store::record::{Blob, Record, Sealed, Stamp, StoredDoubt, StoredIntent};
@@ -135,8 +135,13 @@ pub(crate) fn change(slot: &mut Option<Record>, change: Change, now: u64) -> boo
         }
         Change::Delete { expected, at } => {
             let Some(record) = standing(slot, expected) else { return false };
-            let tombstone = Record::start(at, Sealed::default(), Blob::default());
-            *record = Record { deleted_at: Some(now), ..tombstone };
+            *record = tombstone(at, now);
+        }
+        Change::Bury { at } => {
+            if slot.as_ref().is_some_and(|record| record.position() >= at) {
+                return false;
+            }
+            *slot = Some(tombstone(at, now));
         }
         // What cannot be read does not come here.
         Change::StartOver { .. } | Change::Discard { .. } if slot.is_some() => return false,
@@ -144,8 +149,7 @@ pub(crate) fn change(slot: &mut Option<Record>, change: Change, now: u64) -> boo
             *slot = Some(Record { due_at, ..Record::start(at, descriptor, pair) });
         }
         Change::Discard { at } => {
-            let tombstone = Record::start(at, Sealed::default(), Blob::default());
-            *slot = Some(Record { deleted_at: Some(now), ..tombstone });
+            *slot = Some(tombstone(at, now));
         }
         Change::Convert { expected, descriptor, refusal } => {
             let Some(record) = standing(slot, expected) else { return false };
@@ -159,6 +163,11 @@ pub(crate) fn change(slot: &mut Option<Record>, change: Change, now: u64) -> boo
         }
     }
     true
+}
+
+fn tombstone(at: Position, now: u64) -> Record {
+    let record = Record::start(at, Sealed::default(), Blob::default());
+    Record { deleted_at: Some(now), ..record }
 }
 
 fn amended(record: &mut Record, amend: Amend, now: u64) {

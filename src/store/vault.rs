@@ -281,6 +281,11 @@ impl Grants for Vault {
         Ok(None)
     }
 
+    async fn bury(&self, id: &GrantId, at: Position) -> StoreResult<bool> {
+        self.still_ours().await?;
+        self.backend.change(id, Change::Bury { at }).await
+    }
+
     async fn start_over(&self, id: &GrantId, seed: Seed) -> StoreResult<Option<Grant>> {
         self.still_ours().await?;
         if !self.damaged(id).await? {

@@ -249,12 +249,14 @@ async fn an_emptied_redis_is_filled_from_memory() {
 async fn a_redis_that_went_back_is_healed() {
     let server = RedisServer::start(&[]);
     let mut world = World::new(Some(&server)).await;
+    import(&world.program, world.dir.path(), "kroger/gone", &world.authority.consent("gone"));
     let keys = server.cli(&["KEYS", "tb:*"]);
     let keys: Vec<&str> = keys.lines().filter(|key| !key.ends_with(":meta")).collect();
     for key in &keys {
         server.cli(&["COPY", key, &format!("old:{key}")]);
     }
-    // Marks and rotations that are lost in a moment.
+    // Marks, rotations and a deletion that are lost in a moment.
+    assert!(world.program.cli(&["grant", "delete", "kroger/gone"]).0);
     std::thread::sleep(Duration::from_millis(900));
     world.lives();
     for key in &keys {
@@ -262,7 +264,11 @@ async fn a_redis_that_went_back_is_healed() {
     }
     world.program.wait_for("went back to an older state");
     world.recovers();
-    world.restarts(Some(&server));
+    let (ok, _, errors) = world.program.cli(&["get", "kroger/gone"]);
+    assert!(!ok && errors.contains("GRANT_NOT_FOUND"), "{errors}");
+    let world = world.restarts(Some(&server));
+    let (ok, _, errors) = world.program.cli(&["get", "kroger/gone"]);
+    assert!(!ok && errors.contains("GRANT_NOT_FOUND"), "a deletion is healed, too: {errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

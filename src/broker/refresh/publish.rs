@@ -34,6 +34,18 @@ impl Rotations {
         let known = entry.view();
         let stored = self.load(&entry.id).await?;
         let heals = known.grant.standing == Standing::Usable;
+        let position = known.grant.position;
+        if known.grant.standing == Standing::Deleted {
+            // What it has of a deleted grant comes from before that.
+            let older = stored.as_ref().is_some_and(|stored| stored.position() < position);
+            if (older || (emptied && stored.is_none()))
+                && self.store.bury(&entry.id, position).await?
+            {
+                self.watch.healed.fetch_add(1, Ordering::Relaxed);
+                warn!(grant.id = %entry.id, "the store had forgotten that this grant was deleted");
+                return Err(Error::GrantNotFound(entry.id.clone()));
+            }
+        }
         match stored {
             Some(stored) if heals && stored.position() < known.grant.position => {
                 warn!(grant.id = %entry.id, generation = %known.grant.generation(),

@@ -43,6 +43,9 @@ pub trait Grants {
     /// Replaces the grant by a tombstone if it still stands at `expected`.
     async fn delete(&self, id: &GrantId, expected: Position) -> Result<bool, StoreError>;
 
+    /// Heals the store with a deletion: a tombstone at this position, unless what is there is not older.
+    async fn bury(&self, id: &GrantId, at: Position) -> Result<bool, StoreError>;
+
     /// Starts a new chain in the place of a record that cannot even be read; `None`: it can.
     async fn start_over(&self, id: &GrantId, seed: Seed) -> Result<Option<Grant>, StoreError>;
 

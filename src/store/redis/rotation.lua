@@ -287,6 +287,18 @@ local function discard(keys, args)
   return bury(keys, args[1], args[2], args[3], args[4])
 end
 
+-- Heals with a deletion: a tombstone, unless what is there is not older.
+-- keys: grant due ids   args: generation, fence, life of the tombstone in ms, grant_id   returns: 1 | 0
+local function entomb(keys, args)
+  local gen, pf, af, vf = unpack(redis.call('HMGET', keys[1], 'gen', 'pf', 'af', 'vf'))
+  local fence = math.max(number(pf), number(af), number(vf))
+  local newer = number(gen) > number(args[1])
+  if newer or (number(gen) == number(args[1]) and fence >= number(args[2])) then
+    return 0
+  end
+  return bury(keys, args[1], args[2], args[3], args[4])
+end
+
 -- A record of format 1 gets its sealed parts.
 -- keys: grant   args: expected generation and last fence, what operators say and its fence, the
 -- provider's no ('' = none)   returns: 1 | 0
@@ -340,6 +352,7 @@ register('start', start, {})
 register('mark', mark, {})
 register('start_over', start_over, {})
 register('discard', discard, { 'allow-oom' })
+register('entomb', entomb, { 'allow-oom' })
 register('doubt', doubt, { 'allow-oom' })
 register('release', release, { 'allow-oom' })
 register('merge', merge, { 'allow-oom' })

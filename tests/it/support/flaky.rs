@@ -56,6 +56,9 @@ impl Grants for Flaky {
     ) -> StoreResult<Option<Grant>> {
         self.reach()?.amend(id, expected, amendment).await
     }
+    async fn bury(&self, id: &GrantId, at: Position) -> StoreResult<bool> {
+        self.reach()?.bury(id, at).await
+    }
     async fn start_over(&self, id: &GrantId, seed: Seed) -> StoreResult<Option<Grant>> {
         self.reach()?.start_over(id, seed).await
     }
