@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`model`] what a grant is, [`freshness`] when to refresh, [`known`], [`entry`] and
 //! [`view`] what this process knows, [`serving`] what a caller gets, [`refresh`] how a grant is kept
-//! fresh, [`admin`] what operators do, [`census`] what they see at a glance, [`resolve`] what they do about grants that do not go on by
+//! fresh, [`admin`] what operators do, [`enrol`] how a person's consent becomes a grant, [`census`] what they see at a glance, [`resolve`] what they do about grants that do not go on by
 //! themselves. The process ends at two traits, [`store::Store`] and [`endpoint::TokenEndpoint`].
 
 use std::collections::BTreeSet;
@@ -26,6 +26,7 @@ pub mod advice;
 pub mod backoff;
 pub mod census;
 pub mod endpoint;
+pub mod enrol;
 pub mod entry;
 pub mod error;
 pub mod freshness;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, Environment, Problem};
 
 mod dev;
+mod enroll;
 mod grant;
 mod grants;
 mod keys;

@@ -64,6 +64,52 @@ secret! {
     ClientSecret
 }
 
+secret! {
+    /// What a provider gives for a person's consent; buys a token pair, once.
+    AuthorizationCode
+}
+
+secret! {
+    /// What binds a code to whoever asked for it (RFC 7636).
+    CodeVerifier
+}
+
+secret! {
+    /// What binds an answer to the enrolment that asked for it.
+    EnrolmentState
+}
+
+/// Bytes of randomness in what nobody may guess; 43 characters, as RFC 7636 wants at least.
+const RANDOM_BYTES: usize = 32;
+
+/// # Panics
+/// If the operating system has no randomness: nothing could be kept secret then.
+fn random() -> String {
+    let mut bytes = [0; RANDOM_BYTES];
+    #[expect(clippy::expect_used, reason = "there is nothing to go on with")]
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system has no randomness");
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+impl EnrolmentState {
+    /// One that nobody can guess.
+    pub fn random() -> Self {
+        Self::new(random())
+    }
+}
+
+impl CodeVerifier {
+    /// One that nobody can guess.
+    pub fn random() -> Self {
+        Self::new(random())
+    }
+
+    /// What the provider is shown before (RFC 7636 section 4.2, S256).
+    pub fn challenge(&self) -> String {
+        URL_SAFE_NO_PAD.encode(digest(&SHA256, self.expose().as_bytes()).as_ref())
+    }
+}
+
 impl AccessToken {
     /// base64url of the first 12 bytes of SHA-256: safe to log, fit to compare.
     pub fn fingerprint(&self) -> String {

@@ -3,7 +3,8 @@
 //! Reading order: [`provider`] what is configured, `form` what is sent, `reply` how answers are
 //! read, [`http`] the one request.
 
-pub mod form;
+pub mod authorize;
+mod form;
 pub mod http;
 pub mod provider;
 pub mod reply;

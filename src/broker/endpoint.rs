@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::broker::model::{DoubtKind, ProviderId, Reason};
-use crate::secret::{AccessToken, RefreshToken};
+use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, EnrolmentState, RefreshToken};
 use async_trait::async_trait;
 
 /// Exchanges what a grant holds for an access token.
@@ -19,6 +19,9 @@ pub trait TokenEndpoint: Send + Sync + 'static {
 
     /// Says who the providers are.
     fn providers(&self) -> Vec<ProviderSummary>;
+
+    /// The URL at which a person is asked; `None`: this provider asks nobody.
+    fn authorization_url(&self, provider: &ProviderId, question: &Question<'_>) -> Option<String>;
 }
 
 /// What operators see of a provider.
@@ -34,6 +37,32 @@ pub struct ProviderSummary {
     pub client_id: String,
     /// How it treats refresh tokens.
     pub habits: Habits,
+    /// How people are asked.
+    pub consent: Consent,
+}
+
+/// How a provider asks people, as it is configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Consent {
+    /// Where answers go if nothing else is said.
+    pub redirect_uri: Option<String>,
+    /// The code is bound to a verifier (RFC 7636).
+    pub pkce: bool,
+    /// Who must have answered, where answers say it (RFC 9207).
+    pub issuer: Option<String>,
+}
+
+/// What a person is asked.
+#[derive(Debug)]
+pub struct Question<'a> {
+    /// Comes back with the answer.
+    pub state: &'a EnrolmentState,
+    /// Binds the code; its hash is shown.
+    pub verifier: Option<&'a CodeVerifier>,
+    /// Where the answer goes.
+    pub redirect_uri: &'a str,
+    /// What is asked for.
+    pub scopes: &'a [String],
 }
 
 /// How a provider treats requests and refresh tokens.
@@ -83,6 +112,15 @@ impl Default for Habits {
 pub enum Request {
     /// RFC 6749 section 6. Scopes are not sent: leaving them out means "as granted".
     RefreshToken(RefreshToken),
+    /// RFC 6749 section 4.1.3; a code is good for one use, whatever comes of it.
+    AuthorizationCode {
+        /// What the person's consent brought.
+        code: AuthorizationCode,
+        /// Exactly as it was sent with the question.
+        redirect_uri: String,
+        /// What the code is bound to.
+        verifier: Option<CodeVerifier>,
+    },
     /// RFC 6749 section 4.4.
     ClientCredentials {
         /// Scopes to ask for.

@@ -114,6 +114,39 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(Arc<StoreError>),
+    /// No question waits for this answer.
+    #[error(
+        "no enrolment waits for this answer: it was answered already, took longer than ten minutes, \
+         or was not begun here; begin it again"
+    )]
+    EnrolmentUnknown,
+    /// The answer names another issuer (RFC 9207): a mix-up, or an attack.
+    #[error(
+        "the answer names another issuer than `issuer` in the settings of provider {0}; its code was \
+         not sent to anybody. Begin again, and look at where the person was sent"
+    )]
+    AnswerOfAnother(ProviderId),
+    /// The provider did not take the code.
+    #[error("provider {provider} did not take the authorization code{}; begin the enrolment again", answered(None, .provider_error.as_deref()))]
+    CodeRejected {
+        /// The provider.
+        provider: ProviderId,
+        /// Its error code.
+        provider_error: Option<String>,
+    },
+    /// Nobody knows what came of the code.
+    #[error(
+        "provider {0} was sent the authorization code and gave no definite answer; it is not sent \
+         again. Begin the enrolment again"
+    )]
+    CodeOutcomeUnknown(ProviderId),
+    /// Consent without a refresh token is worth nothing here.
+    #[error(
+        "provider {0} gave an access token and no refresh token, so that nothing could be kept alive; \
+         most want the scope `offline_access`, or `authorize_parameters: {{access_type: offline, \
+         prompt: consent}}` in the settings of the provider"
+    )]
+    NoRefreshToken(ProviderId),
     /// This process is shutting down.
     #[error("this process is shutting down; call again")]
     Draining,
@@ -164,6 +197,11 @@ impl Error {
             | Self::ForceRefreshCooldown { .. }
             | Self::RefreshInProgress(_)
             | Self::ProviderNotConfigured(_)
+            | Self::EnrolmentUnknown
+            | Self::AnswerOfAnother(_)
+            | Self::CodeRejected { .. }
+            | Self::CodeOutcomeUnknown(_)
+            | Self::NoRefreshToken(_)
             | Self::Draining
             | Self::NotImplemented(_)
             | Self::Internal => None,

@@ -1,6 +1,7 @@
 //! What a grant is. Pure data and its rules; names nothing else of the domain.
 
 pub mod descriptor;
+pub mod enrolment;
 pub mod generation;
 pub mod grant;
 pub mod id;
@@ -10,6 +11,7 @@ pub mod standing;
 pub mod token;
 
 pub use descriptor::{Descriptor, GrantKind};
+pub use enrolment::{ENROLMENT_LIFE, Enrolment};
 pub use generation::{Fence, Generation, Position};
 pub use grant::Grant;
 pub use id::{GrantId, ProviderId};

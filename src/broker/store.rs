@@ -6,11 +6,13 @@ use async_trait::async_trait;
 
 mod claims;
 mod due;
+mod enrolments;
 mod error;
 mod grants;
 
 pub use claims::{Claim, Claims};
 pub use due::DueIndex;
+pub use enrolments::Enrolments;
 pub use error::StoreError;
 pub use grants::{Amendment, Grants, Merged, Page, Seed, Stored};
 
@@ -29,7 +31,7 @@ pub(super) const PAGE: usize = 500;
 ///   repeating a change has no further effect.
 /// - A generation is claimed by one owner at a time, and no passing of time frees it.
 #[async_trait]
-pub trait Store: Grants + Claims + DueIndex + Send + Sync + 'static {
+pub trait Store: Grants + Claims + DueIndex + Enrolments + Send + Sync + 'static {
     /// Says what and how this store is; writes a mark, which proves that it takes writes and is
     /// looked for the next time. One caller at a time.
     async fn health(&self) -> Health;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::cli::enroll::Enroll;
 use crate::cli::token::connect;
 use crate::cli::{Failure, Target, grants, out, resolve, view};
 use crate::proto::{
@@ -21,6 +22,8 @@ const TOKEN_MAX: u64 = 64 * 1024;
 pub(super) enum Grant {
     /// Store a refresh token that was obtained elsewhere.
     Import(Import),
+    /// Let a person consent in a browser; also to mend a grant whose refresh token is dead.
+    Enroll(Enroll),
     /// Create a grant that needs no refresh token (client credentials).
     Create(Create),
     /// List grants.
@@ -64,7 +67,7 @@ pub(super) struct New {
     #[arg(long = "scope", value_name = "SCOPE")]
     scopes: Vec<String>,
     /// A label NAME=VALUE; may be given several times.
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = grants::label)]
     labels: Vec<(String, String)>,
     /// Refresh before expiry even if nobody asks for it.
     #[arg(long)]
@@ -98,6 +101,7 @@ impl Grant {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Import(import) => import.run().await,
+            Self::Enroll(enroll) => enroll.run().await,
             Self::Create(create) => create.run().await,
             Self::List { provider, target } => list(provider, &target).await,
             Self::Show(one) => one.show().await,
@@ -229,9 +233,4 @@ async fn list(provider: Option<String>, target: &Target) -> Result<(), Failure> 
     let grants = grants::all(&mut client, provider.unwrap_or_default(), Vec::new()).await?;
     out::line(if target.json { view::grants_json(&grants) } else { view::grants(&grants) });
     Ok(())
-}
-
-fn label(text: &str) -> Result<(String, String), &'static str> {
-    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
 }

@@ -34,3 +34,8 @@ pub(super) fn show(grant: Option<Grant>, json: bool) {
     let grant = grant.unwrap_or_default();
     out::line(if json { view::grant_json(&grant).to_string() } else { view::grant(&grant) });
 }
+
+pub(super) fn label(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}

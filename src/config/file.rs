@@ -95,8 +95,18 @@ pub(super) struct ProviderSection {
     pub(super) base_url: Option<String>,
     /// The token endpoint, where it is not below `base_url`.
     pub(super) token_url: Option<String>,
-    /// Where the provider sends people after consent. Used by enrolment, which is not built yet.
+    /// The authorization endpoint, where it is not below `base_url`.
+    pub(super) authorize_url: Option<String>,
+    /// What is added to every question to a person, such as `access_type: offline`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) authorize_parameters: BTreeMap<String, String>,
+    /// Where the provider sends people after consent, as it is registered there.
     pub(super) redirect_url: Option<String>,
+    /// Bind authorization codes to a verifier (PKCE, RFC 7636). Only for providers that refuse it
+    /// this is false.
+    pub(super) pkce: Option<bool>,
+    /// The issuer of the provider. Answers that name another one are refused (RFC 9207).
+    pub(super) issuer: Option<String>,
     /// Our client id.
     pub(super) client_id: Option<String>,
     /// Our client secret. Only in the environment; in a file use `client_secret_file`.

@@ -31,17 +31,7 @@ pub(super) fn provider(
         ));
     }
     let section = &filled(section);
-    let base = section.base_url.as_deref();
-    let token_url = match (&section.token_url, base) {
-        (Some(url), _) => endpoint(&path("token_url"), url, problems),
-        (None, Some(base)) => {
-            endpoint(&path("base_url"), &format!("{}/token", base.trim_end_matches('/')), problems)
-        }
-        (None, None) => {
-            problems.push(Problem::new(path("token_url"), "is required, or `base_url`"));
-            None
-        }
-    };
+    let urls = urls(section, &path, problems);
     let client_id = section.client_id.clone().filter(|id| !id.is_empty());
     if client_id.is_none() {
         problems.push(Problem::new(path("client_id"), "is required"));
@@ -74,17 +64,7 @@ pub(super) fn provider(
             format!("`{name}` sounds like a token; callers get access tokens and nothing else"),
         ));
     }
-    for (index, rule) in section.error_map.iter().enumerate() {
-        let empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
-        let vague = empty(&rule.code) && empty(&rule.text);
-        if vague && (rule.status.is_none() || matches!(rule.means, file::Meaning::Reauth)) {
-            problems.push(Problem::new(
-                path(&format!("error_map.{index}")),
-                "matches too much: name a `code` or a `text` (a `status` alone is enough only where \
-                 no grant dies of it)",
-            ));
-        }
-    }
+    vague_rules(section, &path, problems);
     let error_map = section.error_map.iter().map(rule).collect();
     let client_auth = section.client_auth.map_or(ClientAuth::Basic, |auth| match auth {
         file::ClientAuth::Basic => ClientAuth::Basic,
@@ -101,7 +81,12 @@ pub(super) fn provider(
     Some(Provider {
         id: ProviderId::new(name),
         profile: section.profile.name().to_owned(),
-        token_url: token_url?,
+        token_url: urls.token?,
+        authorize_url: urls.authorize,
+        authorize_parameters: section.authorize_parameters.clone(),
+        redirect_url: urls.redirect,
+        pkce: section.pkce.unwrap_or(true),
+        issuer: section.issuer.clone(),
         client_id: client_id?,
         client_secret: client_secret?,
         client_auth,
@@ -112,6 +97,65 @@ pub(super) fn provider(
         attributes: section.attributes.clone(),
         error_map,
     })
+}
+
+/// Where a provider is, and where people come back from it.
+struct Urls {
+    token: Option<String>,
+    authorize: Option<String>,
+    redirect: Option<String>,
+}
+
+fn urls(
+    section: &file::ProviderSection,
+    path: &impl Fn(&str) -> String,
+    problems: &mut Vec<Problem>,
+) -> Urls {
+    let base = section.base_url.as_deref();
+    let token = match (&section.token_url, base) {
+        (Some(url), _) => endpoint(&path("token_url"), url, problems),
+        (None, Some(base)) => {
+            endpoint(&path("base_url"), &format!("{}/token", base.trim_end_matches('/')), problems)
+        }
+        (None, None) => {
+            problems.push(Problem::new(path("token_url"), "is required, or `base_url`"));
+            None
+        }
+    };
+    let authorize = match (&section.authorize_url, base) {
+        (Some(url), _) => endpoint(&path("authorize_url"), url, problems),
+        (None, Some(base)) => Some(format!("{}/authorize", base.trim_end_matches('/'))),
+        (None, None) => None,
+    };
+    let redirect = section.redirect_url.clone().filter(|url| !url.is_empty());
+    // Apps register addresses of schemes of their own.
+    let whole = |url: &String| Url::parse(url).is_ok_and(|url| url.fragment().is_none());
+    if redirect.as_ref().is_some_and(|url| !whole(url)) {
+        problems.push(Problem::new(
+            path("redirect_url"),
+            "must be an absolute URL without a fragment, as it is registered with the provider",
+        ));
+    }
+    Urls { token, authorize, redirect }
+}
+
+/// Rules that match what they do not mean.
+fn vague_rules(
+    section: &file::ProviderSection,
+    path: &impl Fn(&str) -> String,
+    problems: &mut Vec<Problem>,
+) {
+    for (index, rule) in section.error_map.iter().enumerate() {
+        let empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+        let vague = empty(&rule.code) && empty(&rule.text);
+        if vague && (rule.status.is_none() || matches!(rule.means, file::Meaning::Reauth)) {
+            problems.push(Problem::new(
+                path(&format!("error_map.{index}")),
+                "matches too much: name a `code` or a `text` (a `status` alone is enough only where \
+                 no grant dies of it)",
+            ));
+        }
+    }
 }
 
 fn habits(section: &file::ProviderSection) -> Habits {

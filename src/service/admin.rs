@@ -88,6 +88,32 @@ macro_rules! later {
 
 #[tonic::async_trait]
 impl GrantAdminService for Admin {
+    async fn start_enrollment(
+        &self,
+        request: Request<StartEnrollmentRequest>,
+    ) -> Result<Response<StartEnrollmentResponse>, Status> {
+        let run = |request, _| async move {
+            let asked = self.broker.start_enrolment(convert::enrolment(request)?).await?;
+            Ok(StartEnrollmentResponse {
+                state: asked.enrolment.state.expose().to_owned(),
+                authorization_url: asked.url,
+                expire_time: Some(asked.enrolment.expires_at.into()),
+            })
+        };
+        self.observe.call(Action::StartEnrollment, request, run).await
+    }
+
+    async fn complete_enrollment(
+        &self,
+        request: Request<CompleteEnrollmentRequest>,
+    ) -> Result<Response<CompleteEnrollmentResponse>, Status> {
+        let run = |request, _| async move {
+            let overview = self.broker.complete_enrolment(convert::answer(request)?).await?;
+            Ok(CompleteEnrollmentResponse { grant: Some(self.show(&overview)) })
+        };
+        self.observe.call(Action::CompleteEnrollment, request, run).await
+    }
+
     async fn import_grant(
         &self,
         request: Request<ImportGrantRequest>,
@@ -235,8 +261,6 @@ impl GrantAdminService for Admin {
     }
 
     later! {
-        start_enrollment(StartEnrollmentRequest) -> StartEnrollmentResponse, StartEnrollment;
-        complete_enrollment(CompleteEnrollmentRequest) -> CompleteEnrollmentResponse, CompleteEnrollment;
         update_grant(UpdateGrantRequest) -> UpdateGrantResponse, UpdateGrant;
         revoke_grant(RevokeGrantRequest) -> RevokeGrantResponse, RevokeGrant;
         confirm_empty_store(ConfirmEmptyStoreRequest) -> ConfirmEmptyStoreResponse, ConfirmEmptyStore;

@@ -8,6 +8,7 @@ use prost::Message as _;
 use tokio::time::Instant;
 
 use crate::broker::advice::advice;
+use crate::broker::enrol::{Answer, NewEnrolment};
 use crate::broker::error::{Error, Violation};
 use crate::broker::model::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::serving::{Degraded, Rejected, Want};
@@ -15,11 +16,15 @@ use crate::broker::view::{Encoded, Trouble, View};
 use crate::broker::{NewGrant, Overview, Resolution, State, endpoint};
 use crate::clock::between;
 use crate::proto;
-use crate::secret::RefreshToken;
+use crate::secret::{AuthorizationCode, EnrolmentState, RefreshToken};
 use crate::service::status::{classify, contract_reason};
 
 /// Longest refresh token that is accepted; providers stay below 4 KiB.
 const REFRESH_TOKEN_LEN_MAX: usize = 16 * 1024;
+/// Longest redirect address.
+const URI_LEN_MAX: usize = 2 * 1024;
+/// Longest id of a request, and longest state.
+const REQUEST_ID_LEN_MAX: usize = 128;
 /// Characters of a fingerprint: base64url of 12 bytes.
 const FINGERPRINT_LEN: usize = 16;
 /// Most labels of a grant.
@@ -155,6 +160,44 @@ pub(super) fn import(request: proto::ImportGrantRequest) -> Result<(NewGrant, bo
         replace: request.replace,
     });
     checks.done(new.map(|new| (new, verify)))
+}
+
+pub(super) fn enrolment(request: proto::StartEnrollmentRequest) -> Result<NewEnrolment, Error> {
+    let mut checks = Checks::default();
+    let id = checks.grant_id(&request.grant_id);
+    let labels = request.labels.into_iter().collect();
+    checks.common(&request.provider_id, &request.scopes, &labels);
+    if request.redirect_uri.len() > URI_LEN_MAX {
+        checks.fail("redirect_uri", "must be at most 2 KiB long");
+    }
+    if request.request_id.len() > REQUEST_ID_LEN_MAX {
+        checks.fail("request_id", "must be at most 128 bytes long");
+    }
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    let new = id.map(|id| NewEnrolment {
+        id,
+        provider: ProviderId::new(&request.provider_id),
+        scopes: request.scopes,
+        labels,
+        redirect_uri: given(request.redirect_uri),
+        request: given(request.request_id),
+    });
+    checks.done(new)
+}
+
+pub(super) fn answer(request: proto::CompleteEnrollmentRequest) -> Result<Answer, Error> {
+    let mut checks = Checks::default();
+    for (field, text, most) in [
+        ("state", &request.state, REQUEST_ID_LEN_MAX),
+        ("code", &request.code, REFRESH_TOKEN_LEN_MAX),
+    ] {
+        if text.is_empty() || text.len() > most {
+            checks.fail(field, "is required, as the provider sent it to the redirect address");
+        }
+    }
+    let issuer = Some(request.iss).filter(|iss| !iss.is_empty());
+    let (state, code) = (EnrolmentState::new(request.state), AuthorizationCode::new(request.code));
+    checks.done(Some(Answer { state, code, issuer }))
 }
 
 pub(super) fn create(request: proto::CreateGrantRequest) -> Result<NewGrant, Error> {

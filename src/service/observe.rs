@@ -152,6 +152,11 @@ fn grant(error: &Error) -> Option<&GrantId> {
         | Error::ForceRefreshCooldown { grant, .. }
         | Error::Upstream { grant, .. } => Some(grant),
         Error::Invalid(_)
+        | Error::EnrolmentUnknown
+        | Error::AnswerOfAnother(_)
+        | Error::CodeRejected { .. }
+        | Error::CodeOutcomeUnknown(_)
+        | Error::NoRefreshToken(_)
         | Error::ProviderNotConfigured(_)
         | Error::Store(_)
         | Error::Draining

@@ -67,6 +67,16 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
                 (Code::Unavailable, ErrorReason::StoreUnavailable, soon)
             }
         },
+        Error::EnrolmentUnknown => (Code::NotFound, ErrorReason::EnrollmentNotFound, None),
+        Error::AnswerOfAnother(_) | Error::CodeRejected { .. } => {
+            (Code::InvalidArgument, ErrorReason::AuthorizationCodeRejected, None)
+        }
+        Error::CodeOutcomeUnknown(_) => {
+            (Code::Aborted, ErrorReason::AuthorizationCodeOutcomeUnknown, None)
+        }
+        Error::NoRefreshToken(_) => {
+            (Code::FailedPrecondition, ErrorReason::RefreshTokenNotGranted, None)
+        }
         Error::Draining => (Code::Unavailable, ErrorReason::Draining, soon),
         Error::NotImplemented(_) => (Code::Unimplemented, ErrorReason::NotImplemented, None),
         Error::Internal => (Code::Internal, ErrorReason::Internal, None),
@@ -186,7 +196,14 @@ fn metadata(error: &Error) -> HashMap<String, String> {
             put("generation", named.to_string());
             put("current_generation", current.to_string());
         }
-        Error::ProviderNotConfigured(provider) => put("provider", provider.to_string()),
+        Error::ProviderNotConfigured(provider)
+        | Error::AnswerOfAnother(provider)
+        | Error::CodeOutcomeUnknown(provider)
+        | Error::NoRefreshToken(provider) => put("provider", provider.to_string()),
+        Error::CodeRejected { provider, provider_error } => {
+            put("provider", provider.to_string());
+            provider_parts(&mut put, provider_error.as_deref(), None);
+        }
         Error::Upstream { grant, provider, failure, .. } => {
             put("grant_id", grant.to_string());
             put("provider", provider.to_string());
@@ -203,7 +220,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
             let fields: Vec<_> = violations.iter().map(|violation| violation.field).collect();
             put("fields", fields.join(","));
         }
-        Error::Draining | Error::Internal => {}
+        Error::EnrolmentUnknown | Error::Draining | Error::Internal => {}
     }
     metadata
 }

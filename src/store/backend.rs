@@ -60,6 +60,13 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Makes a change; `false`: what it rests on is no longer so, and nothing was changed.
     async fn change(&self, id: &GrantId, change: Change) -> StoreResult<bool>;
 
+    /// Keeps a sealed note under a name for a time, unless there is one; gives back the one that is
+    /// there then.
+    async fn keep(&self, name: &str, note: Blob, life: Duration) -> StoreResult<Blob>;
+
+    /// Takes a note out.
+    async fn pick(&self, name: &str) -> StoreResult<Option<Blob>>;
+
     /// Lets go of some tombstones that are old enough, and says of how many.
     async fn purge(&self) -> StoreResult<usize>;
 

@@ -25,13 +25,15 @@ use crate::store::backend::{
 use crate::store::embedded::file::{Found, StoreFile};
 use crate::store::identity::Identity;
 use crate::store::keyring::private_file;
-use crate::store::record::{Record, millis};
+use crate::store::record::{Blob, Record, millis};
 use crate::store::{OpenError, transition};
 
 const GRANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("grants");
 /// (due time in ms, grant): what the index holds beside the records.
 const DUE: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("due");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// Sealed notes, each with its end in ms.
+const NOTES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("notes");
 const IDENTITY: &str = "identity";
 const MARK: &str = "mark";
 /// Tombstones let go in one step.
@@ -340,6 +342,31 @@ impl Inner {
         })
     }
 
+    /// Old ones make room.
+    fn keep(&self, name: &str, note: &Blob, life: Duration) -> StoreResult<Blob> {
+        let now = self.clock.now_ms();
+        self.write(|transaction| {
+            let mut notes = transaction.open_table(NOTES).map_err(unavailable)?;
+            notes.retain(|_, (end, _)| end > now).map_err(unavailable)?;
+            if let Some(there) = notes.get(name).map_err(unavailable)? {
+                return Ok((Blob(there.value().1.to_vec()), true));
+            }
+            let end = now.saturating_add(millis(life));
+            notes.insert(name, (end, note.0.as_slice())).map_err(unavailable)?;
+            Ok((note.clone(), true))
+        })
+    }
+
+    fn pick(&self, name: &str) -> StoreResult<Option<Blob>> {
+        let now = self.clock.now_ms();
+        self.write(|transaction| {
+            let mut notes = transaction.open_table(NOTES).map_err(unavailable)?;
+            let taken = notes.remove(name).map_err(unavailable)?;
+            let note = taken.map(|note| (note.value().0, Blob(note.value().1.to_vec())));
+            Ok((note.filter(|(end, _)| *end > now).map(|(_, note)| note), true))
+        })
+    }
+
     fn forget_due(&self, due_at: u64, name: &str) -> StoreResult<()> {
         self.write(|transaction| {
             let mut index = transaction.open_table(DUE).map_err(unavailable)?;
@@ -379,6 +406,7 @@ impl Inner {
             transaction.open_table(GRANTS).map_err(unavailable)?;
             transaction.open_table(DUE).map_err(unavailable)?;
             transaction.open_table(META).map_err(unavailable)?;
+            transaction.open_table(NOTES).map_err(unavailable)?;
             Ok(((), true))
         })
     }
@@ -523,6 +551,16 @@ impl Backend for Embedded {
             })
         })
         .await
+    }
+
+    async fn keep(&self, name: &str, note: Blob, life: Duration) -> StoreResult<Blob> {
+        let name = name.to_owned();
+        self.run(move |inner| inner.keep(&name, &note, life)).await
+    }
+
+    async fn pick(&self, name: &str) -> StoreResult<Option<Blob>> {
+        let name = name.to_owned();
+        self.run(move |inner| inner.pick(&name)).await
     }
 
     async fn purge(&self) -> StoreResult<usize> {

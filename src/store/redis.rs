@@ -362,6 +362,17 @@ impl Backend for Redis {
         }
     }
 
+    async fn keep(&self, name: &str, note: Blob, life: Duration) -> StoreResult<Blob> {
+        let key = self.layout.note(name);
+        let there = self.call("keep", &[&key], &[&note.0, &text(millis(life))]).await?;
+        Ok(Blob(there))
+    }
+
+    async fn pick(&self, name: &str) -> StoreResult<Option<Blob>> {
+        let note: Vec<u8> = self.call("pick", &[&self.layout.note(name)], &[]).await?;
+        Ok(Some(note).filter(|note| !note.is_empty()).map(Blob))
+    }
+
     /// Redis does it by itself.
     async fn purge(&self) -> StoreResult<usize> {
         Ok(0)

@@ -7,11 +7,12 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use crate::broker::model::{
-    Descriptor, Fence, Grant, GrantId, GrantKind, Intent, Pair, Position, Standing, Verdict,
+    Descriptor, Enrolment, Fence, Grant, GrantId, GrantKind, Intent, Pair, Position, Standing,
+    Verdict,
 };
 use crate::broker::store::StoreError;
 use crate::store::keyring::{Keyring, OpenError};
-use crate::store::plain::{PlainDescriptor, PlainPair, PlainVerdict};
+use crate::store::plain::{PlainDescriptor, PlainEnrolment, PlainPair, PlainVerdict};
 use crate::store::record::{Blob, Record, Sealed};
 
 /// Seals and opens the records of one deployment.
@@ -91,6 +92,21 @@ impl Seal {
             }
         };
         Ok((descriptor, pair.into(), standing))
+    }
+
+    /// An enrolment under the name that it is kept by.
+    pub(crate) fn enrolment(&self, name: &str, enrolment: &Enrolment) -> Blob {
+        self.seal(&self.enrolment_context(name), &PlainEnrolment::from(enrolment))
+    }
+
+    /// `None`: it was not sealed by this deployment under this name.
+    pub(crate) fn open_enrolment(&self, name: &str, blob: &Blob) -> Option<Enrolment> {
+        let plain: PlainEnrolment = self.open(&self.enrolment_context(name), blob).ok()?;
+        plain.enrolment()
+    }
+
+    fn enrolment_context(&self, name: &str) -> Vec<u8> {
+        context(&["tb2 enrolment", &self.deployment, name])
     }
 
     fn seal<T: Serialize>(&self, context: &[u8], plain: &T) -> Blob {

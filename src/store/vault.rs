@@ -8,18 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use aws_lc_rs::digest::{SHA256, digest};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use crate::broker::model::{
-    Descriptor, Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing,
-    Verdict,
+    Descriptor, Doubt, Enrolment, Fence, Generation, Grant, GrantId, Intent, Owner, Position,
+    Standing, Verdict,
 };
 use crate::broker::store::{
-    Amendment, Claim, Claims, Continuity, DueIndex, Grants, Health, Merged, Page, Seed, Store,
-    StoreError, Stored,
+    Amendment, Claim, Claims, Continuity, DueIndex, Enrolments, Grants, Health, Merged, Page, Seed,
+    Store, StoreError, Stored,
 };
-use crate::clock::{Clock, unix_ms};
+use crate::clock::{Clock, between, unix_ms};
+use crate::secret::EnrolmentState;
 use crate::store::backend::{
     Amend, Backend, Change, Claiming, Hold, Inspected, Over, Publishing, StoreResult,
 };
@@ -208,6 +210,16 @@ impl Vault {
         if found.deployment == self.identity.deployment { Ok(()) } else { Err(foreign()) }
     }
 
+    async fn keep(&self, name: &str, enrolment: &Enrolment) -> StoreResult<Enrolment> {
+        let life = between(self.clock.now(), enrolment.expires_at);
+        let note = self.backend.keep(name, self.seal.enrolment(name, enrolment), life).await?;
+        self.seal.open_enrolment(name, &note).ok_or_else(|| {
+            StoreError::Refused(
+                "what it keeps of an enrolment cannot be opened; begin again".into(),
+            )
+        })
+    }
+
     /// Once for each grant: lists are read often.
     fn tell_damaged(&self, id: &GrantId, error: &StoreError) {
         if self.damaged.lock().insert(id.clone()) {
@@ -266,6 +278,7 @@ impl Grants for Vault {
                 return Ok(None);
             }
             let at = self.above(known.as_ref());
+            let seed = seed.clone().at(at.generation);
             let Seed { descriptor, pair, due_at } = &seed;
             let start = Change::Start {
                 expected: known.as_ref().map(Record::stamp),
@@ -292,6 +305,7 @@ impl Grants for Vault {
             return Ok(None);
         }
         let at = self.above(None);
+        let seed = seed.at(at.generation);
         let Seed { descriptor, pair, due_at } = &seed;
         let start = Change::StartOver {
             at,
@@ -417,6 +431,28 @@ impl Claims for Vault {
 }
 
 #[async_trait]
+impl Enrolments for Vault {
+    async fn begin(&self, enrolment: Enrolment, request: Option<&str>) -> StoreResult<Enrolment> {
+        self.still_ours().await?;
+        let Some(request) = request else {
+            self.keep(&name_of("state", enrolment.state.expose()), &enrolment).await?;
+            return Ok(enrolment);
+        };
+        let request = name_of("request", &format!("{} {request}", enrolment.id));
+        let begun = self.keep(&request, &enrolment).await?;
+        // Once more, if the first time ended here.
+        self.keep(&name_of("state", begun.state.expose()), &begun).await?;
+        Ok(begun)
+    }
+
+    async fn take(&self, state: &EnrolmentState) -> StoreResult<Option<Enrolment>> {
+        let name = name_of("state", state.expose());
+        let note = self.backend.pick(&name).await?;
+        Ok(note.and_then(|note| self.seal.open_enrolment(&name, &note)))
+    }
+}
+
+#[async_trait]
 impl DueIndex for Vault {
     async fn schedule(
         &self,
@@ -503,6 +539,12 @@ fn foreign() -> StoreError {
          `store.prefix` at the store of this one"
             .to_owned(),
     )
+}
+
+/// A name that tells nothing of what it is made of.
+fn name_of(kind: &str, text: &str) -> String {
+    let hash = digest(&SHA256, format!("{kind} {text}").as_bytes());
+    keyring::hexadecimal(hash.as_ref())
 }
 
 fn hold(intent: &Intent) -> Hold {

@@ -21,6 +21,14 @@ impl Form {
                 form.append_pair("grant_type", "refresh_token");
                 form.append_pair("refresh_token", token.expose());
             }
+            Request::AuthorizationCode { code, redirect_uri, verifier } => {
+                form.append_pair("grant_type", "authorization_code");
+                form.append_pair("code", code.expose());
+                form.append_pair("redirect_uri", redirect_uri);
+                if let Some(verifier) = verifier {
+                    form.append_pair("code_verifier", verifier.expose());
+                }
+            }
             Request::ClientCredentials { scopes } => {
                 form.append_pair("grant_type", "client_credentials");
                 if !scopes.is_empty() {

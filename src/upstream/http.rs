@@ -17,10 +17,13 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
-use crate::broker::endpoint::{self, Concern, Disposition, Failure, Reply, Request, TokenEndpoint};
+use crate::broker::endpoint::{
+    self, Concern, Consent, Disposition, Failure, Question, Reply, Request, TokenEndpoint,
+};
 use crate::broker::error::chain;
 use crate::broker::model::{DoubtKind, ProviderId, Reason};
 use crate::clock::{Clock, between};
+use crate::upstream::authorize::authorization_url;
 use crate::upstream::form::Form;
 use crate::upstream::provider::Provider;
 use crate::upstream::reply::{Raw, judge};
@@ -118,7 +121,7 @@ impl TokenEndpoint for Http {
                     response.headers().get(CONTENT_ENCODING).is_some_and(|how| how == "deflate");
                 let sent = match &request {
                     Request::RefreshToken(token) => Some(token),
-                    Request::ClientCredentials { .. } => None,
+                    Request::ClientCredentials { .. } | Request::AuthorizationCode { .. } => None,
                 };
                 let (body, whole) = read(response, deadline).await;
                 judge(provider, &Raw { status, body: &body, whole, deflated, retry_after, sent })
@@ -138,8 +141,17 @@ impl TokenEndpoint for Http {
             token_endpoint: provider.token_url.clone(),
             client_id: provider.client_id.clone(),
             habits: provider.habits.clone(),
+            consent: Consent {
+                redirect_uri: provider.redirect_url.clone(),
+                pkce: provider.pkce,
+                issuer: provider.issuer.clone(),
+            },
         });
         each.collect()
+    }
+
+    fn authorization_url(&self, provider: &ProviderId, question: &Question<'_>) -> Option<String> {
+        authorization_url(&self.providers.get(provider)?.0, question)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A provider: where its token endpoint is, who we are there, and what its habits are.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::broker::endpoint::Habits;
@@ -15,6 +16,16 @@ pub struct Provider {
     pub profile: String,
     /// Where tokens are fetched.
     pub token_url: String,
+    /// Where people consent; `None`: nowhere.
+    pub authorize_url: Option<String>,
+    /// What is added to every question.
+    pub authorize_parameters: BTreeMap<String, String>,
+    /// Where people are sent afterwards, if nothing else is said.
+    pub redirect_url: Option<String>,
+    /// Codes are bound to a verifier (RFC 7636).
+    pub pkce: bool,
+    /// The issuer, where answers name it (RFC 9207).
+    pub issuer: Option<String>,
     /// Our name there.
     pub client_id: String,
     /// Our password there.

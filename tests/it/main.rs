@@ -10,6 +10,7 @@ mod crash;
 mod damage;
 mod domain;
 mod doubt;
+mod enrol;
 mod failures;
 mod format_1;
 mod herd;

@@ -8,6 +8,9 @@ use std::time::SystemTime;
 pub struct Generation(pub u64);
 
 impl Generation {
+    /// Of a token that comes before its chain has begun: the chain's own, once that is known.
+    pub const OF_THE_CHAIN: Self = Self(0);
+
     /// The generation that a rotation of this one mints.
     #[must_use]
     pub fn next(self) -> Self {

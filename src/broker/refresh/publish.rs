@@ -159,7 +159,7 @@ impl Rotations {
     }
 
     /// Repeats `step` until it succeeds; `told` hears of each failure and how many came before.
-    pub(super) async fn insist<T, E, F>(
+    pub(in crate::broker) async fn insist<T, E, F>(
         &self,
         step: impl Fn() -> F,
         mut told: impl FnMut(u32, &E),

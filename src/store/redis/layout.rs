@@ -2,7 +2,7 @@
 //!
 //! `PREFIX:{NN}:g:GRANT` the grants, `PREFIX:{NN}:due` the due index, `PREFIX:{NN}:ids` the names in
 //! order, `PREFIX:meta` whom the store belongs to, `PREFIX:mark:PROCESS` a mark of each process, which lives for
-//! a day. `NN` is the shard, one of 256: fixed, because
+//! a day, `PREFIX:note:NAME` an enrolment under way, which lives for ten minutes. `NN` is the shard, one of 256: fixed, because
 //! keys of one shard change together and so must share a slot. No key of a live grant has a time to
 //! live.
 
@@ -61,6 +61,11 @@ impl Layout {
     }
 
     /// Where a store says whom it belongs to.
+    /// A note.
+    pub(super) fn note(&self, name: &str) -> String {
+        format!("{}:note:{name}", self.prefix)
+    }
+
     /// The mark of one process.
     pub(super) fn mark(&self, process: u64) -> String {
         format!("{}:mark:{process:016x}", self.prefix)

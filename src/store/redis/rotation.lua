@@ -333,6 +333,26 @@ local function take_due(keys, args)
   return ids
 end
 
+-- Keeps a note for a time, unless there is one; says which one is there.
+-- keys: note   args: note, its life in ms
+local function keep(keys, args)
+  local there = redis.call('HGET', keys[1], 'note')
+  if there then
+    return there
+  end
+  redis.call('HSET', keys[1], 'note', args[1])
+  redis.call('PEXPIRE', keys[1], args[2])
+  return args[1]
+end
+
+-- Takes a note out: nobody gets it twice.
+-- keys: note
+local function pick(keys, args)
+  local note = redis.call('HGET', keys[1], 'note')
+  redis.call('DEL', keys[1])
+  return note or ''
+end
+
 -- Leaves a mark, and says which one was there. Like a claim it is refused when Redis is full: it
 -- proves that a claim could be written. It needs no right that a claim does not.
 -- keys: mark   args: mark, its life in ms
@@ -350,6 +370,8 @@ end
 register('claim', claim, {})
 register('start', start, {})
 register('mark', mark, {})
+register('keep', keep, {})
+register('pick', pick, { 'allow-oom' })
 register('start_over', start_over, {})
 register('discard', discard, { 'allow-oom' })
 register('entomb', entomb, { 'allow-oom' })

@@ -16,7 +16,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use token_broker::broker::endpoint::{
-    Concern, Disposition, Failure, Habits, Issued, ProviderSummary, Reply, Request, TokenEndpoint,
+    Concern, Consent, Disposition, Failure, Habits, Issued, ProviderSummary, Question, Reply,
+    Request, TokenEndpoint,
 };
 use token_broker::broker::model::{DoubtKind, ProviderId, Reason};
 use token_broker::secret::{AccessToken, RefreshToken};
@@ -72,6 +73,10 @@ struct Books {
     current: HashMap<String, String>,
     /// Whose each refresh token is or was.
     owner: HashMap<String, String>,
+    /// What codes stand for that were not spent yet.
+    codes: HashMap<String, Code>,
+    /// Codes that arrived, in order.
+    exchanged: Vec<String>,
     /// Every refresh token that arrived, in order.
     presented: Vec<String>,
     /// Requests of any kind that arrived.
@@ -91,6 +96,14 @@ struct Books {
     refresh_lifetime: Option<Duration>,
     delay: Duration,
     secrets: Vec<String>,
+}
+
+/// A person's consent to a question.
+#[derive(Clone)]
+struct Code {
+    person: String,
+    redirect_uri: String,
+    challenge: Option<String>,
 }
 
 /// The server.
@@ -158,6 +171,23 @@ impl Authority {
         self.books().refresh_token(person)
     }
 
+    /// A person consents to the question at `url`; gives the address that the browser is sent to.
+    pub(crate) fn answer(&self, person: &str, url: &str) -> String {
+        let url = url::Url::parse(url).unwrap();
+        let question: HashMap<String, String> = url.query_pairs().into_owned().collect();
+        assert_eq!(question["response_type"], "code");
+        let mut books = self.books();
+        books.serial += 1;
+        let code = format!("code-canary-{}", books.serial);
+        books.secrets.push(code.clone());
+        let (redirect_uri, challenge) =
+            (question["redirect_uri"].clone(), question.get("code_challenge").cloned());
+        let address = format!("{redirect_uri}?code={code}&state={}", question["state"]);
+        let person = person.to_owned();
+        books.codes.insert(code, Code { person, redirect_uri, challenge });
+        address
+    }
+
     /// Requests that were processed so far.
     pub(crate) fn rotations(&self) -> usize {
         self.books().rotations
@@ -193,6 +223,8 @@ impl Authority {
         }
         let twice: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).collect();
         assert!(twice.is_empty(), "refresh tokens that came more than once: {twice:?}");
+        let codes: std::collections::BTreeSet<_> = books.exchanged.iter().collect();
+        assert_eq!(codes.len(), books.exchanged.len(), "codes that came more than once");
         assert!(books.revoked.is_empty(), "families revoked: {:?}", books.revoked);
     }
 
@@ -237,6 +269,19 @@ impl Books {
         token
     }
 
+    /// A code is presented.
+    fn exchange(&mut self, form: &HashMap<String, String>) -> Answer {
+        self.exchanged.push(form["code"].clone());
+        let Some(code) = self.codes.remove(&form["code"]) else { return Answer::InvalidGrant };
+        let challenge = form
+            .get("code_verifier")
+            .map(|verifier| token_broker::secret::CodeVerifier::new(verifier).challenge());
+        if code.redirect_uri != form["redirect_uri"] || code.challenge != challenge {
+            return Answer::InvalidGrant;
+        }
+        Answer::Pair(self.access_token(), Some(self.refresh_token(&code.person)))
+    }
+
     /// `token` is presented; `rotates` says whether a new one takes its place.
     fn spend(&mut self, token: &str, rotates: bool) -> Answer {
         self.presented.push(token.to_owned());
@@ -262,7 +307,7 @@ impl TokenEndpoint for Authority {
     async fn exchange(&self, _: &ProviderId, request: Request) -> Reply {
         let refresh_token = match &request {
             Request::RefreshToken(token) => Some(token.expose()),
-            Request::ClientCredentials { .. } => None,
+            Request::ClientCredentials { .. } | Request::AuthorizationCode { .. } => None,
         };
         let (fault, delay) = self.arrive(refresh_token);
         tokio::time::sleep(delay).await;
@@ -280,7 +325,9 @@ impl TokenEndpoint for Authority {
                 return answered(*status, Some(*wait)).into();
             }
             (Some(Fault::Before(_) | Fault::After(_)), _) => panic!("over HTTP only"),
-            (_, Request::ClientCredentials { .. }) => (books.access_token(), None),
+            (_, Request::ClientCredentials { .. } | Request::AuthorizationCode { .. }) => {
+                (books.access_token(), None)
+            }
             (fault, Request::RefreshToken(token)) => {
                 let rotates = !matches!(fault, Some(Fault::KeepsRefreshToken));
                 match books.spend(token.expose(), rotates) {
@@ -325,8 +372,13 @@ impl TokenEndpoint for Authority {
                 token_endpoint: "in process".to_owned(),
                 client_id: "id".to_owned(),
                 habits: self.books().habits.clone(),
+                consent: Consent::default(),
             })
             .to_vec()
+    }
+
+    fn authorization_url(&self, _: &ProviderId, _: &Question<'_>) -> Option<String> {
+        None
     }
 }
 
@@ -380,14 +432,20 @@ fn processed(
     }
     let (access, refresh) = match form["grant_type"].as_str() {
         "client_credentials" => (books.access_token(), None),
-        _ => match books
-            .spend(&form["refresh_token"], !matches!(fault, Some(Fault::KeepsRefreshToken)))
-        {
-            Answer::Pair(access, refresh) => (access, refresh),
-            Answer::InvalidGrant => {
-                return (StatusCode::BAD_REQUEST, r#"{"error":"invalid_grant"}"#).into_response();
+        kind => {
+            let rotates = !matches!(fault, Some(Fault::KeepsRefreshToken));
+            let answer = match kind {
+                "authorization_code" => books.exchange(form),
+                _ => books.spend(&form["refresh_token"], rotates),
+            };
+            match answer {
+                Answer::Pair(access, refresh) => (access, refresh.filter(|_| rotates)),
+                Answer::InvalidGrant => {
+                    let body = r#"{"error":"invalid_grant"}"#;
+                    return (StatusCode::BAD_REQUEST, body).into_response();
+                }
             }
-        },
+        }
     };
     let mut reply = serde_json::json!({ "access_token": access, "expires_in": books.lifetime_s });
     if let Some(refresh) = refresh {

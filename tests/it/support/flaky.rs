@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use token_broker::broker::model::{
-    Doubt, Generation, Grant, GrantId, Intent, Owner, Position, Verdict,
+    Doubt, Enrolment, Generation, Grant, GrantId, Intent, Owner, Position, Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, Claims, DueIndex, Grants, Health, Merged, Page, Seed, Store, StoreError,
-    Stored,
+    Amendment, Claim, Claims, DueIndex, Enrolments, Grants, Health, Merged, Page, Seed, Store,
+    StoreError, Stored,
 };
+use token_broker::secret::EnrolmentState;
 
 pub(crate) struct Flaky {
     pub(crate) store: Arc<dyn Store>,
@@ -26,6 +27,16 @@ impl Flaky {
             return Err(StoreError::Unavailable("switched off".into()));
         }
         Ok(self.store.as_ref())
+    }
+}
+
+#[async_trait]
+impl Enrolments for Flaky {
+    async fn begin(&self, enrolment: Enrolment, request: Option<&str>) -> StoreResult<Enrolment> {
+        self.reach()?.begin(enrolment, request).await
+    }
+    async fn take(&self, state: &EnrolmentState) -> StoreResult<Option<Enrolment>> {
+        self.reach()?.take(state).await
     }
 }
 

@@ -1,0 +1,269 @@
+//! Enrolment: a person's consent becomes a grant.
+
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use token_broker::client::{CallError, Client};
+use token_broker::proto::{
+    CompleteEnrollmentRequest, CompleteEnrollmentResponse, Grant, StartEnrollmentRequest,
+    StartEnrollmentResponse,
+};
+use tonic::Code;
+
+use crate::herd::{import, redis_settings, settings};
+use crate::support::authority::{Authority, Fault, Way};
+use crate::support::process::{Program, program, text};
+use crate::support::redis::RedisServer;
+
+const REDIRECT: &str = "http://localhost:8080/callback";
+
+struct World {
+    authority: Authority,
+    base: String,
+    dir: tempfile::TempDir,
+    program: Program,
+    client: Client,
+}
+
+impl World {
+    async fn new(more: &[(&str, &str)]) -> Self {
+        let authority = Authority::new();
+        let base = authority.serve().await;
+        let dir = tempfile::tempdir().unwrap();
+        let program = start(dir.path(), &base, more);
+        let client = Client::connect(&format!("http://{}", program.api)).await.unwrap();
+        Self { authority, base, dir, program, client }
+    }
+
+    async fn ask(&mut self, id: &str, request: &str) -> Result<StartEnrollmentResponse, CallError> {
+        let request = StartEnrollmentRequest {
+            grant_id: id.to_owned(),
+            provider_id: "default".to_owned(),
+            request_id: request.to_owned(),
+            ..StartEnrollmentRequest::default()
+        };
+        Ok(self.client.admin.start_enrollment(request).await?.into_inner())
+    }
+
+    async fn end(&mut self, address: &str) -> Result<Grant, CallError> {
+        let request = parts(address);
+        let ended: Result<CompleteEnrollmentResponse, _> =
+            self.client.admin.complete_enrollment(request).await.map(tonic::Response::into_inner);
+        Ok(ended?.grant.unwrap())
+    }
+
+    /// The token of a grant, and that its refresh token is good.
+    fn lives(&self, id: &str) {
+        let (ok, _, errors) = self.program.cli(&["get", id]);
+        assert!(ok, "{errors}");
+        std::thread::sleep(Duration::from_millis(250));
+        let (ok, _, errors) = self.program.cli(&["refresh", id]);
+        assert!(ok, "{errors}");
+        self.authority.audit();
+    }
+}
+
+fn start(dir: &std::path::Path, base: &str, more: &[(&str, &str)]) -> Program {
+    let mut environment = settings(base, "redb:store.redb");
+    environment.push(("REDIRECT_URL", REDIRECT));
+    environment.extend_from_slice(more);
+    Program::start(dir, &["serve"], &environment)
+}
+
+/// What the provider appended to the redirect address.
+fn parts(address: &str) -> CompleteEnrollmentRequest {
+    let address = url::Url::parse(address).unwrap();
+    let part = |name: &str| {
+        let mut pairs = address.query_pairs();
+        pairs
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.into_owned())
+            .unwrap_or_default()
+    };
+    CompleteEnrollmentRequest { state: part("state"), code: part("code"), iss: part("iss") }
+}
+
+fn reason(error: &CallError) -> String {
+    format!("{error:?}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consent_becomes_a_living_grant() {
+    let mut world = World::new(&[]).await;
+    let asked = world.ask("kroger/alice", "").await.unwrap();
+    assert!(asked.authorization_url.starts_with(&format!("{}/authorize?", world.base)));
+    assert!(asked.authorization_url.contains("code_challenge_method=S256"));
+    let address = world.authority.answer("alice", &asked.authorization_url);
+    let grant = world.end(&address).await.unwrap();
+    assert_eq!(grant.grant_id, "kroger/alice");
+    assert_eq!(world.authority.posts(), 1);
+    let (ok, _, errors) = world.program.cli(&["get", "kroger/alice"]);
+    assert!(ok, "{errors}");
+    assert_eq!(world.authority.posts(), 1, "the token that came with it is served");
+    world.lives("kroger/alice");
+    // The answer is good once.
+    let again = world.end(&address).await.unwrap_err();
+    assert!(reason(&again).contains("EnrollmentNotFound"), "{again:?}");
+    world.authority.audit();
+    // Nothing of it is in the clear anywhere.
+    let World { authority, base, dir, program, .. } = world;
+    let (code, log) = program.stop();
+    assert_eq!(code, Some(0), "{log}");
+    let file = std::fs::read(dir.path().join("store.redb")).unwrap();
+    for secret in authority.secrets().iter().chain([&asked.state]) {
+        assert!(!log.contains(secret.as_str()), "in the log");
+        let bytes = secret.as_bytes();
+        assert!(!file.windows(bytes.len()).any(|window| window == bytes), "in the store");
+    }
+    let program = start(dir.path(), &base, &[]);
+    assert!(program.cli(&["get", "kroger/alice"]).0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consent_mends_a_grant_in_place() {
+    let mut world = World::new(&[]).await;
+    let file = world.dir.path().join("dead");
+    std::fs::write(&file, "never-given-out").unwrap();
+    let (ok, _, errors) = world.program.cli(&[
+        "grant",
+        "import",
+        "kroger/alice",
+        "--provider",
+        "default",
+        "--keep-warm",
+        "--label",
+        "team=blue",
+        "--refresh-token-file",
+        file.to_str().unwrap(),
+    ]);
+    assert!(ok, "{errors}");
+    let mut refused = false;
+    for _ in 0..50 {
+        let (_, shown, _) = world.program.cli(&["grant", "show", "kroger/alice"]);
+        refused = shown.contains("REAUTH_REQUIRED");
+        if refused {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(refused);
+    let asked = world.ask("kroger/alice", "").await.unwrap();
+    let address = world.authority.answer("alice", &asked.authorization_url);
+    let grant = world.end(&address).await.unwrap();
+    assert_eq!(grant.labels["team"], "blue");
+    assert!(grant.keep_warm);
+    world.lives("kroger/alice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_again_with_the_same_id_is_the_same_question() {
+    let mut world = World::new(&[]).await;
+    let first = world.ask("kroger/alice", "ticket-7").await.unwrap();
+    let again = world.ask("kroger/alice", "ticket-7").await.unwrap();
+    assert_eq!((&first.state, &first.authorization_url), (&again.state, &again.authorization_url));
+    let other = world.ask("kroger/alice", "ticket-8").await.unwrap();
+    assert_ne!(first.state, other.state);
+    // The broker is killed between question and answer.
+    world.program.signal("KILL");
+    world.program.end();
+    world.program = start(world.dir.path(), &world.base, &[]);
+    world.client = Client::connect(&format!("http://{}", world.program.api)).await.unwrap();
+    let address = world.authority.answer("alice", &first.authorization_url);
+    assert!(world.end(&address).await.is_ok(), "any process with the store may end it");
+    world.lives("kroger/alice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_wrong_is_told_and_no_code_is_sent_twice() {
+    let issuer = [("TOKEN_BROKER__PROVIDERS__DEFAULT__ISSUER", "https://provider.example")];
+    let mut world = World::new(&issuer).await;
+    import(&world.program, world.dir.path(), "kroger/alice", &world.authority.consent("alice"));
+    let forged = format!("{REDIRECT}?code=x&state={}", "A".repeat(43));
+    assert!(reason(&world.end(&forged).await.unwrap_err()).contains("EnrollmentNotFound"));
+
+    // Another server's answer is not sent to anybody.
+    let asked = world.ask("kroger/alice", "").await.unwrap();
+    let address = world.authority.answer("alice", &asked.authorization_url);
+    let mixed_up = format!("{address}&iss=https%3A%2F%2Fevil.example");
+    let error = world.end(&mixed_up).await.unwrap_err();
+    assert!(reason(&error).contains("AuthorizationCodeRejected"), "{error:?}");
+    assert_eq!(world.authority.posts(), 0);
+
+    // A code that the provider does not know.
+    let asked = world.ask("kroger/alice", "").await.unwrap();
+    let wrong = format!("{REDIRECT}?code=wrong&state={}", asked.state);
+    let error = world.end(&wrong).await.unwrap_err();
+    assert!(reason(&error).contains("AuthorizationCodeRejected"), "{error:?}");
+
+    // An answer that is lost: nobody knows, and it is not tried again.
+    let asked = world.ask("kroger/alice", "").await.unwrap();
+    let address = world.authority.answer("alice", &asked.authorization_url);
+    world.authority.next(Fault::After(Way::Reset));
+    let error = world.end(&address).await.unwrap_err();
+    assert!(reason(&error).contains("AuthorizationCodeOutcomeUnknown"), "{error:?}");
+    assert!(world.end(&address).await.is_err());
+
+    // Consent without a refresh token.
+    let asked = world.ask("kroger/alice", "").await.unwrap();
+    let address = world.authority.answer("alice", &asked.authorization_url);
+    world.authority.next(Fault::KeepsRefreshToken);
+    let error = world.end(&address).await.unwrap_err();
+    assert!(reason(&error).contains("offline_access"), "{error:?}");
+    world.authority.audit();
+    let (ok, _, errors) = world.program.cli(&["get", "kroger/alice"]);
+    assert!(!ok || errors.is_empty(), "the grant that was there is what it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_takes_a_pasted_address() {
+    let world = World::new(&[]).await;
+    let mut enroll = program(world.dir.path())
+        .args(["grant", "enroll", "kroger/alice", "--provider", "default"])
+        .env("TOKEN_BROKER_ADDRESS", format!("http://{}", world.program.api))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = std::io::BufReader::new(enroll.stderr.take().unwrap());
+    let url = std::io::BufRead::lines(&mut told)
+        .map_while(Result::ok)
+        .find(|line| line.starts_with("http"))
+        .unwrap();
+    let address = world.authority.answer("alice", &url);
+    writeln!(enroll.stdin.take().unwrap(), "{address}").unwrap();
+    let output = enroll.wait_with_output().unwrap();
+    assert!(output.status.success() && text(&output.stdout).contains("kroger/alice"), "{output:?}");
+    world.lives("kroger/alice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enrolment_on_redis_is_taken_once() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let server = RedisServer::start(&[]);
+    let url = server.url();
+    let mut environment = redis_settings(dir.path(), &base, &url);
+    environment.push(("REDIRECT_URL", REDIRECT));
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    let client = Client::connect(&format!("http://{}", program.api)).await.unwrap();
+    let mut world = World { authority, base: base.clone(), dir, program, client };
+    let asked = world.ask("kroger/alice", "once").await.unwrap();
+    let keys = server.cli(&["KEYS", "tb:note:*"]);
+    assert_eq!(keys.lines().count(), 2);
+    for key in keys.lines() {
+        let left: i64 = server.cli(&["PTTL", key]).parse().unwrap();
+        assert!((1..=600_000).contains(&left), "{left}");
+    }
+    let address = world.authority.answer("alice", &asked.authorization_url);
+    let mut other = world.client.clone();
+    let (first, second) = tokio::join!(
+        world.client.admin.complete_enrollment(parts(&address)),
+        other.admin.complete_enrollment(parts(&address)),
+    );
+    let codes = [first.err(), second.err()].map(|error| error.map(|status| status.code()));
+    assert!(codes.contains(&None) && codes.contains(&Some(Code::NotFound)), "{codes:?}");
+    world.lives("kroger/alice");
+}
