@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
@@ -25,9 +25,13 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::clock::{Clock, unix_ms};
-use crate::secret::{ClientSecret, RefreshToken};
+use crate::secret::{ClientSecret, CodeVerifier, RefreshToken};
 use crate::store::keyring;
 
+mod pages;
+
+/// The person of the grant that is made at the start.
+const ALICE: &str = "alice";
 /// Our client id at the demo provider.
 pub const CLIENT_ID: &str = "demo-client";
 /// Bytes of randomness in a token.
@@ -50,13 +54,31 @@ struct Inner {
 #[derive(Default, Serialize, Deserialize)]
 struct Ledger {
     client_secret: String,
-    /// The one refresh token that is good; none once the family is revoked.
-    current: Option<String>,
-    /// Refresh tokens that were used.
-    spent: Vec<String>,
+    /// What each person consented to.
+    #[serde(default)]
+    families: BTreeMap<String, Family>,
+    /// Codes that were not exchanged yet; nobody needs them after a restart.
+    #[serde(skip)]
+    codes: BTreeMap<String, Code>,
     /// Access tokens, and when they expire in ms.
     access: BTreeMap<String, u64>,
     rotations: u64,
+}
+
+/// The refresh tokens of one consent.
+#[derive(Default, Serialize, Deserialize)]
+struct Family {
+    /// The one that is good; none once the family is revoked.
+    current: Option<String>,
+    /// Those that were used.
+    spent: Vec<String>,
+}
+
+/// A person's consent to a question.
+struct Code {
+    person: String,
+    redirect_uri: String,
+    challenge: Option<String>,
 }
 
 impl DemoProvider {
@@ -83,21 +105,26 @@ impl DemoProvider {
     pub fn consent(&self) -> io::Result<RefreshToken> {
         let mut state = self.inner.state.lock();
         let token = random();
-        state.current = Some(token.clone());
-        state.spent.clear();
+        let current = Some(token.clone());
+        state.families.insert(ALICE.to_owned(), Family { current, spent: Vec::new() });
         self.inner.save(&state)?;
         Ok(RefreshToken::new(token))
     }
 
     /// Alice's family has a refresh token that is good.
     pub fn knows_alice(&self) -> bool {
-        self.inner.state.lock().current.is_some()
+        let state = self.inner.state.lock();
+        state.families.get(ALICE).is_some_and(|family| family.current.is_some())
     }
 
     /// Answers on `listener` until the program ends.
     pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
-        let router =
-            Router::new().route("/token", post(token)).route("/me", get(me)).with_state(self.inner);
+        let router = Router::new()
+            .route("/token", post(token))
+            .route("/me", get(me))
+            .route("/authorize", get(pages::question).post(consented))
+            .route("/done", get(pages::done))
+            .with_state(self.inner);
         axum::serve(listener, router).await
     }
 }
@@ -112,8 +139,8 @@ impl Inner {
         fs::rename(&beside, &self.file)
     }
 
-    /// Issues an access token, and with `rotate` a refresh token in place of the spent one.
-    fn issue(&self, state: &mut Ledger, rotate: bool) -> Response {
+    /// Issues an access token, and to a person a refresh token in place of the spent one.
+    fn issue(&self, state: &mut Ledger, person: Option<&str>) -> Response {
         let now = unix_ms(self.clock.now());
         let lifetime_ms = u64::try_from(self.lifetime.as_millis()).unwrap_or(u64::MAX);
         let access_token = random();
@@ -123,14 +150,15 @@ impl Inner {
             "access_token": access_token, "token_type": "Bearer",
             "expires_in": self.lifetime.as_secs(),
         });
-        if rotate {
+        if let Some(person) = person {
             let fresh = random();
-            state.spent.extend(state.current.replace(fresh.clone()));
+            let family = state.families.entry(person.to_owned()).or_default();
+            family.spent.extend(family.current.replace(fresh.clone()));
             state.rotations += 1;
             reply["refresh_token"] = fresh.into();
             info!(
                 rotations = state.rotations,
-                "demo provider: refresh token spent, new pair issued"
+                "demo provider: refresh token or code spent, new pair issued"
             );
         }
         if self.save(state).is_err() {
@@ -147,23 +175,78 @@ async fn token(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: String
     }
     let form: BTreeMap<_, _> = form_urlencoded::parse(body.as_bytes()).into_owned().collect();
     let parameter = |name: &str| form.get(name).map(String::as_str);
-    match (parameter("grant_type"), parameter("refresh_token")) {
-        (Some("client_credentials"), _) => inner.issue(&mut state, false),
-        (Some("refresh_token"), Some(token)) if state.current.as_deref() == Some(token) => {
-            inner.issue(&mut state, true)
-        }
-        (Some("refresh_token"), Some(token)) => {
-            if state.spent.iter().any(|spent| spent == token) {
-                state.current = None;
-                state.access.clear();
-                let _ = inner.save(&state);
-                info!("demo provider: a spent refresh token came again; the family is revoked");
-            }
+    let person = match parameter("grant_type") {
+        Some("client_credentials") => return inner.issue(&mut state, None),
+        Some("refresh_token") => parameter("refresh_token").map(|token| state.spender(token)),
+        Some("authorization_code") => parameter("code").map(|code| {
+            state.codes.remove(code).filter(|code| code.answered_by(&form)).map(|code| code.person)
+        }),
+        _ => return refusal(StatusCode::BAD_REQUEST, "unsupported_grant_type"),
+    };
+    match person {
+        None => refusal(StatusCode::BAD_REQUEST, "invalid_request"),
+        Some(Some(person)) => inner.issue(&mut state, Some(&person)),
+        Some(None) => {
+            let _ = inner.save(&state);
             refusal(StatusCode::BAD_REQUEST, "invalid_grant")
         }
-        (Some("refresh_token"), None) => refusal(StatusCode::BAD_REQUEST, "invalid_request"),
-        _ => refusal(StatusCode::BAD_REQUEST, "unsupported_grant_type"),
     }
+}
+
+impl Ledger {
+    /// Whose good refresh token this is. One that was used ends its family.
+    fn spender(&mut self, token: &str) -> Option<String> {
+        for (person, family) in &mut self.families {
+            if family.current.as_deref() == Some(token) {
+                return Some(person.clone());
+            }
+            if family.spent.iter().any(|spent| spent == token) {
+                family.current = None;
+                self.access.clear();
+                info!("demo provider: a spent refresh token came again; the family is revoked");
+                return None;
+            }
+        }
+        None
+    }
+}
+
+impl Code {
+    /// Whoever spends it asked for it (RFC 7636 section 4.6).
+    fn answered_by(&self, form: &BTreeMap<String, String>) -> bool {
+        let shown = form.get("code_verifier").map(|text| CodeVerifier::new(text).challenge());
+        form.get("redirect_uri") == Some(&self.redirect_uri) && shown == self.challenge
+    }
+}
+
+/// The person has decided: back to where the question came from.
+async fn consented(State(inner): State<Arc<Inner>>, uri: Uri, body: String) -> Response {
+    let parts = |text: &str| form_urlencoded::parse(text.as_bytes()).into_owned().collect();
+    let question: BTreeMap<String, String> = parts(uri.query().unwrap_or_default());
+    let decision: BTreeMap<String, String> = parts(&body);
+    let Some(redirect_uri) = question.get("redirect_uri") else {
+        return refusal(StatusCode::BAD_REQUEST, "invalid_request");
+    };
+    let mut answer = form_urlencoded::Serializer::new(String::new());
+    if decision.get("decision").map(String::as_str) == Some("allow") {
+        let code = random();
+        let person = decision.get("person").filter(|person| !person.is_empty());
+        let consent = Code {
+            person: person.map_or_else(|| "bob".to_owned(), Clone::clone),
+            redirect_uri: redirect_uri.clone(),
+            challenge: question.get("code_challenge").cloned(),
+        };
+        inner.state.lock().codes.insert(code.clone(), consent);
+        answer.append_pair("code", &code);
+    } else {
+        answer.append_pair("error", "access_denied");
+    }
+    if let Some(state) = question.get("state") {
+        answer.append_pair("state", state);
+    }
+    let joint = if redirect_uri.contains('?') { '&' } else { '?' };
+    let address = format!("{redirect_uri}{joint}{}", answer.finish());
+    (StatusCode::SEE_OTHER, [(header::LOCATION, address)]).into_response()
 }
 
 /// The API that tokens are for: who am I?

@@ -102,15 +102,10 @@ impl Broker {
             return Err(Error::ProviderNotConfigured(new.provider));
         }
         let broker = Arc::clone(self);
-        self.to_the_end(async move { broker.start_chain(new, None).await }).await
+        self.to_the_end(async move { broker.start_chain(new).await }).await
     }
 
-    /// `first`: the pair that the chain begins with; `None`: what `new` holds.
-    pub(super) async fn start_chain(
-        &self,
-        new: NewGrant,
-        first: Option<Pair>,
-    ) -> Result<Overview, Error> {
+    async fn start_chain(&self, new: NewGrant) -> Result<Overview, Error> {
         for _ in 0..CONFLICTS_MAX {
             let mut damaged = false;
             let expected = match self.rotations.load(&new.id).await {
@@ -129,7 +124,7 @@ impl Broker {
                 Err(error) => return Err(error.into()),
             };
             self.rotations.watch.whole()?;
-            let seed = self.seed(&new, first.clone());
+            let seed = self.seed(&new);
             let store = &self.rotations.store;
             let started = if damaged {
                 store.start_over(&new.id, seed).await?
@@ -158,7 +153,7 @@ impl Broker {
         self.rotations.tasks.spawn(change).await.unwrap_or(Err(Error::Internal))
     }
 
-    fn seed(&self, new: &NewGrant, first: Option<Pair>) -> Seed {
+    fn seed(&self, new: &NewGrant) -> Seed {
         let now = self.rotations.clock.now();
         let kind = match new.refresh_token {
             Some(_) => GrantKind::RefreshToken,
@@ -174,18 +169,18 @@ impl Broker {
                 disabled: false,
                 create_time: now,
             },
-            due_at: if new.keep_warm {
-                Some(first.as_ref().and_then(first_due).unwrap_or(now))
-            } else {
-                let every = self.rotations.habits(&new.provider).keep_warm_every;
-                every.filter(|_| kind.spends()).map(|every| now + every)
-            },
-            pair: first.unwrap_or_else(|| Pair {
+            pair: Pair {
                 refresh_token: new.refresh_token.clone(),
                 refresh_token_expires_at: None,
                 token: None,
                 published_at: now,
-            }),
+            },
+            due_at: if new.keep_warm {
+                Some(now)
+            } else {
+                let every = self.rotations.habits(&new.provider).keep_warm_every;
+                every.filter(|_| kind.spends()).map(|every| now + every)
+            },
         }
     }
 
@@ -347,9 +342,4 @@ impl Broker {
     pub fn store(&self) -> Arc<StoreCondition> {
         self.rotations.watch.condition()
     }
-}
-
-/// When a grant that begins with a token is refreshed first: at half of its life.
-fn first_due(first: &Pair) -> Option<SystemTime> {
-    first.token.as_ref().map(|token| token.issued_at + token.lifetime / 2)
 }

@@ -7,16 +7,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tracing::{error, info};
+use prometheus_client::metrics::gauge::Gauge;
+use tracing::{error, info, warn};
 
-use crate::broker::endpoint::{Concern, Disposition, Issued, Question, Reply, Request};
+use crate::broker::endpoint::{Disposition, Issued, Question, Reply, Request};
 use crate::broker::error::{Error, Violation, chain};
 use crate::broker::model::{
-    Descriptor, ENROLMENT_LIFE, Enrolment, Generation, GrantId, Pair, ProviderId, Token,
+    Descriptor, ENROLMENT_LIFE, Enrolment, Fence, Generation, Grant, GrantId, GrantKind, Pair,
+    Position, ProviderId, Reason, Standing, Token,
 };
-use crate::broker::store::Stored;
-use crate::broker::{Broker, NewGrant, Overview, endpoint};
-use crate::secret::{AuthorizationCode, CodeVerifier, EnrolmentState};
+use crate::broker::store::{Merged, Seed, StoreError, Stored};
+use crate::broker::{Broker, Overview, endpoint};
+use crate::clock::unix_ms;
+use crate::secret::{AuthorizationCode, CodeVerifier, EnrolmentState, RefreshToken};
 
 /// A question to be.
 #[derive(Debug, Clone)]
@@ -66,7 +69,7 @@ impl Broker {
                  sent after consent, as it is registered there",
             ));
         };
-        let enrolment = Enrolment {
+        let asked = Enrolment {
             state: EnrolmentState::random(),
             verifier: consent.pkce.then(CodeVerifier::random),
             id: new.id,
@@ -76,7 +79,23 @@ impl Broker {
             redirect_uri,
             expires_at: self.rotations.clock.now() + ENROLMENT_LIFE,
         };
-        let enrolment = self.rotations.store.begin(enrolment, new.request.as_deref()).await?;
+        self.url(&asked)?;
+        let begun = self.rotations.store.begin(asked.clone(), new.request.as_deref()).await?;
+        let Some(enrolment) = begun else {
+            return Err(invalid("request_id", "was answered already; ask with another one"));
+        };
+        if !same_question(&asked, &enrolment) {
+            return Err(invalid(
+                "request_id",
+                "was used for another question; ask with another one",
+            ));
+        }
+        let url = self.url(&enrolment)?;
+        info!(grant.id = %enrolment.id, provider = %enrolment.provider, "a person is asked");
+        Ok(Asked { enrolment, url })
+    }
+
+    fn url(&self, enrolment: &Enrolment) -> Result<String, Error> {
         let question = Question {
             state: &enrolment.state,
             verifier: enrolment.verifier.as_ref(),
@@ -84,11 +103,9 @@ impl Broker {
             scopes: &enrolment.scopes,
         };
         let url = self.rotations.endpoint.authorization_url(&enrolment.provider, &question);
-        let url = url.ok_or_else(|| {
+        url.ok_or_else(|| {
             invalid("provider_id", "has no `authorize_url` or `base_url` in its settings")
-        })?;
-        info!(grant.id = %enrolment.id, provider = %enrolment.provider, "a person is asked");
-        Ok(Asked { enrolment, url })
+        })
     }
 
     /// Exchanges the code of an answer, once, and begins the grant's new chain with what it brings.
@@ -98,6 +115,10 @@ impl Broker {
     }
 
     async fn complete(&self, answer: Answer) -> Result<Overview, Error> {
+        // Whoever drains waits for this task, if it has begun by then.
+        if self.draining() {
+            return Err(Error::Draining);
+        }
         let taken = self.rotations.store.take(&answer.state).await?;
         let now = self.rotations.clock.now();
         let enrolment = taken.filter(|enrolment| now < enrolment.expires_at);
@@ -108,81 +129,83 @@ impl Broker {
         {
             return Err(Error::AnswerOfAnother(enrolment.provider));
         }
-        let before = match self.rotations.load(&enrolment.id).await {
-            Ok(Some(Stored::Grant(grant))) => Some(grant.descriptor),
-            Ok(_) | Err(_) => None,
-        };
         let Enrolment { redirect_uri, verifier, .. } = enrolment.clone();
         let request = Request::AuthorizationCode { code: answer.code, redirect_uri, verifier };
         let at = self.rotations.clock.now();
         let reply = self.rotations.endpoint.exchange(&enrolment.provider, request).await;
-        let pair = self.first_pair(&enrolment, reply, at)?;
-        Ok(self.keep(enrolment, before, pair).await)
-    }
-
-    /// The pair that begins a chain. Without a refresh token there is none.
-    fn first_pair(
-        &self,
-        enrolment: &Enrolment,
-        reply: Reply,
-        at: SystemTime,
-    ) -> Result<Pair, Error> {
-        let now = self.rotations.clock.now();
-        let provider = || enrolment.provider.clone();
-        match (reply.refresh_token, reply.issued) {
-            (Some(refresh_token), issued) => Ok(Pair {
-                refresh_token: Some(refresh_token),
-                refresh_token_expires_at: reply.refresh_token_lifetime.map(|life| at + life),
-                token: issued.ok().map(|issued| token(enrolment, issued, at)),
-                published_at: now,
-            }),
-            (None, Ok(_)) => Err(Error::NoRefreshToken(provider())),
-            (None, Err(failure)) => Err(match (failure.disposition, failure.concern) {
-                (Disposition::Unknown(_), _) => Error::CodeOutcomeUnknown(provider()),
-                (_, Concern::Provider) | (Disposition::NotSent, _) => Error::Upstream {
-                    grant: enrolment.id.clone(),
-                    provider: provider(),
-                    failure,
-                    time: now,
-                    retry_after: None,
-                },
-                _ => Error::CodeRejected {
-                    provider: provider(),
-                    provider_error: failure.provider_error,
-                },
-            }),
-        }
+        let first = first(&enrolment, reply, at)?;
+        Ok(self.keep(enrolment, first).await)
     }
 
     /// Offers the pair to the store until it takes it: the code is spent, and nothing else holds it.
-    async fn keep(&self, enrolment: Enrolment, before: Option<Descriptor>, pair: Pair) -> Overview {
-        let before = before.filter(|before| before.provider == enrolment.provider);
-        let kept_labels = before.as_ref().map(|before| before.labels.clone()).unwrap_or_default();
-        let new = NewGrant {
-            id: enrolment.id,
-            provider: enrolment.provider,
-            refresh_token: pair.refresh_token.clone(),
-            scopes: enrolment.scopes,
-            labels: if enrolment.labels.is_empty() { kept_labels } else { enrolment.labels },
-            keep_warm: before.is_some_and(|before| before.keep_warm),
-            replace: true,
+    /// Its place in the history is fixed before, so that what is newer than it stays.
+    async fn keep(&self, enrolment: Enrolment, first: First) -> Overview {
+        let rotations = &self.rotations;
+        let mut waiting = Waiting {
+            unpublished: &rotations.metrics.unpublished_pairs,
+            id: &enrolment.id,
+            begun: false,
         };
-        let unpublished = &self.rotations.metrics.unpublished_pairs;
-        let mut waiting = false;
-        let told = |failures, failure: &Error| {
-            if !waiting {
-                unpublished.inc();
+        let before =
+            rotations.insist(|| self.before(&enrolment.id), |n, e| waiting.tell(n, e)).await;
+        let grant = chain_of(&enrolment, first, before, rotations.clock.now());
+        let due_at = rotations.due_at(&grant, grant.descriptor.keep_warm);
+        let step = || self.store_chain(&grant, due_at);
+        let taken = rotations.insist(step, |failures, failure| {
+            if failures == 0 {
+                // Served from here meanwhile, and written back like everything that is known.
+                rotations.known.enter(grant.clone());
             }
-            waiting = true;
-            error!(grant.id = %new.id, error = %chain(failure), failures,
-                "the store did not take the pair of a person's consent; it is kept in memory and offered again");
-        };
-        let step = || self.start_chain(new.clone(), Some(pair.clone()));
-        let overview = self.rotations.insist(step, told).await;
-        if waiting {
-            unpublished.dec();
+            waiting.tell(failures, failure);
+        });
+        let newest = taken.await;
+        drop(waiting);
+        if newest {
+            info!(grant.id = %grant.id, provider = %grant.descriptor.provider,
+                generation = %grant.generation(), "a new chain begins with a person's consent");
+        } else {
+            warn!(grant.id = %grant.id, "something newer than this consent is there already, and stays");
         }
-        overview
+        let entry = rotations.known.enter(grant);
+        entry.forget_trouble();
+        self.overview(&entry)
+    }
+
+    /// What the store has under this name.
+    async fn before(&self, id: &GrantId) -> Result<Before, StoreError> {
+        match self.rotations.load(id).await {
+            Ok(Some(Stored::Grant(grant))) => Ok(Before {
+                position: Some(grant.position),
+                described: grant.described,
+                descriptor: Some(grant.descriptor),
+            }),
+            Ok(Some(Stored::Deleted(position))) => {
+                Ok(Before { position: Some(position), ..Before::default() })
+            }
+            Ok(None) => Ok(Before::default()),
+            Err(StoreError::Unreadable { position, .. }) => {
+                Ok(Before { position, ..Before::default() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `false`: something newer is there.
+    async fn store_chain(
+        &self,
+        grant: &Grant,
+        due_at: Option<SystemTime>,
+    ) -> Result<bool, StoreError> {
+        let store = &self.rotations.store;
+        match store.merge(grant, due_at).await {
+            Ok(merged) => Ok(!matches!(merged, Merged::Old | Merged::Sibling)),
+            Err(StoreError::Unreadable { .. }) => {
+                // In its place nothing can be compared.
+                let Grant { descriptor, pair, .. } = grant.clone();
+                Ok(store.start_over(&grant.id, Seed { descriptor, pair, due_at }).await?.is_some())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn provider(&self, id: &ProviderId) -> Result<endpoint::ProviderSummary, Error> {
@@ -192,19 +215,123 @@ impl Broker {
     }
 }
 
-/// The generation is that of the chain, which is not known before the store has begun it.
-fn token(enrolment: &Enrolment, issued: Issued, at: SystemTime) -> Token {
-    let granted = Some(issued.scopes).filter(|scopes| !scopes.is_empty());
-    Token {
+/// What a consent brought.
+struct First {
+    refresh_token: RefreshToken,
+    refresh_token_expires_at: Option<SystemTime>,
+    issued: Option<Issued>,
+    at: SystemTime,
+}
+
+/// The beginning of a chain. Without a refresh token there is none.
+fn first(enrolment: &Enrolment, reply: Reply, at: SystemTime) -> Result<First, Error> {
+    let provider = enrolment.provider.clone();
+    match (reply.refresh_token, reply.issued) {
+        (Some(refresh_token), issued) => Ok(First {
+            refresh_token,
+            refresh_token_expires_at: reply.refresh_token_lifetime.map(|life| at + life),
+            issued: issued.ok(),
+            at,
+        }),
+        (None, Ok(_)) => Err(Error::NoRefreshToken(provider)),
+        (None, Err(failure)) => Err(match (failure.disposition, failure.reason) {
+            (Disposition::Unknown(_), _) => Error::CodeOutcomeUnknown(provider),
+            (Disposition::Refused, _) | (_, Reason::ProviderUnrecognizedError) => {
+                Error::CodeRejected { provider, failure }
+            }
+            (Disposition::NotSent | Disposition::NotProcessed, _) => {
+                Error::EnrolmentFailed { provider, failure }
+            }
+        }),
+    }
+}
+
+/// What was there before a consent.
+#[derive(Default)]
+struct Before {
+    position: Option<Position>,
+    described: Fence,
+    descriptor: Option<Descriptor>,
+}
+
+/// A new chain, above everything before it. Labels stay where none are given, and so does what
+/// operators decided.
+fn chain_of(enrolment: &Enrolment, first: First, before: Before, now: SystemTime) -> Grant {
+    let generation = Generation::of_new_chain(before.position.map(|at| at.generation), now);
+    let last = before.position.map_or(before.described, |at| at.fence.max(before.described));
+    let fence = Fence::after(last, unix_ms(now));
+    let kept = before.descriptor;
+    let labels = match &kept {
+        Some(kept) if enrolment.labels.is_empty() => kept.labels.clone(),
+        _ => enrolment.labels.clone(),
+    };
+    let First { refresh_token, refresh_token_expires_at, issued, at } = first;
+    let token = issued.map(|issued| Token {
         access_token: issued.access_token,
         token_type: issued.token_type,
-        generation: Generation::OF_THE_CHAIN,
+        generation,
         issued_at: at,
         lifetime: issued.lifetime,
         refresh_in: issued.refresh_in,
-        scopes: granted.unwrap_or_else(|| enrolment.scopes.clone()),
+        scopes: Some(issued.scopes)
+            .filter(|scopes| !scopes.is_empty())
+            .unwrap_or_else(|| enrolment.scopes.clone()),
         attributes: issued.attributes,
+    });
+    Grant {
+        id: enrolment.id.clone(),
+        position: Position { generation, fence },
+        descriptor: Descriptor {
+            provider: enrolment.provider.clone(),
+            kind: GrantKind::RefreshToken,
+            scopes: enrolment.scopes.clone(),
+            labels,
+            keep_warm: kept.as_ref().is_some_and(|kept| kept.keep_warm),
+            disabled: kept.as_ref().is_some_and(|kept| kept.disabled),
+            create_time: kept.map_or(now, |kept| kept.create_time),
+        },
+        described: fence,
+        pair: Pair {
+            refresh_token: Some(refresh_token),
+            refresh_token_expires_at,
+            token,
+            published_at: now,
+        },
+        standing: Standing::Usable,
+        intent: None,
     }
+}
+
+/// A pair that the store has not taken yet, for as long as it waits.
+struct Waiting<'a> {
+    unpublished: &'a Gauge,
+    id: &'a GrantId,
+    begun: bool,
+}
+
+impl Waiting<'_> {
+    fn tell(&mut self, failures: u32, failure: &StoreError) {
+        if !self.begun {
+            self.begun = true;
+            self.unpublished.inc();
+        }
+        error!(grant.id = %self.id, error = %chain(failure), failures,
+            "the store did not take the pair of a person's consent; it is kept in memory and offered again");
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.begun {
+            self.unpublished.dec();
+        }
+    }
+}
+
+/// Asked twice with the same id: nothing but what is random may differ.
+fn same_question(one: &Enrolment, other: &Enrolment) -> bool {
+    (&one.provider, &one.scopes, &one.labels, &one.redirect_uri)
+        == (&other.provider, &other.scopes, &other.labels, &other.redirect_uri)
 }
 
 fn invalid(field: &'static str, description: &str) -> Error {

@@ -127,13 +127,27 @@ pub enum Error {
     )]
     AnswerOfAnother(ProviderId),
     /// The provider did not take the code.
-    #[error("provider {provider} did not take the authorization code{}; begin the enrolment again", answered(None, .provider_error.as_deref()))]
+    #[error("provider {provider} did not take the authorization code{}; begin the enrolment again", answered(.failure.status, .failure.provider_error.as_deref()))]
     CodeRejected {
         /// The provider.
         provider: ProviderId,
-        /// Its error code.
-        provider_error: Option<String>,
+        /// What it said.
+        failure: Failure,
     },
+    /// The code was not processed; nobody tries again by itself.
+    #[error("the enrolment failed; provider {provider}: {}{}. When that is mended, begin the enrolment again", failed(.failure.reason), answered(.failure.status, .failure.provider_error.as_deref()))]
+    EnrolmentFailed {
+        /// The provider.
+        provider: ProviderId,
+        /// What happened.
+        failure: Failure,
+    },
+    /// The caller's time ran out first.
+    #[error(
+        "the provider or the store is slow; the enrolment goes on by itself, look at the grant in a \
+         moment. Its code is spent: begin again only if the grant does not come to life"
+    )]
+    EnrolmentGoesOn,
     /// Nobody knows what came of the code.
     #[error(
         "provider {0} was sent the authorization code and gave no definite answer; it is not sent \
@@ -200,6 +214,8 @@ impl Error {
             | Self::EnrolmentUnknown
             | Self::AnswerOfAnother(_)
             | Self::CodeRejected { .. }
+            | Self::EnrolmentFailed { .. }
+            | Self::EnrolmentGoesOn
             | Self::CodeOutcomeUnknown(_)
             | Self::NoRefreshToken(_)
             | Self::Draining
@@ -222,6 +238,17 @@ fn list(violations: &[Violation]) -> String {
     let each: Vec<_> =
         violations.iter().map(|one| format!("{} {}", one.field, one.description)).collect();
     each.join("; ")
+}
+
+/// What became of a request that nobody repeats.
+fn failed(reason: Reason) -> &'static str {
+    match reason {
+        Reason::ProviderUnreachable => "it could not be reached",
+        Reason::ProviderRateLimited => "it limits our rate",
+        Reason::ClientCredentialsRejected => "it refuses our client id or secret",
+        Reason::ScopeNotGranted => "it does not grant the scopes",
+        _ => reason.name(),
+    }
 }
 
 /// Longest part of an error in the log; what callers and servers send can be long.

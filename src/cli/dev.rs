@@ -93,6 +93,7 @@ impl Dev {
         set("STORE__URL", format!("redb:{}", store.display()));
         set("TIMING__FORCE_COOLDOWN", COOLDOWN.to_owned());
         set("PROVIDERS__DEMO__BASE_URL", format!("http://{upstream}"));
+        set("PROVIDERS__DEMO__REDIRECT_URL", format!("http://{upstream}/done"));
         set("PROVIDERS__DEMO__CLIENT_ID", CLIENT_ID.to_owned());
         set("PROVIDERS__DEMO__CLIENT_SECRET", provider.client_secret().expose().to_owned());
         config::load(None, &layered).map_err(|problems| {
@@ -175,6 +176,9 @@ Say that an API rejected it; one refresh, however many callers say so (a token y
 is not replaced: FORCE_REFRESH_COOLDOWN):
   grpcurl -plaintext -d '{{"grant_id":"demo/alice"}}' {force}
   {program} refresh demo/alice{address}
+
+Let a person consent in a browser, and paste the address at which that ends:
+  {program} grant enroll demo/bob --provider demo{address}
 
 Use it at the demo API:
   curl -H "Authorization: Bearer $({program} get demo/alice{address})" http://{upstream}/me

@@ -32,6 +32,13 @@ pub(super) fn provider(
     }
     let section = &filled(section);
     let urls = urls(section, &path, problems);
+    for name in section.authorize_parameters.keys().filter(|name| RESERVED.contains(&name.as_str()))
+    {
+        problems.push(Problem::new(
+            path("authorize_parameters"),
+            format!("`{name}` is ours to say, and may be said once (RFC 6749 section 3.1)"),
+        ));
+    }
     let client_id = section.client_id.clone().filter(|id| !id.is_empty());
     if client_id.is_none() {
         problems.push(Problem::new(path("client_id"), "is required"));
@@ -99,6 +106,19 @@ pub(super) fn provider(
     })
 }
 
+/// Parameters of a question that the broker sets itself, and `response_mode`, without which the
+/// answer is in the address.
+const RESERVED: [&str; 8] = [
+    "response_type",
+    "client_id",
+    "redirect_uri",
+    "scope",
+    "state",
+    "code_challenge",
+    "code_challenge_method",
+    "response_mode",
+];
+
 /// Where a provider is, and where people come back from it.
 struct Urls {
     token: Option<String>,
@@ -124,7 +144,16 @@ fn urls(
     };
     let authorize = match (&section.authorize_url, base) {
         (Some(url), _) => endpoint(&path("authorize_url"), url, problems),
-        (None, Some(base)) => Some(format!("{}/authorize", base.trim_end_matches('/'))),
+        (None, Some(base)) => {
+            let url = format!("{}/authorize", base.trim_end_matches('/'));
+            // Where the token endpoint is below it, it was told already.
+            let mut told = Vec::new();
+            let url = endpoint(&path("base_url"), &url, &mut told);
+            if section.token_url.is_some() {
+                problems.append(&mut told);
+            }
+            url
+        }
         (None, None) => None,
     };
     let redirect = section.redirect_url.clone().filter(|url| !url.is_empty());

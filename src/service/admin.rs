@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
 use crate::broker::error::Error;
@@ -107,8 +107,10 @@ impl GrantAdminService for Admin {
         &self,
         request: Request<CompleteEnrollmentRequest>,
     ) -> Result<Response<CompleteEnrollmentResponse>, Status> {
-        let run = |request, _| async move {
-            let overview = self.broker.complete_enrolment(convert::answer(request)?).await?;
+        let run = |request, call: Call| async move {
+            let ended = self.broker.complete_enrolment(convert::answer(request)?);
+            let ended = timeout_at(call.deadline, ended).await;
+            let overview = ended.unwrap_or(Err(Error::EnrolmentGoesOn))?;
             Ok(CompleteEnrollmentResponse { grant: Some(self.show(&overview)) })
         };
         self.observe.call(Action::CompleteEnrollment, request, run).await

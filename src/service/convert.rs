@@ -167,8 +167,10 @@ pub(super) fn enrolment(request: proto::StartEnrollmentRequest) -> Result<NewEnr
     let id = checks.grant_id(&request.grant_id);
     let labels = request.labels.into_iter().collect();
     checks.common(&request.provider_id, &request.scopes, &labels);
-    if request.redirect_uri.len() > URI_LEN_MAX {
-        checks.fail("redirect_uri", "must be at most 2 KiB long");
+    let uri = &request.redirect_uri;
+    let whole = |uri: &str| url::Url::parse(uri).is_ok_and(|url| url.fragment().is_none());
+    if !uri.is_empty() && (uri.len() > URI_LEN_MAX || !whole(uri)) {
+        checks.fail("redirect_uri", "must be an absolute URL without a fragment, of 2 KiB at most");
     }
     if request.request_id.len() > REQUEST_ID_LEN_MAX {
         checks.fail("request_id", "must be at most 128 bytes long");

@@ -155,6 +155,8 @@ fn grant(error: &Error) -> Option<&GrantId> {
         | Error::EnrolmentUnknown
         | Error::AnswerOfAnother(_)
         | Error::CodeRejected { .. }
+        | Error::EnrolmentFailed { .. }
+        | Error::EnrolmentGoesOn
         | Error::CodeOutcomeUnknown(_)
         | Error::NoRefreshToken(_)
         | Error::ProviderNotConfigured(_)

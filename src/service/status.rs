@@ -71,6 +71,10 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         Error::AnswerOfAnother(_) | Error::CodeRejected { .. } => {
             (Code::InvalidArgument, ErrorReason::AuthorizationCodeRejected, None)
         }
+        Error::EnrolmentFailed { failure, .. } => {
+            (upstream_code(failure.reason), contract_reason(failure.reason), None)
+        }
+        Error::EnrolmentGoesOn => (Code::DeadlineExceeded, ErrorReason::RefreshInProgress, None),
         Error::CodeOutcomeUnknown(_) => {
             (Code::Aborted, ErrorReason::AuthorizationCodeOutcomeUnknown, None)
         }
@@ -200,9 +204,11 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         | Error::AnswerOfAnother(provider)
         | Error::CodeOutcomeUnknown(provider)
         | Error::NoRefreshToken(provider) => put("provider", provider.to_string()),
-        Error::CodeRejected { provider, provider_error } => {
+        Error::CodeRejected { provider, failure }
+        | Error::EnrolmentFailed { provider, failure } => {
             put("provider", provider.to_string());
-            provider_parts(&mut put, provider_error.as_deref(), None);
+            let Failure { provider_error, status, .. } = failure;
+            provider_parts(&mut put, provider_error.as_deref(), *status);
         }
         Error::Upstream { grant, provider, failure, .. } => {
             put("grant_id", grant.to_string());
@@ -220,7 +226,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
             let fields: Vec<_> = violations.iter().map(|violation| violation.field).collect();
             put("fields", fields.join(","));
         }
-        Error::EnrolmentUnknown | Error::Draining | Error::Internal => {}
+        Error::EnrolmentUnknown | Error::EnrolmentGoesOn | Error::Draining | Error::Internal => {}
     }
     metadata
 }

@@ -64,7 +64,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// there then.
     async fn keep(&self, name: &str, note: Blob, life: Duration) -> StoreResult<Blob>;
 
-    /// Takes a note out.
+    /// Takes a note out; an empty one stays in its place for as long.
     async fn pick(&self, name: &str) -> StoreResult<Option<Blob>>;
 
     /// Lets go of some tombstones that are old enough, and says of how many.

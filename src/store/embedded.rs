@@ -165,8 +165,12 @@ impl Inner {
             return Err(StoreError::Unavailable(why.clone().into()));
         }
         let looked = file.look_into(|opened| self.same_deployment(opened));
+        // No room for the copy, or no right to read: that passes.
+        let passes = matches!(&looked, Err(DatabaseError::Storage(redb::StorageError::Io(_))));
         let judged = looked.map_err(|error| odd(&file.path, &error)).and_then(|same| same);
-        if let Err(StoreError::Unavailable(why)) = &judged {
+        if let Err(StoreError::Unavailable(why)) = &judged
+            && !passes
+        {
             // What is written to it from now on is worth another look.
             file.refused = Some((look, why.to_string()));
         }
@@ -361,9 +365,14 @@ impl Inner {
         let now = self.clock.now_ms();
         self.write(|transaction| {
             let mut notes = transaction.open_table(NOTES).map_err(unavailable)?;
-            let taken = notes.remove(name).map_err(unavailable)?;
-            let note = taken.map(|note| (note.value().0, Blob(note.value().1.to_vec())));
-            Ok((note.filter(|(end, _)| *end > now).map(|(_, note)| note), true))
+            let there = notes.get(name).map_err(unavailable)?;
+            let there = there.map(|note| (note.value().0, note.value().1.to_vec()));
+            let Some((end, note)) = there.filter(|(end, note)| *end > now && !note.is_empty())
+            else {
+                return Ok((None, false));
+            };
+            notes.insert(name, (end, [].as_slice())).map_err(unavailable)?;
+            Ok((Some(Blob(note)), true))
         })
     }
 

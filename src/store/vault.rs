@@ -210,10 +210,15 @@ impl Vault {
         if found.deployment == self.identity.deployment { Ok(()) } else { Err(foreign()) }
     }
 
-    async fn keep(&self, name: &str, enrolment: &Enrolment) -> StoreResult<Enrolment> {
+    /// What is kept under the name then; `None`: it was taken out.
+    async fn keep(&self, name: &str, enrolment: &Enrolment) -> StoreResult<Option<Enrolment>> {
         let life = between(self.clock.now(), enrolment.expires_at);
         let note = self.backend.keep(name, self.seal.enrolment(name, enrolment), life).await?;
-        self.seal.open_enrolment(name, &note).ok_or_else(|| {
+        if note.0.is_empty() {
+            return Ok(None);
+        }
+        let opened = self.seal.open_enrolment(name, &note);
+        opened.map(Some).ok_or_else(|| {
             StoreError::Refused(
                 "what it keeps of an enrolment cannot be opened; begin again".into(),
             )
@@ -278,7 +283,6 @@ impl Grants for Vault {
                 return Ok(None);
             }
             let at = self.above(known.as_ref());
-            let seed = seed.clone().at(at.generation);
             let Seed { descriptor, pair, due_at } = &seed;
             let start = Change::Start {
                 expected: known.as_ref().map(Record::stamp),
@@ -305,7 +309,6 @@ impl Grants for Vault {
             return Ok(None);
         }
         let at = self.above(None);
-        let seed = seed.at(at.generation);
         let Seed { descriptor, pair, due_at } = &seed;
         let start = Change::StartOver {
             at,
@@ -432,17 +435,22 @@ impl Claims for Vault {
 
 #[async_trait]
 impl Enrolments for Vault {
-    async fn begin(&self, enrolment: Enrolment, request: Option<&str>) -> StoreResult<Enrolment> {
+    async fn begin(
+        &self,
+        enrolment: Enrolment,
+        request: Option<&str>,
+    ) -> StoreResult<Option<Enrolment>> {
         self.still_ours().await?;
-        let Some(request) = request else {
-            self.keep(&name_of("state", enrolment.state.expose()), &enrolment).await?;
-            return Ok(enrolment);
+        let begun = match request {
+            None => enrolment,
+            Some(request) => {
+                let request = name_of("request", &format!("{} {request}", enrolment.id));
+                let Some(begun) = self.keep(&request, &enrolment).await? else { return Ok(None) };
+                begun
+            }
         };
-        let request = name_of("request", &format!("{} {request}", enrolment.id));
-        let begun = self.keep(&request, &enrolment).await?;
-        // Once more, if the first time ended here.
-        self.keep(&name_of("state", begun.state.expose()), &begun).await?;
-        Ok(begun)
+        // Once more, if the first time ended before this.
+        self.keep(&name_of("state", begun.state.expose()), &begun).await
     }
 
     async fn take(&self, state: &EnrolmentState) -> StoreResult<Option<Enrolment>> {

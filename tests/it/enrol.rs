@@ -172,6 +172,18 @@ async fn asking_again_with_the_same_id_is_the_same_question() {
     let address = world.authority.answer("alice", &first.authorization_url);
     assert!(world.end(&address).await.is_ok(), "any process with the store may end it");
     world.lives("kroger/alice");
+    // What was answered does not come back, and no code is sent twice.
+    let answered = world.ask("kroger/alice", "ticket-7").await.unwrap_err();
+    assert!(reason(&answered).contains("answered already"), "{answered:?}");
+    let request = StartEnrollmentRequest {
+        grant_id: "kroger/alice".to_owned(),
+        provider_id: "default".to_owned(),
+        scopes: vec!["more".to_owned()],
+        request_id: "ticket-8".to_owned(),
+        ..StartEnrollmentRequest::default()
+    };
+    let differs = world.client.admin.start_enrollment(request).await.unwrap_err();
+    assert!(differs.message().contains("another question"), "{differs:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,5 +277,41 @@ async fn an_enrolment_on_redis_is_taken_once() {
     );
     let codes = [first.err(), second.err()].map(|error| error.map(|status| status.code()));
     assert!(codes.contains(&None) && codes.contains(&Some(Code::NotFound)), "{codes:?}");
+    world.lives("kroger/alice");
+}
+
+/// The code is spent, and the store does not take what it brought.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consent_waits_for_the_store() {
+    let mut world = World::new(&[("TOKEN_BROKER__TIMING__CALLER_WAIT_MAX", "1s")]).await;
+    let asked = world.ask("kroger/alice", "").await.unwrap();
+    let address = world.authority.answer("alice", &asked.authorization_url);
+    world.authority.delay(Duration::from_millis(500));
+    let (store, aside) = (world.dir.path().join("store.redb"), world.dir.path().join("aside"));
+    let authority = world.authority.clone();
+    let taken_away = {
+        let (store, aside) = (store.clone(), aside.clone());
+        std::thread::spawn(move || {
+            while authority.posts() == 0 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::fs::rename(store, aside).unwrap();
+        })
+    };
+    let error = world.end(&address).await.unwrap_err();
+    assert!(reason(&error).contains("goes on by itself"), "{error:?}");
+    taken_away.join().unwrap();
+    world.authority.delay(Duration::ZERO);
+    assert!(world.program.page("/metrics").contains("tokenbroker_unpublished_pairs 1"));
+    std::fs::rename(aside, store).unwrap();
+    let mut stored = false;
+    for _ in 0..100 {
+        stored = world.program.page("/metrics").contains("tokenbroker_unpublished_pairs 0");
+        if stored {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(stored);
     world.lives("kroger/alice");
 }

@@ -23,6 +23,10 @@ fn dev_prints_lines_that_work_as_pasted_and_goes_on_after_a_restart() {
         lines.iter().filter(|line| line.contains(" --address ") || line.starts_with("grpcurl "));
     let mut tried = 0;
     for line in pasted {
+        if line.contains(" grant enroll ") {
+            enrolls(line, dir.path());
+            continue;
+        }
         tried += 1;
         let grpcurl = crate::support::process::grpcurl().display().to_string();
         let line = line.replace("grpcurl ", &format!("{grpcurl} "));
@@ -55,6 +59,30 @@ fn dev_prints_lines_that_work_as_pasted_and_goes_on_after_a_restart() {
         again.seen.iter().all(|line| !line.contains("a new chain begins")),
         "the old one goes on"
     );
+}
+
+/// A person presses `Allow`, and the address is pasted.
+fn enrolls(line: &str, dir: &std::path::Path) {
+    use std::process::{Command, Stdio};
+
+    let mut enroll = Command::new("sh")
+        .args(["-c", line])
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let told = std::io::BufReader::new(enroll.stderr.take().unwrap());
+    let url = told.lines().map_while(Result::ok).find(|line| line.starts_with("http")).unwrap();
+    let page = Command::new("curl").args(["-s", "-i", &url]).output().unwrap();
+    let page = text(&page.stdout);
+    assert!(page.contains("demo-client") && page.contains("default-src 'none'"), "{page}");
+    let press = ["-s", "-o", "/dev/null", "-w", "%{redirect_url}", "-d", "decision=allow"];
+    let address = Command::new("curl").args(press).arg(&url).output().unwrap();
+    std::io::Write::write_all(&mut enroll.stdin.take().unwrap(), &address.stdout).unwrap();
+    let output = enroll.wait_with_output().unwrap();
+    assert!(text(&output.stdout).contains("demo/bob"), "{output:?}");
 }
 
 #[test]

@@ -8,9 +8,6 @@ use std::time::SystemTime;
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// Of a token that comes before its chain has begun: the chain's own, once that is known.
-    pub const OF_THE_CHAIN: Self = Self(0);
-
     /// The generation that a rotation of this one mints.
     #[must_use]
     pub fn next(self) -> Self {
@@ -34,7 +31,7 @@ impl fmt::Display for Generation {
 }
 
 /// Number that orders the holders of a grant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fence(pub u64);
 
 impl Fence {

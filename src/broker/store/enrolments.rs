@@ -11,12 +11,12 @@ use crate::secret::EnrolmentState;
 #[async_trait]
 pub trait Enrolments {
     /// Keeps an enrolment. If one was begun with the same `request` and lives still, that one is
-    /// given back and stays.
+    /// given back and stays; `None`: it was answered already.
     async fn begin(
         &self,
         enrolment: Enrolment,
         request: Option<&str>,
-    ) -> Result<Enrolment, StoreError>;
+    ) -> Result<Option<Enrolment>, StoreError>;
 
     /// Takes the enrolment that has this state out: nobody gets it twice.
     async fn take(&self, state: &EnrolmentState) -> Result<Option<Enrolment>, StoreError>;

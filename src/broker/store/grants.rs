@@ -4,9 +4,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 
-use crate::broker::model::{
-    Descriptor, Doubt, Generation, Grant, GrantId, Owner, Pair, Position, Token,
-};
+use crate::broker::model::{Descriptor, Doubt, Grant, GrantId, Owner, Pair, Position};
 use crate::broker::store::error::StoreError;
 
 /// Keeps grants; the contract is that of [`Store`](super::Store).
@@ -101,18 +99,6 @@ pub struct Seed {
     pub pair: Pair,
     /// When it is due, if it is kept warm.
     pub due_at: Option<SystemTime>,
-}
-
-impl Seed {
-    /// The same for a chain that begins at this generation, which its token is of if it is of no other.
-    #[must_use]
-    pub fn at(mut self, generation: Generation) -> Self {
-        let first = |token: &&mut Token| token.generation == Generation::OF_THE_CHAIN;
-        if let Some(token) = self.pair.token.as_mut().filter(first) {
-            token.generation = generation;
-        }
-        self
-    }
 }
 
 /// A change of what people decided about a grant; what is left out stays.

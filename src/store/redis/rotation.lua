@@ -345,11 +345,13 @@ local function keep(keys, args)
   return args[1]
 end
 
--- Takes a note out: nobody gets it twice.
+-- Takes a note out: nobody gets it twice. An empty one stays in its place for as long.
 -- keys: note
 local function pick(keys, args)
   local note = redis.call('HGET', keys[1], 'note')
-  redis.call('DEL', keys[1])
+  if note then
+    redis.call('HSET', keys[1], 'note', '')
+  end
   return note or ''
 end
 

@@ -32,7 +32,11 @@ impl Flaky {
 
 #[async_trait]
 impl Enrolments for Flaky {
-    async fn begin(&self, enrolment: Enrolment, request: Option<&str>) -> StoreResult<Enrolment> {
+    async fn begin(
+        &self,
+        enrolment: Enrolment,
+        request: Option<&str>,
+    ) -> StoreResult<Option<Enrolment>> {
         self.reach()?.begin(enrolment, request).await
     }
     async fn take(&self, state: &EnrolmentState) -> StoreResult<Option<Enrolment>> {
