@@ -195,6 +195,8 @@ pub(super) enum ClientAuth {
     Basic,
     /// Into the form.
     Post,
+    /// Nowhere: a public client, which has no secret and says its name only.
+    None,
 }
 
 /// How client id and secret are written in the Authorization header.

@@ -43,7 +43,7 @@ pub(super) fn provider(
     if client_id.is_none() {
         problems.push(Problem::new(path("client_id"), "is required"));
     }
-    let client_secret = client_secret(section, &path, problems);
+    let client_auth = client_auth(section, &path, problems);
     let connect_timeout = section.connect_timeout.map_or(Duration::ZERO, |span| span.0);
     let habits = habits(section);
     let listen_max = habits.listen_max;
@@ -73,15 +73,6 @@ pub(super) fn provider(
     }
     vague_rules(section, &path, problems);
     let error_map = section.error_map.iter().map(rule).collect();
-    let client_auth = section.client_auth.map_or(ClientAuth::Basic, |auth| match auth {
-        file::ClientAuth::Basic => ClientAuth::Basic,
-        file::ClientAuth::Post => ClientAuth::Post,
-    });
-    let basic_encoding =
-        section.basic_encoding.map_or(BasicEncoding::Rfc6749, |encoding| match encoding {
-            file::BasicEncoding::Rfc6749 => BasicEncoding::Rfc6749,
-            file::BasicEncoding::Raw => BasicEncoding::Raw,
-        });
     if problems.len() > before {
         return None;
     }
@@ -95,9 +86,7 @@ pub(super) fn provider(
         pkce: section.pkce.unwrap_or(true),
         issuer: section.issuer.clone(),
         client_id: client_id?,
-        client_secret: client_secret?,
-        client_auth,
-        basic_encoding,
+        client_auth: client_auth?,
         default_lifetime: section.default_lifetime.map_or(Duration::ZERO, |span| span.0),
         connect_timeout,
         habits,
@@ -238,6 +227,36 @@ fn endpoint(path: &str, text: &str, problems: &mut Vec<Problem>) -> Option<Strin
         return None;
     }
     Some(url.into())
+}
+
+fn client_auth(
+    section: &file::ProviderSection,
+    path: &impl Fn(&str) -> String,
+    problems: &mut Vec<Problem>,
+) -> Option<ClientAuth> {
+    let encoding = match section.basic_encoding {
+        Some(file::BasicEncoding::Raw) => BasicEncoding::Raw,
+        Some(file::BasicEncoding::Rfc6749) | None => BasicEncoding::Rfc6749,
+    };
+    match section.client_auth.unwrap_or(file::ClientAuth::Basic) {
+        file::ClientAuth::Basic => {
+            let secret = client_secret(section, path, problems)?;
+            Some(ClientAuth::Basic { secret, encoding })
+        }
+        file::ClientAuth::Post => {
+            let secret = client_secret(section, path, problems)?;
+            Some(ClientAuth::Post { secret })
+        }
+        file::ClientAuth::None => {
+            if section.client_secret.is_some() || section.client_secret_file.is_some() {
+                problems.push(Problem::new(
+                    path("client_auth"),
+                    "is none, and there is a client secret; leave out one of them",
+                ));
+            }
+            Some(ClientAuth::None)
+        }
+    }
 }
 
 fn client_secret(

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use form_urlencoded::{Serializer, byte_serialize};
 
 use crate::broker::endpoint::Request;
+use crate::secret::ClientSecret;
 use crate::upstream::provider::{BasicEncoding, ClientAuth, Provider};
 
 /// A request, ready to go. Both parts hold secrets.
@@ -36,11 +37,17 @@ impl Form {
                 }
             }
         }
-        let authorization = match provider.client_auth {
-            ClientAuth::Basic => Some(basic(provider)),
-            ClientAuth::Post => {
+        let authorization = match &provider.client_auth {
+            ClientAuth::Basic { secret, encoding } => {
+                Some(basic(&provider.client_id, secret, *encoding))
+            }
+            ClientAuth::Post { secret } => {
                 form.append_pair("client_id", &provider.client_id);
-                form.append_pair("client_secret", provider.client_secret.expose());
+                form.append_pair("client_secret", secret.expose());
+                None
+            }
+            ClientAuth::None => {
+                form.append_pair("client_id", &provider.client_id);
                 None
             }
         };
@@ -48,39 +55,41 @@ impl Form {
     }
 }
 
-fn basic(provider: &Provider) -> String {
-    let encode = |text: &str| match provider.basic_encoding {
+fn basic(client_id: &str, secret: &ClientSecret, encoding: BasicEncoding) -> String {
+    let encode = |text: &str| match encoding {
         BasicEncoding::Rfc6749 => byte_serialize(text.as_bytes()).collect(),
         BasicEncoding::Raw => text.to_owned(),
     };
-    let pair = [encode(&provider.client_id), encode(provider.client_secret.expose())].join(":");
+    let pair = [encode(client_id), encode(secret.expose())].join(":");
     format!("Basic {}", STANDARD.encode(pair))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::{ClientSecret, RefreshToken};
+    use crate::secret::RefreshToken;
     use crate::upstream::reply::tests::provider;
 
-    fn form(auth: ClientAuth, encoding: BasicEncoding, request: &Request) -> Form {
-        let provider = Provider {
-            client_id: "my id".to_owned(),
-            client_secret: ClientSecret::new("a+b/c%d:e"),
-            client_auth: auth,
-            basic_encoding: encoding,
-            ..provider()
-        };
+    fn form(client_auth: ClientAuth, request: &Request) -> Form {
+        let provider = Provider { client_id: "my id".to_owned(), client_auth, ..provider() };
         Form::new(&provider, request)
+    }
+
+    fn password() -> ClientSecret {
+        ClientSecret::new("a+b/c%d:e")
+    }
+
+    fn header(encoding: BasicEncoding) -> ClientAuth {
+        ClientAuth::Basic { secret: password(), encoding }
     }
 
     #[test]
     fn basic_is_encoded_before_base64_unless_told_otherwise() {
         let request = Request::RefreshToken(RefreshToken::new("r t+1"));
-        let rfc = form(ClientAuth::Basic, BasicEncoding::Rfc6749, &request);
+        let rfc = form(header(BasicEncoding::Rfc6749), &request);
         assert_eq!(rfc.authorization.unwrap(), "Basic bXkraWQ6YSUyQmIlMkZjJTI1ZCUzQWU=");
         assert_eq!(rfc.body, "grant_type=refresh_token&refresh_token=r+t%2B1");
-        let raw = form(ClientAuth::Basic, BasicEncoding::Raw, &request);
+        let raw = form(header(BasicEncoding::Raw), &request);
         assert_eq!(raw.authorization.unwrap(), "Basic bXkgaWQ6YStiL2MlZDpl");
     }
 
@@ -88,7 +97,7 @@ mod tests {
     fn post_puts_the_client_into_the_form_and_only_there() {
         let scopes = vec!["a".to_owned(), "b".to_owned()];
         let request = Request::ClientCredentials { scopes };
-        let post = form(ClientAuth::Post, BasicEncoding::Rfc6749, &request);
+        let post = form(ClientAuth::Post { secret: password() }, &request);
         assert!(post.authorization.is_none());
         assert_eq!(
             post.body,
@@ -97,9 +106,17 @@ mod tests {
     }
 
     #[test]
+    fn a_public_client_says_its_name() {
+        let request = Request::RefreshToken(RefreshToken::new("r"));
+        let public = form(ClientAuth::None, &request);
+        assert!(public.authorization.is_none());
+        assert_eq!(public.body, "grant_type=refresh_token&refresh_token=r&client_id=my+id");
+    }
+
+    #[test]
     fn empty_parameters_are_left_out() {
         let request = Request::ClientCredentials { scopes: Vec::new() };
-        let basic = form(ClientAuth::Basic, BasicEncoding::Raw, &request);
+        let basic = form(header(BasicEncoding::Raw), &request);
         assert_eq!(basic.body, "grant_type=client_credentials");
     }
 }

@@ -28,12 +28,8 @@ pub struct Provider {
     pub issuer: Option<String>,
     /// Our name there.
     pub client_id: String,
-    /// Our password there.
-    pub client_secret: ClientSecret,
-    /// Where name and password go.
+    /// How we prove that.
     pub client_auth: ClientAuth,
-    /// How they are written in the header.
-    pub basic_encoding: BasicEncoding,
     /// Lifetime of a token whose reply names none.
     pub default_lifetime: Duration,
     /// Longest wait for a connection.
@@ -46,13 +42,23 @@ pub struct Provider {
     pub error_map: Vec<Rule>,
 }
 
-/// Where the client's name and password go (RFC 6749 section 2.3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the client proves who it is (RFC 6749 section 2.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// Into the `Authorization` header.
-    Basic,
-    /// Into the form.
-    Post,
+    /// Name and password in the `Authorization` header.
+    Basic {
+        /// The password.
+        secret: ClientSecret,
+        /// How both are written.
+        encoding: BasicEncoding,
+    },
+    /// Name and password in the form.
+    Post {
+        /// The password.
+        secret: ClientSecret,
+    },
+    /// Not at all: a public client, which only says its name.
+    None,
 }
 
 /// How name and password are written in the `Authorization` header; providers disagree.

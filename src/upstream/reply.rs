@@ -141,9 +141,10 @@ pub(crate) mod tests {
             pkce: true,
             issuer: None,
             client_id: "id".to_owned(),
-            client_secret: ClientSecret::new("secret"),
-            client_auth: ClientAuth::Basic,
-            basic_encoding: BasicEncoding::Rfc6749,
+            client_auth: ClientAuth::Basic {
+                secret: ClientSecret::new("secret"),
+                encoding: BasicEncoding::Rfc6749,
+            },
             default_lifetime: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(3),
             habits: Habits::default(),

@@ -93,9 +93,10 @@ async fn exchange(url: &str) -> Reply {
         pkce: true,
         issuer: None,
         client_id: "id".to_owned(),
-        client_secret: ClientSecret::new("secret"),
-        client_auth: ClientAuth::Basic,
-        basic_encoding: BasicEncoding::Rfc6749,
+        client_auth: ClientAuth::Basic {
+            secret: ClientSecret::new("secret"),
+            encoding: BasicEncoding::Rfc6749,
+        },
         default_lifetime: Duration::from_secs(600),
         connect_timeout: Duration::from_millis(300),
         habits: Habits { listen_max: Duration::from_millis(600), ..Habits::default() },
