@@ -2,6 +2,7 @@
 //! metrics also after a restart.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tracing::debug;
 
@@ -12,6 +13,9 @@ use crate::broker::metrics::{ByProvider, Doubted, InState};
 use crate::broker::model::{DoubtKind, ProviderId};
 use crate::broker::store::PAGE;
 
+/// A person can be asked within this time.
+const SOON: Duration = Duration::from_secs(7 * 24 * 3600);
+
 impl Broker {
     /// Counts all grants by provider and state, and says how many there are. A count that cannot be
     /// finished changes nothing.
@@ -19,6 +23,8 @@ impl Broker {
         let (mut total, mut cursor) = (0, None);
         let mut counts = BTreeMap::<(ProviderId, State), i64>::new();
         let mut doubts = BTreeMap::<(ProviderId, DoubtKind), i64>::new();
+        let mut ending = BTreeMap::<ProviderId, i64>::new();
+        let soon = self.rotations.clock.now() + SOON;
         loop {
             let page = self.list_grants(cursor.as_deref(), PAGE).await;
             let (grants, next) = match page {
@@ -33,6 +39,9 @@ impl Broker {
                 let provider = grant.view.grant.descriptor.provider.clone();
                 if let Some((doubt, _)) = &grant.doubt {
                     *doubts.entry((provider.clone(), doubt.kind)).or_default() += 1;
+                }
+                if grant.view.grant.pair.refresh_token_expires_at.is_some_and(|end| end <= soon) {
+                    *ending.entry(provider.clone()).or_default() += 1;
                 }
                 *counts.entry((provider, grant.state)).or_default() += 1;
             }
@@ -55,6 +64,8 @@ impl Broker {
                 let label = InState { provider, state: state.name() };
                 metrics.grants.get_or_create(&label).set(count);
             }
+            let label = ByProvider { provider: provider.as_str().to_owned() };
+            metrics.ending.get_or_create(&label).set(ending.get(provider).copied().unwrap_or(0));
             for kind in DoubtKind::ALL {
                 let count = doubts.get(&(provider.clone(), kind)).copied().unwrap_or(0);
                 let provider = provider.as_str().to_owned();

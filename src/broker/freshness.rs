@@ -37,6 +37,11 @@ const REFRESH_IN_JITTER_SHARE: f64 = 0.1;
 /// The hash of grant and generation brings refreshes of idle grants forward by up to this share.
 const IDLE_JITTER_SHARE: f64 = 0.1;
 
+/// A refresh token that ends is used after this share of its life.
+const END_SHARE: f64 = 0.75;
+/// One that lives less than this is not worth it.
+const END_LIFE_MIN: Duration = Duration::from_secs(300);
+
 /// The moments that matter in the life of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
@@ -121,6 +126,20 @@ pub(super) fn idle_due(
     every: Duration,
 ) -> SystemTime {
     published_at + every.mul_f64(1.0 - IDLE_JITTER_SHARE * spread(id, generation))
+}
+
+/// When a grant whose refresh token ends is refreshed, so that it gets another: at three quarters of
+/// its life, or a little earlier. `None`: so little is left that a refresh does not move the end, as
+/// where a provider counts it from the consent on.
+pub(super) fn end_due(
+    id: &GrantId,
+    generation: Generation,
+    published_at: SystemTime,
+    end: SystemTime,
+) -> Option<SystemTime> {
+    let life = between(published_at, end);
+    let every = life.mul_f64(END_SHARE);
+    (life >= END_LIFE_MIN).then(|| idle_due(id, generation, published_at, every))
 }
 
 /// A number in `[0, 1)` that spreads grants, the same on every replica.
@@ -232,5 +251,16 @@ mod tests {
             all.iter().min().unwrap().as_secs() / 600,
             all.iter().max().unwrap().as_secs() / 600
         );
+    }
+
+    #[test]
+    fn a_refresh_token_is_used_before_its_end() {
+        let id = GrantId::parse("kroger/alice").unwrap();
+        let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
+        let due = |end| end_due(&id, Generation(1), at(1_000), at(end));
+        let day = due(1_000 + 86_400).unwrap();
+        assert!(day > at(1_000 + 57_000) && day <= at(1_000 + 64_800), "{day:?}");
+        assert_eq!(due(1_000 + 299), None, "an end that does not move is not run after");
+        assert_eq!(due(500), None);
     }
 }

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub remade_grants: Family<ByProvider, Counter>,
     /// All grants, as they were counted last.
     pub grants: Family<InState, Gauge>,
+    /// Grants whose refresh token ends within a week, as they were counted last.
+    pub ending: Family<ByProvider, Gauge>,
     /// Refresh tokens in doubt, as they were counted last.
     pub doubts: Family<Doubted, Gauge>,
     /// Providers that nobody asks at present.
@@ -114,6 +116,7 @@ impl Metrics {
             resends: Family::default(),
             remade_grants: Family::default(),
             grants: Family::default(),
+            ending: Family::default(),
             doubts: Family::default(),
             held_providers: Family::default(),
             known_grants: Gauge::default(),
@@ -149,6 +152,11 @@ impl Metrics {
             metrics.remade_grants.clone(),
         );
         registry.register("grants", "All grants in the store", metrics.grants.clone());
+        registry.register(
+            "refresh_tokens_ending",
+            "Grants whose refresh token ends within a week",
+            metrics.ending.clone(),
+        );
         registry.register("doubts", "Refresh tokens in doubt", metrics.doubts.clone());
         registry.register(
             "provider_held",

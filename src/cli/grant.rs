@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{IsTerminal as _, Read as _, stdin};
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 
 use crate::cli::enroll::Enroll;
 use crate::cli::token::connect;
 use crate::cli::{Failure, Target, grants, out, resolve, view};
+use crate::clock::Clock;
 use crate::proto::{
-    CreateGrantRequest, DeleteGrantRequest, DisableGrantRequest, EnableGrantRequest,
+    self, CreateGrantRequest, DeleteGrantRequest, DisableGrantRequest, EnableGrantRequest,
     GetGrantRequest, GrantKind, ImportGrantRequest, RotateGrantRequest,
 };
 
@@ -31,6 +33,9 @@ pub(super) enum Grant {
         /// Only grants of this provider.
         #[arg(long)]
         provider: Option<String>,
+        /// Only grants whose refresh token ends within this time, such as 7d, as far as providers said.
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        expiring: Option<Duration>,
         #[command(flatten)]
         target: Target,
     },
@@ -103,7 +108,7 @@ impl Grant {
             Self::Import(import) => import.run().await,
             Self::Enroll(enroll) => enroll.run().await,
             Self::Create(create) => create.run().await,
-            Self::List { provider, target } => list(provider, &target).await,
+            Self::List { provider, expiring, target } => list(provider, expiring, &target).await,
             Self::Show(one) => one.show().await,
             Self::Rotate(one) => one.rotate().await,
             Self::Resolve(resolve) => resolve.run().await,
@@ -228,9 +233,19 @@ impl One {
     }
 }
 
-async fn list(provider: Option<String>, target: &Target) -> Result<(), Failure> {
+async fn list(
+    provider: Option<String>,
+    expiring: Option<Duration>,
+    target: &Target,
+) -> Result<(), Failure> {
     let mut client = connect(target).await?;
-    let grants = grants::all(&mut client, provider.unwrap_or_default(), Vec::new()).await?;
+    let mut grants = grants::all(&mut client, provider.unwrap_or_default(), Vec::new()).await?;
+    if let Some(within) = expiring {
+        let soon = Clock::system().now() + within;
+        let end =
+            |grant: &proto::Grant| SystemTime::try_from(grant.refresh_token_expire_time?).ok();
+        grants.retain(|grant| end(grant).is_some_and(|end| end <= soon));
+    }
     out::line(if target.json { view::grants_json(&grants) } else { view::grants(&grants) });
     Ok(())
 }

@@ -74,6 +74,7 @@ pub(super) fn grant(grant: &Grant) -> String {
         ("state", state(grant).to_owned()),
         ("generation", grant.generation.to_string()),
         ("token expires", time(grant.token_expire_time.as_ref())),
+        ("consent ends", time(grant.refresh_token_expire_time.as_ref())),
         ("last refresh", time(grant.last_refresh_time.as_ref())),
         ("next refresh", time(grant.next_refresh_time.as_ref())),
         ("scopes", grant.scopes.join(" ")),
@@ -142,6 +143,8 @@ pub(super) fn grant_json(grant: &Grant) -> Value {
         "generation": grant.generation,
         "token_fingerprint": grant.token_fingerprint,
         "token_expire_time": time(grant.token_expire_time.as_ref()),
+        "refresh_token_expire_time":
+            grant.refresh_token_expire_time.as_ref().map(|at| time(Some(at))),
         "last_refresh_time": time(grant.last_refresh_time.as_ref()),
         "next_refresh_time": time(grant.next_refresh_time.as_ref()),
         "scopes": grant.scopes,

@@ -306,6 +306,24 @@ async fn grants_in_use_are_refreshed_unasked_and_idle_ones_are_left_alone() {
     world.authority.audit();
 }
 
+/// The provider says when a refresh token ends: it is used before that, though nobody asks.
+#[tokio::test(start_paused = true)]
+async fn refresh_tokens_that_end_are_used_in_time() {
+    let day = Duration::from_secs(86_400);
+    let world = World::with(Authority::new().refresh_lifetime(day), |store| store);
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    calls.get("kroger/alice").await.unwrap();
+    let shown = calls.show("kroger/alice").await.unwrap();
+    assert!(shown.refresh_token_expire_time.is_some() && shown.next_refresh_time.is_some());
+    world.start_scheduler();
+    pass(3 * 86_400).await;
+    let refreshed = world.authority.posts() - 1;
+    assert!((3..=6).contains(&refreshed), "{refreshed} in three days");
+    calls.get("kroger/alice").await.unwrap();
+    world.authority.audit();
+}
+
 #[tokio::test(start_paused = true)]
 async fn refresh_tokens_that_die_of_idleness_are_used_in_time() {
     let every = Duration::from_secs(12 * 3_600);

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::freshness::{idle_due, soft_due};
+use crate::broker::freshness::{end_due, idle_due, soft_due};
 use crate::broker::metrics::ByProvider;
 use crate::broker::model::{Grant, Intent, Pair, Position, Standing};
 use crate::broker::refresh::Rotations;
@@ -78,14 +78,18 @@ impl Rotations {
     }
 
     /// When the grant is to be refreshed: in time if it is `wanted`, in use or kept warm; otherwise
-    /// often enough for its refresh token to live, where the provider wants that.
+    /// often enough for its refresh token to live, where the provider wants that or said its end.
     pub(in crate::broker) fn due_at(&self, grant: &Grant, wanted: bool) -> Option<SystemTime> {
         let every = self.habits(&grant.descriptor.provider).keep_warm_every;
         let every = every.filter(|_| grant.descriptor.kind.spends());
         let idle = every
             .map(|every| idle_due(&grant.id, grant.generation(), grant.pair.published_at, every));
+        let end = grant
+            .pair
+            .refresh_token_expires_at
+            .and_then(|end| end_due(&grant.id, grant.generation(), grant.pair.published_at, end));
         let soft = wanted.then(|| soft_due(grant));
-        idle.into_iter().chain(soft).min()
+        idle.into_iter().chain(end).chain(soft).min()
     }
 
     /// What we know is so old that a deletion by somebody else would have left no mark any more.
