@@ -4,9 +4,9 @@
 //! ```text
 //! proto → service → broker → { store , upstream }              calls and data run downhill only
 //!          │         (the domain: plain Rust and tokio time; owns the traits Store, TokenEndpoint)
-//! app wires everything once; cli, config, lifecycle, ops, telemetry beside it; clock, secret and
-//! crash (moments at which tests stop) and textfile are leaves; listener is what clients are bound by; demo is the provider of `dev`; client is what
-//! Rust callers use
+//! app wires everything once; cli, config, lifecycle, ops, telemetry beside it; listener is how
+//! clients are let in, and bound; clock, secret, textfile and crash (moments at which tests stop) are
+//! leaves; demo is the provider of `dev`; client is what Rust callers use
 //! ```
 //!
 //! Reading order: [`proto`] the contract, `service` the gRPC edge, `broker` the domain, `store`
