@@ -43,8 +43,8 @@ impl Default for Bounds {
             // Ten thousand watching services, each with a connection of its own, and some to spare.
             connections: 12_000,
             // A service that watches many grants has one connection, and would wait unseen with more
-            // streams than this.
-            connection_streams: 500,
+            // streams than this; and the library keeps 1 to 2 kB for each as long as it is open.
+            connection_streams: 250,
             // Ten thousand watched tokens, and six thousand calls that wait for a provider.
             streams: 16_384,
             header_bytes: 8 * 1_024,
