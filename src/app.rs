@@ -186,16 +186,17 @@ impl App {
             server.await;
             ("the API", Ok(()))
         });
-        let census = watch::take_censuses(Arc::clone(&self.broker), self.stop_ops.clone());
-        self.tasks.spawn(async move {
-            census.await;
-            ("the count of grants", Ok(()))
-        });
         self.readiness.open(true).await;
         let addresses = (self.addresses.api, self.addresses.ops);
         let Self { config, signals, broker, readiness, tasks, stop_ops, replica, .. } = self;
-        let app = Parts { config, signals, broker, readiness, tasks, stop_ops, _replica: replica };
-        watch::tell_ready(&app.config, &app.broker, addresses).await;
+        let mut app =
+            Parts { config, signals, broker, readiness, tasks, stop_ops, _replica: replica };
+        let counted = watch::tell_ready(&app.config, &app.broker, addresses).await;
+        let census = watch::take_censuses(Arc::clone(&app.broker), counted, app.stop_ops.clone());
+        app.tasks.spawn(async move {
+            census.await;
+            ("the count of grants", Ok(()))
+        });
         Running { app, stop_api }
     }
 }

@@ -19,16 +19,17 @@ const CENSUS: Duration = Duration::from_secs(60);
 /// And not more often than takes this share of the time.
 const CENSUS_SHARE: u32 = 50;
 
-/// Counts grants until `stop`.
-pub(super) async fn take_censuses(broker: Arc<Broker>, stop: CancellationToken) {
+/// Counts grants until `stop`; the first time at once, unless they were `counted` just now.
+pub(super) async fn take_censuses(broker: Arc<Broker>, counted: bool, stop: CancellationToken) {
+    let mut pause = if counted { CENSUS } else { Duration::ZERO };
     loop {
-        let start = Instant::now();
-        broker.take_census().await;
-        let pause = CENSUS.max(start.elapsed() * CENSUS_SHARE);
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(pause) => {}
         }
+        let start = Instant::now();
+        broker.take_census().await;
+        pause = CENSUS.max(start.elapsed() * CENSUS_SHARE);
     }
 }
 
@@ -54,12 +55,12 @@ pub(super) async fn look_at_store(broker: &Broker, readiness: &Readiness) {
     readiness.store(broker.store().trouble.clone(), broker.serves()).await;
 }
 
-/// Says that callers are let in, and by whom.
+/// Says that callers are let in, and by whom; and whether grants were counted for it.
 pub(super) async fn tell_ready(
     config: &Config,
     broker: &Broker,
     (api, ops): (SocketAddr, SocketAddr),
-) {
+) -> bool {
     // A number that takes longer shows in the metrics when it is there.
     let grants = timeout(COUNT_MAX, broker.take_census()).await.ok().flatten();
     let store = broker.store();
@@ -74,4 +75,5 @@ pub(super) async fn tell_ready(
         config = file,
         "ready"
     );
+    grants.is_some()
 }

@@ -98,9 +98,7 @@ impl Broker {
     ///
     /// Takes the place of a deleted or refused grant of that name; of any other only if told.
     pub async fn create_grant(self: &Arc<Self>, new: NewGrant) -> Result<Overview, Error> {
-        if !self.rotations.endpoint.providers().iter().any(|provider| provider.id == new.provider) {
-            return Err(Error::ProviderNotConfigured(new.provider));
-        }
+        self.provider(&new.provider)?;
         let broker = Arc::clone(self);
         self.to_the_end(async move { broker.start_chain(new).await }).await
     }
@@ -271,6 +269,13 @@ impl Broker {
             }
         }
         Err(Error::EtagMismatch(id.clone()))
+    }
+
+    /// A configured provider.
+    pub(super) fn provider(&self, id: &ProviderId) -> Result<endpoint::ProviderSummary, Error> {
+        let mut all = self.providers().into_iter();
+        all.find(|provider| provider.id == *id)
+            .ok_or_else(|| Error::ProviderNotConfigured(id.clone()))
     }
 
     /// The configured providers.

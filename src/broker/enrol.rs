@@ -7,17 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use prometheus_client::metrics::gauge::Gauge;
 use tracing::{error, info, warn};
 
 use crate::broker::endpoint::{Disposition, Issued, Question, Reply, Request};
 use crate::broker::error::{Error, Violation, chain};
 use crate::broker::model::{
     Descriptor, ENROLMENT_LIFE, Enrolment, Fence, Generation, Grant, GrantId, GrantKind, Pair,
-    Position, ProviderId, Reason, Standing, Token,
+    Position, ProviderId, Reason, Standing,
 };
+use crate::broker::refresh::pair::token;
+use crate::broker::refresh::publish::Counted;
 use crate::broker::store::{Merged, Seed, StoreError, Stored};
-use crate::broker::{Broker, Overview, endpoint};
+use crate::broker::{Broker, Overview};
 use crate::clock::unix_ms;
 use crate::secret::{AuthorizationCode, CodeVerifier, EnrolmentState, RefreshToken};
 
@@ -141,13 +142,13 @@ impl Broker {
     /// Its place in the history is fixed before, so that what is newer than it stays.
     async fn keep(&self, enrolment: Enrolment, first: First) -> Overview {
         let rotations = &self.rotations;
-        let mut waiting = Waiting {
-            unpublished: &rotations.metrics.unpublished_pairs,
-            id: &enrolment.id,
-            begun: false,
+        let mut waiting = None;
+        let mut tell = |failures, failure: &StoreError| {
+            waiting.get_or_insert_with(|| Counted::new(&rotations.metrics.unpublished_pairs));
+            error!(grant.id = %enrolment.id, error = %chain(failure), failures,
+                "the store did not take the pair of a person's consent; it is kept in memory and offered again");
         };
-        let before =
-            rotations.insist(|| self.before(&enrolment.id), |n, e| waiting.tell(n, e)).await;
+        let before = rotations.insist(|| self.before(&enrolment.id), &mut tell).await;
         let grant = chain_of(&enrolment, first, before, rotations.clock.now());
         let due_at = rotations.due_at(&grant, grant.descriptor.keep_warm);
         let step = || self.store_chain(&grant, due_at);
@@ -156,7 +157,7 @@ impl Broker {
                 // Served from here meanwhile, and written back like everything that is known.
                 rotations.known.enter(grant.clone());
             }
-            waiting.tell(failures, failure);
+            tell(failures, failure);
         });
         let newest = taken.await;
         drop(waiting);
@@ -206,12 +207,6 @@ impl Broker {
             }
             Err(error) => Err(error),
         }
-    }
-
-    fn provider(&self, id: &ProviderId) -> Result<endpoint::ProviderSummary, Error> {
-        let mut all = self.rotations.endpoint.providers().into_iter();
-        all.find(|provider| provider.id == *id)
-            .ok_or_else(|| Error::ProviderNotConfigured(id.clone()))
     }
 }
 
@@ -266,18 +261,7 @@ fn chain_of(enrolment: &Enrolment, first: First, before: Before, now: SystemTime
         _ => enrolment.labels.clone(),
     };
     let First { refresh_token, refresh_token_expires_at, issued, at } = first;
-    let token = issued.map(|issued| Token {
-        access_token: issued.access_token,
-        token_type: issued.token_type,
-        generation,
-        issued_at: at,
-        lifetime: issued.lifetime,
-        refresh_in: issued.refresh_in,
-        scopes: Some(issued.scopes)
-            .filter(|scopes| !scopes.is_empty())
-            .unwrap_or_else(|| enrolment.scopes.clone()),
-        attributes: issued.attributes,
-    });
+    let token = issued.map(|issued| token(issued, generation, at, &enrolment.scopes));
     Grant {
         id: enrolment.id.clone(),
         position: Position { generation, fence },
@@ -299,32 +283,6 @@ fn chain_of(enrolment: &Enrolment, first: First, before: Before, now: SystemTime
         },
         standing: Standing::Usable,
         intent: None,
-    }
-}
-
-/// A pair that the store has not taken yet, for as long as it waits.
-struct Waiting<'a> {
-    unpublished: &'a Gauge,
-    id: &'a GrantId,
-    begun: bool,
-}
-
-impl Waiting<'_> {
-    fn tell(&mut self, failures: u32, failure: &StoreError) {
-        if !self.begun {
-            self.begun = true;
-            self.unpublished.inc();
-        }
-        error!(grant.id = %self.id, error = %chain(failure), failures,
-            "the store did not take the pair of a person's consent; it is kept in memory and offered again");
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.begun {
-            self.unpublished.dec();
-        }
     }
 }
 

@@ -35,7 +35,7 @@ pub mod doubt;
 pub mod flight;
 pub mod join;
 pub mod pacing;
-mod pair;
+pub mod pair;
 pub mod providers;
 pub mod publish;
 pub mod resend;

@@ -34,7 +34,7 @@ const REFLECTION: &str = "/grpc.reflection.";
 /// Places by kind of call, so that no kind takes those of another.
 #[derive(Debug, Clone)]
 pub(super) struct Shares {
-    pub(super) tokens: Arc<Places>,
+    tokens: Arc<Places>,
     health: Arc<Places>,
     other: Arc<Places>,
     connections: Arc<AtomicUsize>,

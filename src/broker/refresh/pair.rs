@@ -38,7 +38,10 @@ pub(super) fn received(
     let fresh = reply.refresh_token.filter(|token| !repeated(token));
     let fresh = fresh.filter(|_| sent.descriptor.kind.spends());
     let (token, failure) = match (reply.issued, &fresh) {
-        (Ok(issued), _) => (Some(token(sent, issued)), None),
+        (Ok(issued), _) => {
+            let asked = &sent.descriptor.scopes;
+            (Some(token(issued, sent.generation, sent.at, asked)), None)
+        }
         (Err(failure), Some(_)) => (before.token.clone(), Some(failure)),
         (Err(failure), None) => return Err(failure),
     };
@@ -54,17 +57,23 @@ pub(super) fn received(
     Ok(Received { pair, failure })
 }
 
-fn token(sent: &Sent<'_>, issued: Issued) -> Token {
-    // Left out where they are those that were asked for (RFC 6749 section 5.1).
+/// The token of this generation that was issued to a request sent `at` that time. Scopes that are
+/// left out are those that were asked for (RFC 6749 section 5.1).
+pub(in crate::broker) fn token(
+    issued: Issued,
+    generation: Generation,
+    at: SystemTime,
+    asked: &[String],
+) -> Token {
     let granted = Some(issued.scopes).filter(|scopes| !scopes.is_empty());
     Token {
         access_token: issued.access_token,
         token_type: issued.token_type,
-        generation: sent.generation,
-        issued_at: sent.at,
+        generation,
+        issued_at: at,
         lifetime: issued.lifetime,
         refresh_in: issued.refresh_in,
-        scopes: granted.unwrap_or_else(|| sent.descriptor.scopes.clone()),
+        scopes: granted.unwrap_or_else(|| asked.to_vec()),
         attributes: issued.attributes,
     }
 }

@@ -192,10 +192,10 @@ impl Rotations {
 }
 
 /// Counts in a gauge for as long as it lives.
-struct Counted(Gauge);
+pub(in crate::broker) struct Counted(Gauge);
 
 impl Counted {
-    fn new(gauge: &Gauge) -> Self {
+    pub(in crate::broker) fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }

@@ -108,7 +108,7 @@ impl Inner {
         let mut taken = Vec::new();
         for (due_at, name) in due {
             let Some(id) = stored_id(&name, "the due index") else {
-                self.forget_due(due_at, &name)?;
+                self.move_due(due_at, None, &name)?;
                 continue;
             };
             let hidden = self.change(&id, false, |slot, _| {
@@ -119,11 +119,11 @@ impl Inner {
             match hidden {
                 Ok(true) => taken.push(id),
                 // A row that the record knows nothing of.
-                Ok(false) => self.forget_due(due_at, &name)?,
+                Ok(false) => self.move_due(due_at, None, &name)?,
                 // One bad record must not keep the others from being refreshed.
                 Err(error @ StoreError::Unreadable { .. }) => {
                     debug!(grant.id = %id, %error, "left out of the due index");
-                    self.move_due(due_at, again, &name)?;
+                    self.move_due(due_at, Some(again), &name)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -131,19 +131,14 @@ impl Inner {
         Ok(taken)
     }
 
-    fn move_due(&self, due_at: u64, again: u64, name: &str) -> StoreResult<()> {
+    /// Moves a row of the due index that no record knows of; `None`: takes it away.
+    fn move_due(&self, due_at: u64, again: Option<u64>, name: &str) -> StoreResult<()> {
         self.write(|transaction| {
             let mut index = transaction.open_table(DUE).map_err(unavailable)?;
             index.remove((due_at, name)).map_err(unavailable)?;
-            index.insert((again, name), ()).map_err(unavailable)?;
-            Ok(((), true))
-        })
-    }
-
-    fn forget_due(&self, due_at: u64, name: &str) -> StoreResult<()> {
-        self.write(|transaction| {
-            let mut index = transaction.open_table(DUE).map_err(unavailable)?;
-            index.remove((due_at, name)).map_err(unavailable)?;
+            if let Some(again) = again {
+                index.insert((again, name), ()).map_err(unavailable)?;
+            }
             Ok(((), true))
         })
     }
