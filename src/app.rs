@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +22,7 @@ use crate::config::Config;
 use crate::lifecycle::Signals;
 use crate::listener::{self, Listener, Ports, Protocol};
 use crate::ops::{self, Readiness};
+use crate::pages;
 use crate::proto;
 use crate::proto::grant_admin_service_server::GrantAdminServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
@@ -47,6 +47,8 @@ pub struct Addresses {
     pub api: SocketAddr,
     /// Health and metrics.
     pub ops: SocketAddr,
+    /// What people see who consent, if they are to see anything.
+    pub pages: Option<SocketAddr>,
 }
 
 /// The program with its store open, not serving yet.
@@ -59,6 +61,7 @@ pub struct App {
     api: Listener,
     direct: Direct,
     routes: Routes,
+    pages: Option<(Listener, Routes)>,
     tasks: Tasks,
     stop_ops: CancellationToken,
     /// Its lock is held until the process ends.
@@ -105,7 +108,7 @@ impl App {
         let mut tasks = Tasks::new();
         let stop_ops = CancellationToken::new();
         let (readiness, health) = Readiness::new().await;
-        let (ops, ops_address) = bind(config.listen.ops, "listen.ops").await?;
+        let (ops, ops_address) = opening::bind(config.listen.ops, "listen.ops").await?;
         let registry = Arc::new(registry);
         let mut bounds = config.bounds;
         bounds.connections = listener::room_for_connections(bounds.connections);
@@ -123,7 +126,9 @@ impl App {
             store = opening::open_store(&config, clock) => store?,
             () = signals.asked() => return Ok(None),
         };
-        let settings = opening::settings(&config, replica.as_ref());
+        let mut settings = opening::settings(&config, replica.as_ref());
+        let pages = opening::pages(&config).await?;
+        settings.pages = pages.as_ref().map(|pages| pages::addresses(&pages.base));
         let broker = Broker::new(store, endpoint, clock, settings, metrics, random());
         if config.restored {
             opening::distrust(&broker).await?;
@@ -144,8 +149,14 @@ impl App {
             routes = reflection(routes)?;
         }
         // Last: whoever connects is answered.
-        let (api, api_address) = bind(config.listen.api, "listen.api").await?;
-        let addresses = Addresses { api: api_address, ops: ops_address };
+        let (api, api_address) = opening::bind(config.listen.api, "listen.api").await?;
+        let pages_address = pages.as_ref().map(|pages| pages.address);
+        let addresses = Addresses { api: api_address, ops: ops_address, pages: pages_address };
+        let pages = pages.map(|found| {
+            let bounds = bounds.for_operators();
+            let listener = Listener::new(found.port, Protocol::Http1And2, bounds, &ports, "pages");
+            (listener, pages::routes(Arc::clone(&broker), &found.base))
+        });
         let api = Listener::new(api, Protocol::Http2, bounds, &ports, "api");
         Ok(Some(Self {
             config,
@@ -156,6 +167,7 @@ impl App {
             api,
             direct: Direct(tokens),
             routes,
+            pages,
             tasks,
             stop_ops,
             replica,
@@ -186,8 +198,15 @@ impl App {
             server.await;
             ("the API", Ok(()))
         });
+        if let Some((listener, routes)) = self.pages {
+            let server = listener.serve(routes.prepare(), stop_api.clone());
+            self.tasks.spawn(async move {
+                server.await;
+                ("the pages", Ok(()))
+            });
+        }
         self.readiness.open(true).await;
-        let addresses = (self.addresses.api, self.addresses.ops);
+        let addresses = self.addresses;
         let Self { config, signals, broker, readiness, tasks, stop_ops, replica, .. } = self;
         let mut app =
             Parts { config, signals, broker, readiness, tasks, stop_ops, _replica: replica };
@@ -258,16 +277,6 @@ fn unasked(ended: Option<Result<Ended, JoinError>>) -> AppError {
         None => ("everything", "nothing runs any more".to_owned()),
     };
     AppError::Ended { task, why }
-}
-
-async fn bind(
-    address: SocketAddr,
-    setting: &'static str,
-) -> Result<(TcpListener, SocketAddr), AppError> {
-    let failed = |source| AppError::Bind { address, setting, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let actual = listener.local_addr().map_err(failed)?;
-    Ok((listener, actual))
 }
 
 /// How long connections may stay once every refresh is durable: enough for answers to arrive.

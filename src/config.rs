@@ -62,8 +62,19 @@ pub struct Listen {
     pub api: SocketAddr,
     /// Health and metrics.
     pub ops: SocketAddr,
+    /// What people see who consent.
+    pub pages: Option<Pages>,
     /// Serve gRPC reflection.
     pub reflection: bool,
+}
+
+/// Where the pages are.
+#[derive(Debug, Clone)]
+pub struct Pages {
+    /// Where they listen.
+    pub address: SocketAddr,
+    /// What browsers know them by; `None`: that address.
+    pub url: Option<String>,
 }
 
 /// Where grants are kept.

@@ -123,7 +123,6 @@ impl DemoProvider {
             .route("/token", post(token))
             .route("/me", get(me))
             .route("/authorize", get(pages::question).post(consented))
-            .route("/done", get(pages::done))
             .with_state(self.inner);
         axum::serve(listener, router).await
     }

@@ -6,7 +6,8 @@
 //!          │         (the domain: plain Rust and tokio time; owns the traits Store, TokenEndpoint)
 //! app wires everything once; cli, config, lifecycle, ops, telemetry beside it; listener is how
 //! clients are let in, and bound; clock, secret, textfile and crash (moments at which tests stop) are
-//! leaves; demo is the provider of `dev`; client is what Rust callers use
+//! leaves; pages is what people see who consent; demo is the provider of `dev`; client is what Rust
+//! callers use
 //! ```
 //!
 //! Reading order: [`proto`] the contract, `service` the gRPC edge, `broker` the domain, `store`
@@ -41,6 +42,8 @@ pub mod lifecycle;
 pub mod listener;
 #[cfg(feature = "server")]
 pub mod ops;
+#[cfg(feature = "server")]
+pub mod pages;
 #[cfg(feature = "server")]
 pub mod secret;
 #[cfg(feature = "server")]

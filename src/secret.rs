@@ -79,6 +79,21 @@ secret! {
     EnrolmentState
 }
 
+secret! {
+    /// Names an enrolment for whoever began it. Nothing can be connected with it alone.
+    EnrolmentId
+}
+
+secret! {
+    /// What a command line shows and a page asks for.
+    UserCode
+}
+
+secret! {
+    /// What tells one browser from all others: the value of its cookie.
+    Browser
+}
+
 /// Bytes of randomness in what nobody may guess; 43 characters, as RFC 7636 wants at least.
 const RANDOM_BYTES: usize = 32;
 
@@ -96,6 +111,57 @@ impl EnrolmentState {
     pub fn random() -> Self {
         Self::new(random())
     }
+}
+
+impl EnrolmentId {
+    /// One that nobody can guess.
+    pub fn random() -> Self {
+        Self::new(random())
+    }
+}
+
+impl Browser {
+    /// One that nobody can guess.
+    pub fn random() -> Self {
+        Self::new(random())
+    }
+
+    /// What a form of ours holds, so that only a page that this browser got from here can send it.
+    pub fn form_proof(&self) -> String {
+        let hash = digest(&SHA256, format!("form {}", self.expose()).as_bytes());
+        URL_SAFE_NO_PAD.encode(hash.as_ref())
+    }
+}
+
+/// Letters that are not taken for each other, and spell nothing (RFC 8628 section 6.1).
+const CODE_LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
+/// Letters of a code, in two groups: 34 bits, of which five tries are allowed.
+const CODE_LEN: usize = 8;
+
+impl UserCode {
+    /// One that nobody guesses in a few tries, such as `WDJB-MJHT`.
+    pub fn random() -> Self {
+        let letters = random().into_bytes().into_iter().filter_map(letter);
+        // Of 43 characters at least eight are letters that fit, but for one draw in 10^7.
+        let code: String = letters.take(CODE_LEN).map(char::from).collect();
+        match code.split_at_checked(CODE_LEN / 2) {
+            Some((head, tail)) if code.len() == CODE_LEN => Self::new(format!("{head}-{tail}")),
+            _ => Self::random(),
+        }
+    }
+
+    /// Whether somebody typed it, in whatever case and with whatever between the letters.
+    pub fn is(&self, typed: &str) -> bool {
+        let letters = |text: &str| -> String {
+            text.chars().filter(char::is_ascii_alphabetic).collect::<String>().to_uppercase()
+        };
+        Self::new(letters(self.expose())) == Self::new(letters(typed))
+    }
+}
+
+/// Two characters of base64 for each letter, so that all are equally likely; none for the others.
+fn letter(byte: u8) -> Option<u8> {
+    CODE_LETTERS.iter().copied().find(|letter| *letter == byte.to_ascii_uppercase())
 }
 
 impl CodeVerifier {
@@ -127,6 +193,17 @@ mod tests {
         let token = RefreshToken::new("canary");
         assert_eq!(format!("{token:?}"), "RefreshToken([redacted])");
         assert_eq!(format!("{:?}", Some(&token)), "Some(RefreshToken([redacted]))");
+    }
+
+    #[test]
+    fn a_code_is_read_as_people_type() {
+        let code = UserCode::random();
+        let shown = code.expose().to_owned();
+        assert_eq!((shown.len(), shown.as_bytes()[4]), (CODE_LEN + 1, b'-'));
+        assert!(
+            code.is(&shown) && code.is(&format!(" {} ", shown.to_lowercase().replace('-', "")))
+        );
+        assert!(!code.is("") && !code.is(&shown[1..]) && !code.is(UserCode::random().expose()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// (module, our modules that it may name, libraries that it must not name)
-const TABLE: [(&str, &[&str], &[&str]); 18] = [
+const TABLE: [(&str, &[&str], &[&str]); 19] = [
     ("secret", &[], &["tonic", "redis", "reqwest", "redb", "serde"]),
     ("textfile", &[], &["tonic", "redis", "reqwest", "redb", "serde"]),
     ("clock", &[], &["tonic", "redis", "reqwest", "redb"]),
@@ -30,6 +30,7 @@ const TABLE: [(&str, &[&str], &[&str]); 18] = [
     ("lifecycle", &[], &["tonic", "redis", "reqwest", "redb"]),
     ("listener", &["service"], &["redis", "reqwest", "redb", "axum"]),
     ("ops", &["telemetry"], &["redis", "reqwest", "redb"]),
+    ("pages", &["broker", "clock", "secret"], &["redis", "reqwest", "redb", "prost"]),
     ("demo", &["clock", "secret", "store"], &["tonic", "redis", "reqwest", "redb"]),
     ("client", &["proto"], &["redis", "reqwest", "redb", "axum", "prometheus_client"]),
     (
@@ -41,6 +42,7 @@ const TABLE: [(&str, &[&str], &[&str]); 18] = [
             "lifecycle",
             "listener",
             "ops",
+            "pages",
             "proto",
             "service",
             "store",

@@ -1,9 +1,11 @@
 //! Opening: the store, its key ring, and who this replica is.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -31,6 +33,32 @@ pub(super) fn replica(config: &Config) -> Result<Option<Replica>, AppError> {
         return Ok(None);
     };
     Ok(Some(Replica::take(path)?))
+}
+
+/// The port of the pages, and what browsers know it by.
+pub(super) struct PagePort {
+    pub(super) port: TcpListener,
+    pub(super) address: SocketAddr,
+    pub(super) base: String,
+}
+
+/// Opens the port of the pages, if there are to be any.
+pub(super) async fn pages(config: &Config) -> Result<Option<PagePort>, AppError> {
+    let Some(pages) = &config.listen.pages else { return Ok(None) };
+    let (port, address) = bind(pages.address, "listen.pages").await?;
+    let base = pages.url.clone().unwrap_or_else(|| format!("http://{address}"));
+    Ok(Some(PagePort { port, address, base }))
+}
+
+/// Listens, and says where: the real port, also where the configuration says 0.
+pub(super) async fn bind(
+    address: SocketAddr,
+    setting: &'static str,
+) -> Result<(TcpListener, SocketAddr), AppError> {
+    let failed = |source| AppError::Bind { address, setting, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let actual = listener.local_addr().map_err(failed)?;
+    Ok((listener, actual))
 }
 
 /// The settings of the domain, with what the name of this replica makes certain.

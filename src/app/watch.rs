@@ -1,6 +1,5 @@
 //! What is looked at again and again: the store, and how many grants are in which state.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::app::Addresses;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::ops::Readiness;
@@ -59,7 +59,7 @@ pub(super) async fn look_at_store(broker: &Broker, readiness: &Readiness) {
 pub(super) async fn tell_ready(
     config: &Config,
     broker: &Broker,
-    (api, ops): (SocketAddr, SocketAddr),
+    Addresses { api, ops, pages }: Addresses,
 ) -> bool {
     // A number that takes longer shows in the metrics when it is there.
     let grants = timeout(COUNT_MAX, broker.take_census()).await.ok().flatten();
@@ -69,6 +69,7 @@ pub(super) async fn tell_ready(
         version = env!("CARGO_PKG_VERSION"),
         api = %api,
         ops = %ops,
+        pages = pages.map(tracing::field::display),
         store = store.kind,
         deployment = store.deployment,
         grants,

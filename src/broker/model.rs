@@ -11,7 +11,7 @@ pub mod standing;
 pub mod token;
 
 pub use descriptor::{Descriptor, GrantKind};
-pub use enrolment::{ENROLMENT_LIFE, Enrolment};
+pub use enrolment::{ENROLMENT_LIFE, Ending, Enrolment, PageTerms};
 pub use generation::{Fence, Generation, Position};
 pub use grant::Grant;
 pub use id::{GrantId, ProviderId};

@@ -16,11 +16,22 @@ pub enum Predecessors {
     Unknown,
 }
 
+/// Where the broker's own pages are, as browsers know them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageAddresses {
+    /// Where an enrolment begins.
+    pub start: String,
+    /// Where it ends: what providers have as our redirect address.
+    pub callback: String,
+}
+
 /// Waits and bounds of the domain.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Name of this replica in intents.
     pub replica: String,
+    /// Where the broker's own pages are; `None`: there are none.
+    pub pages: Option<PageAddresses>,
     /// Longest wait of a caller for a refresh.
     pub caller_wait_max: Duration,
     /// No forced refresh for this long after a new token arrived.
@@ -74,6 +85,7 @@ impl Default for Settings {
     fn default() -> Self {
         let s = Duration::from_secs;
         Self {
+            pages: None,
             replica: "local".to_owned(),
             caller_wait_max: s(10),
             force_cooldown: s(10),

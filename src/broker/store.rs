@@ -12,7 +12,7 @@ mod grants;
 
 pub use claims::{Claim, Claims};
 pub use due::DueIndex;
-pub use enrolments::Enrolments;
+pub use enrolments::{Enrolments, Found};
 pub use error::StoreError;
 pub use grants::{Amendment, Grants, Merged, Page, Seed, Stored};
 

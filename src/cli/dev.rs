@@ -28,6 +28,8 @@ const COOLDOWN: &str = "2s";
 const API_PORT: u16 = 50_051;
 /// See [`API_PORT`].
 const OPS_PORT: u16 = 9_464;
+/// See [`API_PORT`]; `serve` has no pages unless told to.
+const PAGES_PORT: u16 = 9_465;
 
 #[derive(Debug, Args)]
 pub(super) struct Dev {
@@ -79,12 +81,15 @@ impl Dev {
                 !name.starts_with("TOKEN_BROKER__PROVIDERS__") && name != "OAUTH2_BASE_URL"
             })
             .collect();
-        for (setting, port) in [("LISTEN__API", API_PORT), ("LISTEN__OPS", OPS_PORT)] {
-            let name = format!("TOKEN_BROKER__{setting}");
-            if !layered.contains_key(&name) && taken(port) {
-                out::note(format_args!("port {port} is taken; another one is used"));
-                layered.insert(name, "127.0.0.1:0".to_owned());
-            }
+        for (setting, port) in [("API", API_PORT), ("OPS", OPS_PORT), ("PAGES", PAGES_PORT)] {
+            let name = format!("TOKEN_BROKER__LISTEN__{setting}");
+            layered.entry(name).or_insert_with(|| {
+                if taken(port) {
+                    out::note(format_args!("port {port} is taken; another one is used"));
+                    return "127.0.0.1:0".to_owned();
+                }
+                format!("127.0.0.1:{port}")
+            });
         }
         let mut set = |name: &str, value: String| {
             layered.entry(format!("TOKEN_BROKER__{name}")).or_insert(value);
@@ -93,7 +98,6 @@ impl Dev {
         set("STORE__URL", format!("redb:{}", store.display()));
         set("TIMING__FORCE_COOLDOWN", COOLDOWN.to_owned());
         set("PROVIDERS__DEMO__BASE_URL", format!("http://{upstream}"));
-        set("PROVIDERS__DEMO__REDIRECT_URL", format!("http://{upstream}/done"));
         set("PROVIDERS__DEMO__CLIENT_ID", CLIENT_ID.to_owned());
         set("PROVIDERS__DEMO__CLIENT_SECRET", provider.client_secret().expose().to_owned());
         config::load(None, &layered).map_err(|problems| {
@@ -151,7 +155,7 @@ fn banner(
     lifetime: Duration,
     upstream: SocketAddr,
 ) -> String {
-    let Addresses { api, ops } = addresses;
+    let Addresses { api, ops, pages: _ } = addresses;
     let program = program();
     let call = |method: &str| format!("{api} tokenbroker.v1.{method}");
     let store = match store {
@@ -177,8 +181,8 @@ is not replaced: FORCE_REFRESH_COOLDOWN):
   grpcurl -plaintext -d '{{"grant_id":"demo/alice"}}' {force}
   {program} refresh demo/alice{address}
 
-Let a person consent in a browser, and paste the address at which that ends:
-  {program} grant enroll demo/bob --provider demo{address}
+Let a person consent in a browser:
+  {program} grant enroll demo/bob{address}
 
 Use it at the demo API:
   curl -H "Authorization: Bearer $({program} get demo/alice{address})" http://{upstream}/me

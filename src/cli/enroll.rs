@@ -1,33 +1,55 @@
-//! `token-broker grant enroll`: a person consents in a browser, and the answer is pasted here.
+//! `token-broker grant enroll`: a person consents in a browser, and the broker's pages do the rest;
+//! where they cannot be reached, the answer is pasted here.
 
 use std::io::{IsTerminal as _, Read as _, stdin};
+use std::time::Duration;
 
 use clap::Args;
+use tokio::signal::ctrl_c;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Status};
 use url::Url;
 use zeroize::Zeroizing;
 
 use crate::cli::token::connect;
-use crate::cli::{Failure, Target, grants, out, view};
-use crate::proto::{CompleteEnrollmentRequest, StartEnrollmentRequest};
+use crate::cli::{Failure, Target, environment, grants, out, view};
+use crate::client::Client;
+use crate::proto::{
+    CancelEnrollmentRequest, CompleteEnrollmentRequest, Enrollment, EnrollmentState,
+    GetEnrollmentRequest, GetGrantRequest, Grant, ListProvidersRequest, StartEnrollmentRequest,
+    StartEnrollmentResponse,
+};
 
 /// Longest address that is read.
 const ADDRESS_MAX: u64 = 16 * 1024;
+/// How often it is asked how far the person is.
+const POLL: Duration = Duration::from_secs(1);
+/// Longest wait for the broker to hear that nobody waits any more.
+const CANCEL_MAX: Duration = Duration::from_secs(2);
+/// What shells expect of a command that was interrupted.
+const EXIT_INTERRUPTED: i32 = 130;
 
 #[derive(Debug, Args)]
 pub(super) struct Enroll {
     /// Name of the grant. A grant of this name goes on with the new consent.
     grant_id: String,
-    /// The provider, as the configuration names it.
+    /// The provider, as the configuration names it. Left out: that of the grant; or the one that the
+    /// name begins with, as in kroger/alice; or the only one.
     #[arg(long)]
-    provider: String,
-    /// A scope; may be given several times.
+    provider: Option<String>,
+    /// A scope; may be given several times. None: those that the grant has stay.
     #[arg(long = "scope", value_name = "SCOPE")]
     scopes: Vec<String>,
     /// A label NAME=VALUE; may be given several times. None: those that the grant has stay.
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = grants::label)]
     labels: Vec<(String, String)>,
-    /// Where the provider sends the browser, as it is registered there; left out: `redirect_url` of
-    /// the provider's settings. Nothing needs to listen there.
+    /// Read the address that the browser is sent to from standard input: for brokers whose pages no
+    /// browser reaches.
+    #[arg(long)]
+    paste: bool,
+    /// Where the provider sends the browser, as it is registered there. With an address that is not
+    /// the broker's the answer has to be pasted; nothing needs to listen there.
     #[arg(long, value_name = "URL")]
     redirect_uri: Option<String>,
     #[command(flatten)]
@@ -37,26 +59,155 @@ pub(super) struct Enroll {
 impl Enroll {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let mut client = connect(&self.target).await?;
+        let provider = match self.provider {
+            Some(provider) => provider,
+            None => provider_of(&mut client, &self.grant_id).await?,
+        };
         let request = StartEnrollmentRequest {
             grant_id: self.grant_id,
-            provider_id: self.provider,
+            provider_id: provider,
             scopes: self.scopes,
             redirect_uri: self.redirect_uri.unwrap_or_default(),
             labels: self.labels.into_iter().collect(),
             request_id: String::new(),
+            started_by: who(),
+            paste: self.paste,
         };
         let started = client.admin.start_enrollment(request).await.map_err(view::failure)?;
         let started = started.into_inner();
-        out::note("Open this address in a browser, sign in there and consent:");
-        out::note(format_args!("\n{}\n", started.authorization_url));
-        out::note(
-            "The browser is then sent to another address, which may well show an error. Paste that \
-             whole address here within ten minutes:",
-        );
-        let request = answer(&pasted()?, &started.state)?;
-        let ended = client.admin.complete_enrollment(request).await.map_err(view::failure)?;
-        grants::show(ended.into_inner().grant, self.target.json);
+        let id = started.enrollment_id.clone();
+        let mut asking = client.clone();
+        let ended = tokio::select! {
+            ended = finish(&mut asking, started) => ended,
+            _ = ctrl_c() => {
+                cancel(&mut client, id).await;
+                // Whoever reads from a terminal cannot be told to stop.
+                std::process::exit(EXIT_INTERRUPTED);
+            }
+        };
+        match ended {
+            Ok(grant) => grants::show(grant, self.target.json),
+            Err(failure) => {
+                cancel(&mut client, id).await;
+                return Err(failure);
+            }
+        }
         Ok(())
+    }
+}
+
+async fn finish(
+    client: &mut Client,
+    started: StartEnrollmentResponse,
+) -> Result<Option<Grant>, Failure> {
+    if !started.start_url.is_empty() {
+        return watch(client, started).await;
+    }
+    out::note("Open this address in a browser, sign in there and consent:");
+    out::note(format_args!("\n  {}\n", started.authorization_url));
+    out::note(
+        "The browser is then sent to another address, which may well show an error. Paste that \
+         whole address here within ten minutes:",
+    );
+    let pasted = spawn_blocking(pasted).await.map_err(|error| error.to_string())??;
+    let request = answer(&pasted, &started.state)?;
+    let ended = client.admin.complete_enrollment(request).await.map_err(view::failure)?;
+    Ok(ended.into_inner().grant)
+}
+
+/// Waits until the person is through, and says how far they are.
+async fn watch(
+    client: &mut Client,
+    started: StartEnrollmentResponse,
+) -> Result<Option<Grant>, Failure> {
+    out::note("Open this page in a browser:");
+    out::note(format_args!("\n  {}\n", started.start_url));
+    out::note(format_args!("and enter this code there:  {}\n", started.user_code));
+    let mut told = EnrollmentState::Unspecified;
+    loop {
+        let enrollment = match shown(client, &started.enrollment_id).await {
+            Ok(enrollment) => enrollment,
+            Err(status) if status.code() == Code::NotFound => {
+                return Err(
+                    "nobody consented within ten minutes; nothing was changed. Begin again"
+                        .to_owned(),
+                );
+            }
+            // A broker that is restarted goes on with it.
+            Err(status) if status.code() == Code::Unavailable => Enrollment::default(),
+            Err(status) => return Err(view::failure(status)),
+        };
+        let state = enrollment.state();
+        if state != told && !progress(state).is_empty() {
+            out::note(progress(state));
+            told = state;
+        }
+        match state {
+            EnrollmentState::Granted => {
+                let request = GetGrantRequest { grant_id: enrollment.grant_id };
+                let shown = client.admin.get_grant(request).await.map_err(view::failure)?;
+                return Ok(shown.into_inner().grant);
+            }
+            EnrollmentState::Failed => return Err(enrollment.failure),
+            EnrollmentState::Cancelled => {
+                return Err("the enrolment was cancelled; nothing was changed".to_owned());
+            }
+            _ => sleep(POLL).await,
+        }
+    }
+}
+
+async fn shown(client: &mut Client, id: &str) -> Result<Enrollment, Status> {
+    let request = GetEnrollmentRequest { enrollment_id: id.to_owned() };
+    let shown = client.admin.get_enrollment(request).await?.into_inner();
+    Ok(shown.enrollment.unwrap_or_default())
+}
+
+fn progress(state: EnrollmentState) -> &'static str {
+    match state {
+        EnrollmentState::Waiting => "waiting for the browser (Ctrl-C cancels) ...",
+        EnrollmentState::Opened => "the code is entered; waiting for consent at the provider ...",
+        EnrollmentState::Answered => "consent is there; the provider is asked for the tokens ...",
+        EnrollmentState::Granted => "connected",
+        EnrollmentState::Failed | EnrollmentState::Cancelled | EnrollmentState::Unspecified => "",
+    }
+}
+
+/// Best effort: what nobody answers lapses by itself.
+async fn cancel(client: &mut Client, enrollment_id: String) {
+    let request = CancelEnrollmentRequest { enrollment_id };
+    let _ = timeout(CANCEL_MAX, client.admin.cancel_enrollment(request)).await;
+}
+
+/// The provider that goes without saying.
+async fn provider_of(client: &mut Client, grant_id: &str) -> Result<String, Failure> {
+    let request = GetGrantRequest { grant_id: grant_id.to_owned() };
+    match client.admin.get_grant(request).await {
+        Ok(shown) => return Ok(shown.into_inner().grant.unwrap_or_default().provider_id),
+        Err(status) if status.code() == Code::NotFound => {}
+        Err(status) => return Err(view::failure(status)),
+    }
+    let listed = client.admin.list_providers(ListProvidersRequest {}).await;
+    let listed = listed.map_err(view::failure)?.into_inner().providers;
+    let names: Vec<_> = listed.into_iter().map(|provider| provider.provider_id).collect();
+    let head = grant_id.split('/').next().unwrap_or_default();
+    match names.as_slice() {
+        [only] => Ok(only.clone()),
+        names if names.iter().any(|name| name == head) => Ok(head.to_owned()),
+        [] => Err("no provider is configured".to_owned()),
+        names => Err(format!("say which provider: --provider {}", names.join(" | "))),
+    }
+}
+
+/// Who asks, for the page; nobody checks it.
+fn who() -> String {
+    let environment = environment();
+    let user = environment.get("USER").or_else(|| environment.get("LOGNAME"));
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy().into_owned();
+    match user {
+        Some(user) => format!("{user}@{host}"),
+        None => host,
     }
 }
 

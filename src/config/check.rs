@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use url::Url;
+use url::{Host, Url};
 
 use crate::broker::backoff::Backoff;
 use crate::broker::settings::{Predecessors, Settings};
 use crate::config::file::{self, File};
 use crate::config::provider::provider;
 use crate::config::secrets::secret;
-use crate::config::{Config, Environment, Listen, Log, LogFormat, Problem, Shutdown, StoreConfig};
+use crate::config::{
+    Config, Environment, Listen, Log, LogFormat, Pages, Problem, Shutdown, StoreConfig,
+};
 use crate::crash::Moment;
 use crate::store::redis::Address;
 use crate::upstream::Provider;
@@ -159,6 +161,7 @@ fn listen(section: &file::Listen, problems: &mut Vec<Problem>) -> Option<Listen>
     };
     let api = address("listen.api", &section.api);
     let ops = address("listen.ops", &section.ops);
+    let pages = section.pages.as_deref().map(|text| address("listen.pages", text));
     if api.is_some_and(|api| !api.ip().is_loopback()) && !section.anyone_may_take_tokens {
         problems.push(Problem::new(
             "listen.api",
@@ -166,7 +169,45 @@ fn listen(section: &file::Listen, problems: &mut Vec<Problem>) -> Option<Listen>
              or set `listen.anyone_may_take_tokens: true` if the network itself keeps others out",
         ));
     }
-    Some(Listen { api: api?, ops: ops?, reflection: section.reflection })
+    let pages = match pages {
+        Some(address) => Some(pages_at(address?, section.pages_url.as_deref(), problems)?),
+        None => None,
+    };
+    Some(Listen { api: api?, ops: ops?, pages, reflection: section.reflection })
+}
+
+/// People type codes there and come back with others: beyond loopback that needs TLS.
+fn pages_at(address: SocketAddr, url: Option<&str>, problems: &mut Vec<Problem>) -> Option<Pages> {
+    let Some(url) = url else {
+        if address.ip().is_loopback() {
+            return Some(Pages { address, url: None });
+        }
+        problems.push(Problem::new(
+            "listen.pages_url",
+            "is needed where `listen.pages` is not a loopback address: what browsers know it by, such \
+             as https://broker.example.com",
+        ));
+        return None;
+    };
+    let bare = |url: &Url| url.query().is_none() && url.fragment().is_none();
+    let parsed = Url::parse(url).ok().filter(bare);
+    let trusted = parsed.as_ref().is_some_and(|url| match url.scheme() {
+        "https" => true,
+        "http" => url.host().is_some_and(|host| match host {
+            Host::Domain(name) => name == "localhost",
+            Host::Ipv4(address) => address.is_loopback(),
+            Host::Ipv6(address) => address.is_loopback(),
+        }),
+        _ => false,
+    });
+    if !trusted {
+        problems.push(Problem::new(
+            "listen.pages_url",
+            "must be https://HOST, or http:// on loopback; without query and fragment",
+        ));
+        return None;
+    }
+    Some(Pages { address, url: Some(url.trim_end_matches('/').to_owned()) })
 }
 
 fn store(
@@ -236,6 +277,7 @@ fn settings(
         providers.iter().map(|provider| provider.connect_timeout + provider.habits.listen_max);
     let longest = longest.max().unwrap_or_default();
     Settings {
+        pages: None,
         replica: environment.get(HOSTNAME).cloned().unwrap_or_else(|| "local".to_owned()),
         caller_wait_max: timing.caller_wait_max.0,
         force_cooldown: timing.force_cooldown.0,

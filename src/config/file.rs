@@ -45,6 +45,12 @@ pub(super) struct Listen {
     pub(super) api: String,
     /// Address of health and metrics: /livez, /readyz, /metrics and gRPC health, in plaintext.
     pub(super) ops: String,
+    /// Address of the pages at which people begin and end an enrolment. Left out: there are none, and
+    /// whoever begins an enrolment brings the answer.
+    pub(super) pages: Option<String>,
+    /// What browsers know the pages by, such as `https://broker.example.com`; providers have this plus
+    /// `/oauth/callback` as our redirect address. Left out: `http://` and the address.
+    pub(super) pages_url: Option<String>,
     /// Serve gRPC reflection, so that grpcurl needs no proto files.
     pub(super) reflection: bool,
     /// Callers cannot authenticate yet. Beyond loopback the API opens only if this says that
@@ -378,6 +384,8 @@ impl Default for Listen {
         Self {
             api: "127.0.0.1:50051".to_owned(),
             ops: "127.0.0.1:9464".to_owned(),
+            pages: None,
+            pages_url: None,
             reflection: true,
             anyone_may_take_tokens: false,
         }

@@ -1,4 +1,4 @@
-//! What a person sees of the demo provider: a question, and where it ends. No scripts.
+//! What a person sees of the demo provider: a question. No scripts.
 
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
@@ -18,21 +18,8 @@ you say no.</p>
 </form></html>
 "#;
 
-const DONE: &str = r#"<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Back from the demo provider</title>
-<style>body { font: 1.1em/1.5 system-ui; max-width: 34em; margin: 4em auto; padding: 0 1em }</style>
-<h1>Nearly there</h1>
-<p>Copy the whole address of this page from the address bar, and paste it where
-<code>token-broker grant enroll</code> waits for it. It is good once, for ten minutes.</p>
-</html>
-"#;
-
 pub(super) async fn question() -> Response {
     page(QUESTION)
-}
-
-pub(super) async fn done() -> Response {
-    page(DONE)
 }
 
 fn page(text: &'static str) -> Response {

@@ -11,15 +11,16 @@ use crate::broker::error::Error;
 use crate::broker::{Broker, Overview, endpoint};
 use crate::proto::grant_admin_service_server::GrantAdminService;
 use crate::proto::{
-    CompleteEnrollmentRequest, CompleteEnrollmentResponse, ConfirmEmptyStoreRequest,
-    ConfirmEmptyStoreResponse, CreateGrantRequest, CreateGrantResponse, DeleteGrantRequest,
-    DeleteGrantResponse, DisableGrantRequest, DisableGrantResponse, EnableGrantRequest,
-    EnableGrantResponse, GetBrokerStatusRequest, GetBrokerStatusResponse, GetGrantRequest,
-    GetGrantResponse, Grant, ImportGrantRequest, ImportGrantResponse, ListGrantsRequest,
-    ListGrantsResponse, ListProvidersRequest, ListProvidersResponse, ResolveGrantRequest,
-    ResolveGrantResponse, RevokeGrantRequest, RevokeGrantResponse, RewrapKeysRequest,
-    RewrapKeysResponse, RotateGrantRequest, RotateGrantResponse, StartEnrollmentRequest,
-    StartEnrollmentResponse, UpdateGrantRequest, UpdateGrantResponse,
+    CancelEnrollmentRequest, CancelEnrollmentResponse, CompleteEnrollmentRequest,
+    CompleteEnrollmentResponse, ConfirmEmptyStoreRequest, ConfirmEmptyStoreResponse,
+    CreateGrantRequest, CreateGrantResponse, DeleteGrantRequest, DeleteGrantResponse,
+    DisableGrantRequest, DisableGrantResponse, EnableGrantRequest, EnableGrantResponse,
+    GetBrokerStatusRequest, GetBrokerStatusResponse, GetEnrollmentRequest, GetEnrollmentResponse,
+    GetGrantRequest, GetGrantResponse, Grant, ImportGrantRequest, ImportGrantResponse,
+    ListGrantsRequest, ListGrantsResponse, ListProvidersRequest, ListProvidersResponse,
+    ResolveGrantRequest, ResolveGrantResponse, RevokeGrantRequest, RevokeGrantResponse,
+    RewrapKeysRequest, RewrapKeysResponse, RotateGrantRequest, RotateGrantResponse,
+    StartEnrollmentRequest, StartEnrollmentResponse, UpdateGrantRequest, UpdateGrantResponse,
 };
 use crate::service::call::{Action, Call};
 use crate::service::{Observe, convert};
@@ -94,11 +95,7 @@ impl GrantAdminService for Admin {
     ) -> Result<Response<StartEnrollmentResponse>, Status> {
         let run = |request, _| async move {
             let asked = self.broker.start_enrolment(convert::enrolment(request)?).await?;
-            Ok(StartEnrollmentResponse {
-                state: asked.enrolment.state.expose().to_owned(),
-                authorization_url: asked.url,
-                expire_time: Some(asked.enrolment.expires_at.into()),
-            })
+            Ok(convert::asked(asked))
         };
         self.observe.call(Action::StartEnrollment, request, run).await
     }
@@ -114,6 +111,30 @@ impl GrantAdminService for Admin {
             Ok(CompleteEnrollmentResponse { grant: Some(self.show(&overview)) })
         };
         self.observe.call(Action::CompleteEnrollment, request, run).await
+    }
+
+    async fn get_enrollment(
+        &self,
+        request: Request<GetEnrollmentRequest>,
+    ) -> Result<Response<GetEnrollmentResponse>, Status> {
+        let run = |request: GetEnrollmentRequest, _| async move {
+            let id = convert::enrolment_id(&request.enrollment_id)?;
+            let shown = convert::standing(self.broker.show_enrolment(&id).await?);
+            Ok(GetEnrollmentResponse { enrollment: Some(shown) })
+        };
+        self.observe.call(Action::GetEnrollment, request, run).await
+    }
+
+    async fn cancel_enrollment(
+        &self,
+        request: Request<CancelEnrollmentRequest>,
+    ) -> Result<Response<CancelEnrollmentResponse>, Status> {
+        let run = |request: CancelEnrollmentRequest, _| async move {
+            let id = convert::enrolment_id(&request.enrollment_id)?;
+            let shown = convert::standing(self.broker.cancel_enrolment(&id).await?);
+            Ok(CancelEnrollmentResponse { enrollment: Some(shown) })
+        };
+        self.observe.call(Action::CancelEnrollment, request, run).await
     }
 
     async fn import_grant(

@@ -64,6 +64,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// there then.
     async fn keep(&self, name: &str, note: Blob, life: Duration) -> StoreResult<Blob>;
 
+    /// Looks at a note; an empty one was taken out.
+    async fn look(&self, name: &str) -> StoreResult<Option<Blob>>;
+
     /// Takes a note out; an empty one stays in its place for as long.
     async fn pick(&self, name: &str) -> StoreResult<Option<Blob>>;
 

@@ -200,6 +200,11 @@ impl Backend for Embedded {
         self.run(move |inner| inner.keep(&name, &note, life)).await
     }
 
+    async fn look(&self, name: &str) -> StoreResult<Option<Blob>> {
+        let name = name.to_owned();
+        self.run(move |inner| inner.look(&name)).await
+    }
+
     async fn pick(&self, name: &str) -> StoreResult<Option<Blob>> {
         let name = name.to_owned();
         self.run(move |inner| inner.pick(&name)).await

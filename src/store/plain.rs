@@ -9,12 +9,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::model::{
-    Descriptor, Doubt, Enrolment, Fence, Generation, GrantId, GrantKind, Pair, ProviderId, Reason,
-    Token, Verdict,
+    Descriptor, Doubt, Fence, Generation, GrantKind, Pair, ProviderId, Reason, Token, Verdict,
 };
 use crate::clock::{from_unix_ms, unix_ms};
-use crate::secret::{AccessToken, CodeVerifier, EnrolmentState, RefreshToken};
+use crate::secret::{AccessToken, RefreshToken};
 use crate::store::record::{StoredDoubt, millis};
+
+mod enrolment;
+
+pub(crate) use enrolment::{PlainEnding, PlainEnrolment};
 
 /// What operators say about the grant.
 #[derive(Serialize, Deserialize)]
@@ -50,50 +53,6 @@ pub(crate) struct PlainVerdict {
     token_rejected: bool,
     #[serde(default)]
     given_up: Option<StoredDoubt>,
-}
-
-/// An enrolment under way.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct PlainEnrolment {
-    state: String,
-    verifier: Option<String>,
-    id: String,
-    provider: String,
-    scopes: Vec<String>,
-    labels: BTreeMap<String, String>,
-    redirect_uri: String,
-    expires_at: u64,
-}
-
-impl From<&Enrolment> for PlainEnrolment {
-    fn from(enrolment: &Enrolment) -> Self {
-        Self {
-            state: enrolment.state.expose().to_owned(),
-            verifier: enrolment.verifier.as_ref().map(|verifier| verifier.expose().to_owned()),
-            id: enrolment.id.to_string(),
-            provider: enrolment.provider.to_string(),
-            scopes: enrolment.scopes.clone(),
-            labels: enrolment.labels.clone(),
-            redirect_uri: enrolment.redirect_uri.clone(),
-            expires_at: unix_ms(enrolment.expires_at),
-        }
-    }
-}
-
-impl PlainEnrolment {
-    /// `None`: it names no grant.
-    pub(crate) fn enrolment(self) -> Option<Enrolment> {
-        Some(Enrolment {
-            state: EnrolmentState::new(self.state),
-            verifier: self.verifier.map(CodeVerifier::new),
-            id: GrantId::parse(&self.id).ok()?,
-            provider: ProviderId::new(&self.provider),
-            scopes: self.scopes,
-            labels: self.labels,
-            redirect_uri: self.redirect_uri,
-            expires_at: from_unix_ms(self.expires_at),
-        })
-    }
 }
 
 /// The secrets of one generation.

@@ -368,6 +368,11 @@ impl Backend for Redis {
         Ok(Blob(there))
     }
 
+    async fn look(&self, name: &str) -> StoreResult<Option<Blob>> {
+        let note: Option<Vec<u8>> = self.call("look", &[&self.layout.note(name)], &[]).await?;
+        Ok(note.map(Blob))
+    }
+
     async fn pick(&self, name: &str) -> StoreResult<Option<Blob>> {
         let note: Vec<u8> = self.call("pick", &[&self.layout.note(name)], &[]).await?;
         Ok(Some(note).filter(|note| !note.is_empty()).map(Blob))

@@ -7,12 +7,11 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use crate::broker::model::{
-    Descriptor, Enrolment, Fence, Grant, GrantId, GrantKind, Intent, Pair, Position, Standing,
-    Verdict,
+    Descriptor, Fence, Grant, GrantId, GrantKind, Intent, Pair, Position, Standing, Verdict,
 };
 use crate::broker::store::StoreError;
 use crate::store::keyring::{Keyring, OpenError};
-use crate::store::plain::{PlainDescriptor, PlainEnrolment, PlainPair, PlainVerdict};
+use crate::store::plain::{PlainDescriptor, PlainPair, PlainVerdict};
 use crate::store::record::{Blob, Record, Sealed};
 
 /// Seals and opens the records of one deployment.
@@ -94,18 +93,17 @@ impl Seal {
         Ok((descriptor, pair.into(), standing))
     }
 
-    /// An enrolment under the name that it is kept by.
-    pub(crate) fn enrolment(&self, name: &str, enrolment: &Enrolment) -> Blob {
-        self.seal(&self.enrolment_context(name), &PlainEnrolment::from(enrolment))
+    /// A note of an enrolment under the name that it is kept by.
+    pub(crate) fn note<T: Serialize>(&self, name: &str, plain: &T) -> Blob {
+        self.seal(&self.note_context(name), plain)
     }
 
     /// `None`: it was not sealed by this deployment under this name.
-    pub(crate) fn open_enrolment(&self, name: &str, blob: &Blob) -> Option<Enrolment> {
-        let plain: PlainEnrolment = self.open(&self.enrolment_context(name), blob).ok()?;
-        plain.enrolment()
+    pub(crate) fn open_note<T: DeserializeOwned>(&self, name: &str, blob: &Blob) -> Option<T> {
+        self.open(&self.note_context(name), blob).ok()
     }
 
-    fn enrolment_context(&self, name: &str) -> Vec<u8> {
+    fn note_context(&self, name: &str) -> Vec<u8> {
         context(&["tb2 enrolment", &self.deployment, name])
     }
 

@@ -8,20 +8,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use aws_lc_rs::digest::{SHA256, digest};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use crate::broker::model::{
-    Descriptor, Doubt, Enrolment, Fence, Generation, Grant, GrantId, Intent, Owner, Position,
-    Standing, Verdict,
+    Descriptor, Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing,
+    Verdict,
 };
 use crate::broker::store::{
-    Amendment, Claim, Claims, Continuity, DueIndex, Enrolments, Grants, Health, Merged, Page, Seed,
-    Store, StoreError, Stored,
+    Amendment, Claim, Claims, Continuity, DueIndex, Grants, Health, Merged, Page, Seed, Store,
+    StoreError, Stored,
 };
-use crate::clock::{Clock, between, unix_ms};
-use crate::secret::EnrolmentState;
+use crate::clock::{Clock, unix_ms};
 use crate::store::backend::{
     Amend, Backend, Change, Claiming, Hold, Inspected, Over, Publishing, StoreResult,
 };
@@ -32,6 +30,8 @@ use crate::store::record::{Record, Sealed, StoredDoubt, millis};
 use crate::store::redis::{Address, Admission, Redis};
 use crate::store::seal::Seal;
 use crate::store::{Keyring, OpenError, keyring};
+
+mod enrolments;
 
 /// Records read at once while a store is converted.
 const CONVERTED_AT_ONCE: usize = 500;
@@ -208,21 +208,6 @@ impl Vault {
     async fn still_ours(&self) -> StoreResult<()> {
         let found = self.backend.identity(&self.identity).await?;
         if found.deployment == self.identity.deployment { Ok(()) } else { Err(foreign()) }
-    }
-
-    /// What is kept under the name then; `None`: it was taken out.
-    async fn keep(&self, name: &str, enrolment: &Enrolment) -> StoreResult<Option<Enrolment>> {
-        let life = between(self.clock.now(), enrolment.expires_at);
-        let note = self.backend.keep(name, self.seal.enrolment(name, enrolment), life).await?;
-        if note.0.is_empty() {
-            return Ok(None);
-        }
-        let opened = self.seal.open_enrolment(name, &note);
-        opened.map(Some).ok_or_else(|| {
-            StoreError::Refused(
-                "what it keeps of an enrolment cannot be opened; begin again".into(),
-            )
-        })
     }
 
     /// Once for each grant: lists are read often.
@@ -434,33 +419,6 @@ impl Claims for Vault {
 }
 
 #[async_trait]
-impl Enrolments for Vault {
-    async fn begin(
-        &self,
-        enrolment: Enrolment,
-        request: Option<&str>,
-    ) -> StoreResult<Option<Enrolment>> {
-        self.still_ours().await?;
-        let begun = match request {
-            None => enrolment,
-            Some(request) => {
-                let request = name_of("request", &format!("{} {request}", enrolment.id));
-                let Some(begun) = self.keep(&request, &enrolment).await? else { return Ok(None) };
-                begun
-            }
-        };
-        // Once more, if the first time ended before this.
-        self.keep(&name_of("state", begun.state.expose()), &begun).await
-    }
-
-    async fn take(&self, state: &EnrolmentState) -> StoreResult<Option<Enrolment>> {
-        let name = name_of("state", state.expose());
-        let note = self.backend.pick(&name).await?;
-        Ok(note.and_then(|note| self.seal.open_enrolment(&name, &note)))
-    }
-}
-
-#[async_trait]
 impl DueIndex for Vault {
     async fn schedule(
         &self,
@@ -547,12 +505,6 @@ fn foreign() -> StoreError {
          `store.prefix` at the store of this one"
             .to_owned(),
     )
-}
-
-/// A name that tells nothing of what it is made of.
-fn name_of(kind: &str, text: &str) -> String {
-    let hash = digest(&SHA256, format!("{kind} {text}").as_bytes());
-    keyring::hexadecimal(hash.as_ref())
 }
 
 fn hold(intent: &Intent) -> Hold {

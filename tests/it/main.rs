@@ -14,6 +14,7 @@ mod enrol;
 mod failures;
 mod format_1;
 mod herd;
+mod pages;
 mod program;
 mod redis_admission;
 mod replies;

@@ -10,6 +10,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::herd::{import, redis_settings, settings};
 use crate::support::authority::Authority;
+use crate::support::browser::Browser;
 use crate::support::process::{Program, program, run, text};
 use crate::support::redis::RedisServer;
 
@@ -61,26 +62,30 @@ fn dev_prints_lines_that_work_as_pasted_and_goes_on_after_a_restart() {
     );
 }
 
-/// A person presses `Allow`, and the address is pasted.
+/// A person enters the code, and presses `Allow`.
 fn enrolls(line: &str, dir: &std::path::Path) {
     use std::process::{Command, Stdio};
 
     let mut enroll = Command::new("sh")
         .args(["-c", line])
         .current_dir(dir)
-        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let told = std::io::BufReader::new(enroll.stderr.take().unwrap());
-    let url = told.lines().map_while(Result::ok).find(|line| line.starts_with("http")).unwrap();
-    let page = Command::new("curl").args(["-s", "-i", &url]).output().unwrap();
-    let page = text(&page.stdout);
-    assert!(page.contains("demo-client") && page.contains("default-src 'none'"), "{page}");
+    let mut told =
+        std::io::BufReader::new(enroll.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let url = told.find(|line| line.contains("http")).unwrap().trim().to_owned();
+    let code = told.find(|line| line.contains("code")).unwrap();
+    let browser = Browser::new();
+    let page = browser.open(&url);
+    let page = browser.enter(&url, &page, code.split_whitespace().last().unwrap());
+    let question = page.link();
+    let page = browser.open(&question);
+    assert!(page.body.contains("demo-client") && page.head.contains("default-src 'none'"));
     let press = ["-s", "-o", "/dev/null", "-w", "%{redirect_url}", "-d", "decision=allow"];
-    let address = Command::new("curl").args(press).arg(&url).output().unwrap();
-    std::io::Write::write_all(&mut enroll.stdin.take().unwrap(), &address.stdout).unwrap();
+    let address = Command::new("curl").args(press).arg(&question).output().unwrap();
+    assert_eq!(browser.open(&text(&address.stdout)).title(), "Connected");
     let output = enroll.wait_with_output().unwrap();
     assert!(text(&output.stdout).contains("demo/bob"), "{output:?}");
 }

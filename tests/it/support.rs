@@ -2,6 +2,7 @@
 //! real Redis servers and the real program.
 
 pub(crate) mod authority;
+pub(crate) mod browser;
 pub(crate) mod calls;
 pub(crate) mod flaky;
 pub(crate) mod process;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::broker::model::{GrantId, ProviderId};
-use crate::secret::{CodeVerifier, EnrolmentState};
+use crate::secret::{CodeVerifier, EnrolmentId, EnrolmentState, UserCode};
 
 /// How long a person may take. Authorization codes live for ten minutes at most (RFC 6749 section
 /// 4.1.2), and people need that long to find a password.
@@ -13,13 +13,15 @@ pub const ENROLMENT_LIFE: Duration = Duration::from_secs(600);
 /// A question to a person, and what proves that an answer belongs to it. Good for one answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enrolment {
+    /// Names it for whoever began it.
+    pub id: EnrolmentId,
     /// Comes back with the answer (RFC 6749 section 10.12).
     pub state: EnrolmentState,
     /// Proves that whoever spends the code asked for it (RFC 7636); `None` where the provider knows
     /// nothing of that.
     pub verifier: Option<CodeVerifier>,
     /// The grant to be.
-    pub id: GrantId,
+    pub grant: GrantId,
     /// Who is asked for it.
     pub provider: ProviderId,
     /// What is asked for.
@@ -28,6 +30,28 @@ pub struct Enrolment {
     pub labels: BTreeMap<String, String>,
     /// Where the answer goes; sent once more, exactly so, with the code.
     pub redirect_uri: String,
+    /// How the broker's own page asks; `None`: whoever began it brings the answer.
+    pub page: Option<PageTerms>,
     /// An answer after this is none.
     pub expires_at: SystemTime,
+}
+
+/// What the broker's own page holds a person to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageTerms {
+    /// Shown to whoever began it, and asked of the browser: a link alone connects nothing.
+    pub code: UserCode,
+    /// Who began it, as they say.
+    pub started_by: String,
+}
+
+/// How an enrolment ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The grant lives.
+    Granted(GrantId),
+    /// Nothing was changed; why, for people.
+    Failed(String),
+    /// Whoever began it wants no answer any more.
+    Cancelled,
 }

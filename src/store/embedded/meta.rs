@@ -28,6 +28,15 @@ impl Inner {
         })
     }
 
+    pub(super) fn look(&self, name: &str) -> StoreResult<Option<Blob>> {
+        let now = self.clock.now_ms();
+        let transaction = self.begin_read()?;
+        let notes = transaction.open_table(NOTES).map_err(unavailable)?;
+        let there = notes.get(name).map_err(unavailable)?;
+        let living = there.filter(|note| note.value().0 > now);
+        Ok(living.map(|note| Blob(note.value().1.to_vec())))
+    }
+
     pub(super) fn pick(&self, name: &str) -> StoreResult<Option<Blob>> {
         let now = self.clock.now_ms();
         self.write(|transaction| {

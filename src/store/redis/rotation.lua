@@ -345,6 +345,12 @@ local function keep(keys, args)
   return args[1]
 end
 
+-- Looks at a note; an empty one was taken out.
+-- keys: note
+local function look(keys)
+  return redis.call('HGET', keys[1], 'note')
+end
+
 -- Takes a note out: nobody gets it twice. An empty one stays in its place for as long.
 -- keys: note
 local function pick(keys, args)
@@ -373,6 +379,7 @@ register('claim', claim, {})
 register('start', start, {})
 register('mark', mark, {})
 register('keep', keep, {})
+register('look', look, { 'no-writes' })
 register('pick', pick, { 'allow-oom' })
 register('start_over', start_over, {})
 register('discard', discard, { 'allow-oom' })

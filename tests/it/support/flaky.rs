@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use token_broker::broker::model::{
-    Doubt, Enrolment, Generation, Grant, GrantId, Intent, Owner, Position, Verdict,
+    Doubt, Ending, Enrolment, Generation, Grant, GrantId, Intent, Owner, Position, Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, Claims, DueIndex, Enrolments, Grants, Health, Merged, Page, Seed, Store,
-    StoreError, Stored,
+    Amendment, Claim, Claims, DueIndex, Enrolments, Found, Grants, Health, Merged, Page, Seed,
+    Store, StoreError, Stored,
 };
-use token_broker::secret::EnrolmentState;
+use token_broker::secret::{Browser, EnrolmentId, EnrolmentState};
 
 pub(crate) struct Flaky {
     pub(crate) store: Arc<dyn Store>,
@@ -41,6 +41,27 @@ impl Enrolments for Flaky {
     }
     async fn take(&self, state: &EnrolmentState) -> StoreResult<Option<Enrolment>> {
         self.reach()?.take(state).await
+    }
+    async fn find(&self, state: &EnrolmentState) -> StoreResult<Found> {
+        self.reach()?.find(state).await
+    }
+    async fn named(&self, id: &EnrolmentId) -> StoreResult<Option<Enrolment>> {
+        self.reach()?.named(id).await
+    }
+    async fn bind(&self, id: &EnrolmentId, browser: &Browser) -> StoreResult<Browser> {
+        self.reach()?.bind(id, browser).await
+    }
+    async fn bound(&self, id: &EnrolmentId) -> StoreResult<Option<Browser>> {
+        self.reach()?.bound(id).await
+    }
+    async fn count_mistake(&self, id: &EnrolmentId, most: usize) -> StoreResult<bool> {
+        self.reach()?.count_mistake(id, most).await
+    }
+    async fn conclude(&self, state: &EnrolmentState, ending: &Ending) -> StoreResult<()> {
+        self.reach()?.conclude(state, ending).await
+    }
+    async fn ending(&self, state: &EnrolmentState) -> StoreResult<Option<Ending>> {
+        self.reach()?.ending(state).await
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Program {
     pub(crate) seen: Vec<String>,
     pub(crate) api: String,
     pub(crate) ops: String,
+    /// Empty if there are none.
+    pub(crate) pages: String,
 }
 
 /// The program with nothing of our environment. Over the limit of `limit_files` a write is to fail,
@@ -45,8 +47,8 @@ impl Program {
         let line = started.wait_for("\"message\":\"ready\"");
         let fields: BTreeMap<String, serde_json::Value> = serde_json::from_str(&line).unwrap();
         let address = |name: &str| fields[name].as_str().unwrap().to_owned();
-        let (api, ops) = (address("api"), address("ops"));
-        (started.api, started.ops) = (api, ops);
+        (started.api, started.ops) = (address("api"), address("ops"));
+        started.pages = fields.get("pages").map_or_else(String::new, |_| address("pages"));
         started
     }
 
@@ -56,6 +58,7 @@ impl Program {
             .args(arguments)
             .env("TOKEN_BROKER__LISTEN__API", "127.0.0.1:0")
             .env("TOKEN_BROKER__LISTEN__OPS", "127.0.0.1:0")
+            .envs((arguments[0] == "dev").then_some(("TOKEN_BROKER__LISTEN__PAGES", "127.0.0.1:0")))
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -74,8 +77,8 @@ impl Program {
                 }
             });
         }
-        let (api, ops) = (String::new(), String::new());
-        Self { process, lines, seen: Vec::new(), api, ops }
+        let none = String::new;
+        Self { process, lines, seen: Vec::new(), api: none(), ops: none(), pages: none() }
     }
 
     /// Reads what is printed until a line holds `part`.

@@ -1,0 +1,105 @@
+//! The exchange: a code buys what it buys, once, whatever comes of that.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::warn;
+
+use crate::broker::endpoint::{Disposition, Issued, Reply, Request};
+use crate::broker::error::{Error, chain};
+use crate::broker::model::{Ending, Enrolment, Reason};
+use crate::broker::{Broker, Overview};
+use crate::secret::{AuthorizationCode, EnrolmentState, RefreshToken};
+
+/// What came back from the provider.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Which question it answers.
+    pub state: EnrolmentState,
+    /// What buys the pair.
+    pub code: AuthorizationCode,
+    /// Who says that it answers.
+    pub issuer: Option<String>,
+}
+
+impl Broker {
+    /// Exchanges the code of an answer, once, and begins the grant's new chain with what it brings.
+    pub async fn complete_enrolment(self: &Arc<Self>, answer: Answer) -> Result<Overview, Error> {
+        let broker = Arc::clone(self);
+        self.to_the_end(async move { broker.complete(answer).await }).await
+    }
+
+    async fn complete(&self, answer: Answer) -> Result<Overview, Error> {
+        // Whoever drains waits for this task, if it has begun by then.
+        if self.draining() {
+            return Err(Error::Draining);
+        }
+        let taken = self.rotations.store.take(&answer.state).await?;
+        let now = self.rotations.clock.now();
+        let enrolment = taken.filter(|enrolment| now < enrolment.expires_at);
+        let enrolment = enrolment.ok_or(Error::EnrolmentUnknown)?;
+        let ended = match self.exchange(&enrolment, answer).await {
+            Ok(first) => Ok(self.keep(&enrolment, first).await),
+            Err(error) => Err(error),
+        };
+        let ending = match &ended {
+            Ok(_) => Ending::Granted(enrolment.grant.clone()),
+            Err(error) => Ending::Failed(error.to_string()),
+        };
+        self.conclude(&enrolment, ending).await;
+        ended
+    }
+
+    async fn exchange(&self, enrolment: &Enrolment, answer: Answer) -> Result<First, Error> {
+        let expected = self.provider(&enrolment.provider)?.consent.issuer;
+        if let (Some(expected), Some(given)) = (&expected, &answer.issuer)
+            && expected != given
+        {
+            return Err(Error::AnswerOfAnother(enrolment.provider.clone()));
+        }
+        let Enrolment { redirect_uri, verifier, .. } = enrolment.clone();
+        let request = Request::AuthorizationCode { code: answer.code, redirect_uri, verifier };
+        let at = self.rotations.clock.now();
+        let reply = self.rotations.endpoint.exchange(&enrolment.provider, request).await;
+        first(enrolment, reply, at)
+    }
+
+    /// Only those who wait for it miss it where it cannot be kept.
+    pub(super) async fn conclude(&self, enrolment: &Enrolment, ending: Ending) {
+        if let Err(error) = self.rotations.store.conclude(&enrolment.state, &ending).await {
+            warn!(grant.id = %enrolment.grant, error = %chain(&error), ?ending,
+                "how this enrolment ended is not kept; nobody who waits for it will hear of it");
+        }
+    }
+}
+
+/// What a consent brought.
+pub(super) struct First {
+    pub(super) refresh_token: RefreshToken,
+    pub(super) refresh_token_expires_at: Option<SystemTime>,
+    pub(super) issued: Option<Issued>,
+    pub(super) at: SystemTime,
+}
+
+/// The beginning of a chain. Without a refresh token there is none.
+fn first(enrolment: &Enrolment, reply: Reply, at: SystemTime) -> Result<First, Error> {
+    let provider = enrolment.provider.clone();
+    match (reply.refresh_token, reply.issued) {
+        (Some(refresh_token), issued) => Ok(First {
+            refresh_token,
+            refresh_token_expires_at: reply.refresh_token_lifetime.map(|life| at + life),
+            issued: issued.ok(),
+            at,
+        }),
+        (None, Ok(_)) => Err(Error::NoRefreshToken(provider)),
+        (None, Err(failure)) => Err(match (failure.disposition, failure.reason) {
+            (Disposition::Unknown(_), _) => Error::CodeOutcomeUnknown(provider),
+            (Disposition::Refused, _) | (_, Reason::ProviderUnrecognizedError) => {
+                Error::CodeRejected { provider, failure }
+            }
+            (Disposition::NotSent | Disposition::NotProcessed, _) => {
+                Error::EnrolmentFailed { provider, failure }
+            }
+        }),
+    }
+}
