@@ -3,7 +3,7 @@
 //! Reading order: [`model`] what a grant is, [`freshness`] when to refresh, [`known`], [`entry`] and
 //! [`view`] what this process knows, [`serving`] what a caller gets, [`refresh`] how a grant is kept
 //! fresh, [`admin`] what operators do, [`enrol`] how a person's consent becomes a grant, [`census`] what they see at a glance, [`resolve`] what they do about grants that do not go on by
-//! themselves. The process ends at two traits, [`store::Store`] and [`endpoint::TokenEndpoint`].
+//! themselves, [`revoke`] how they end one. The process ends at two traits, [`store::Store`] and [`endpoint::TokenEndpoint`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -35,6 +35,7 @@ pub mod metrics;
 pub mod model;
 pub mod refresh;
 pub mod resolve;
+pub mod revoke;
 pub mod serving;
 pub mod settings;
 pub mod store;

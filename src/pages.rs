@@ -80,7 +80,7 @@ fn page(status: StatusCode, markup: &Markup) -> Response {
 fn failure(error: &Error) -> Response {
     match error {
         Error::EnrolmentUnknown => page(StatusCode::NOT_FOUND, &text::nothing_waits()),
-        Error::Draining | Error::Store(_) => {
+        Error::Draining | Error::Store(_) | Error::EnrolmentFailed { .. } => {
             page(StatusCode::SERVICE_UNAVAILABLE, &text::later(&error.to_string()))
         }
         _ => page(StatusCode::INTERNAL_SERVER_ERROR, &text::failed(&error.to_string(), None)),

@@ -11,7 +11,8 @@ use tracing::info;
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::model::{
-    Descriptor, Doubt, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId, Standing,
+    Descriptor, Doubt, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId, Reason,
+    Standing,
 };
 use crate::broker::refresh::continuity::StoreCondition;
 use crate::broker::refresh::flight::Trigger;
@@ -37,14 +38,22 @@ pub enum State {
     OutcomeUnknown,
     /// The provider refused the refresh token.
     ReauthRequired,
+    /// An operator took it back at the provider.
+    Revoked,
     /// An operator switched it off.
     Disabled,
 }
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Active, Self::Degraded, Self::OutcomeUnknown, Self::ReauthRequired, Self::Disabled];
+    pub const ALL: [Self; 6] = [
+        Self::Active,
+        Self::Degraded,
+        Self::OutcomeUnknown,
+        Self::ReauthRequired,
+        Self::Revoked,
+        Self::Disabled,
+    ];
 
     /// As metrics name it.
     pub fn name(self) -> &'static str {
@@ -53,6 +62,7 @@ impl State {
             Self::Degraded => "degraded",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::ReauthRequired => "reauth_required",
+            Self::Revoked => "revoked",
             Self::Disabled => "disabled",
         }
     }
@@ -312,7 +322,11 @@ impl Broker {
         let (state, trouble) = match (spent_by_time.as_ref().unwrap_or(&grant.standing), &doubt) {
             (Standing::Refused(verdict), _) => {
                 let (grant, verdict) = (grant.id.clone(), verdict.clone());
-                (State::ReauthRequired, Some(met(Error::GrantRefused { grant, verdict })))
+                let state = match verdict.reason {
+                    Reason::GrantRevoked => State::Revoked,
+                    _ => State::ReauthRequired,
+                };
+                (state, Some(met(Error::GrantRefused { grant, verdict })))
             }
             (_, Some(doubt)) => {
                 let next = self.rotations.next_try(entry, &view, doubt);
@@ -330,7 +344,8 @@ impl Broker {
             let next = self.rotations.next_try(entry, &view, &doubt);
             (doubt, self.rotations.look_at(next))
         });
-        let state = if grant.descriptor.disabled { State::Disabled } else { state };
+        let off = grant.descriptor.disabled && state != State::Revoked;
+        let state = if off { State::Disabled } else { state };
         let wanted = grant.descriptor.keep_warm || entry.in_use(grant.generation());
         let goes_on = matches!(state, State::Active | State::Degraded);
         let due_at = self.rotations.due_at(&view.grant, wanted).filter(|_| goes_on);

@@ -25,6 +25,10 @@ pub fn advice(reason: Reason) -> &'static str {
         Reason::GrantNotRefreshable => {
             "there is no refresh token; import one with `token-broker grant import`"
         }
+        Reason::GrantRevoked => {
+            "an operator took it back at the provider (`token-broker grant revoke`); have the person \
+             consent again with `token-broker grant enroll`"
+        }
         Reason::ScopeNotGranted => {
             "the provider refused the scopes: the grant, or our client, does not cover them"
         }

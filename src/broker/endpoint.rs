@@ -17,11 +17,40 @@ pub trait TokenEndpoint: Send + Sync + 'static {
     /// Sends `request` to `provider` once.
     async fn exchange(&self, provider: &ProviderId, request: Request) -> Reply;
 
+    /// Takes a token back (RFC 7009): what a provider does not know counts as taken back. May be
+    /// asked again.
+    async fn revoke(&self, provider: &ProviderId, token: Revocable) -> Result<(), NotRevoked>;
+
     /// Says who the providers are.
     fn providers(&self) -> Vec<ProviderSummary>;
 
+    /// How people are asked, as configured and as the provider itself says.
+    async fn consent(&self, provider: &ProviderId) -> Result<Consent, Failure>;
+
     /// The URL at which a person is asked; `None`: this provider asks nobody.
-    fn authorization_url(&self, provider: &ProviderId, question: &Question<'_>) -> Option<String>;
+    async fn authorization_url(
+        &self,
+        provider: &ProviderId,
+        question: Question<'_>,
+    ) -> Result<Option<String>, Failure>;
+}
+
+/// What can be taken back.
+#[derive(Debug, Clone)]
+pub enum Revocable {
+    /// And with it all that was got for it, at most providers.
+    Refresh(RefreshToken),
+    /// Where there is no refresh token.
+    Access(AccessToken),
+}
+
+/// Why a token was not taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotRevoked {
+    /// The provider has no endpoint for that.
+    Unsupported,
+    /// It failed.
+    Failed(Failure),
 }
 
 /// What operators see of a provider.
@@ -37,11 +66,9 @@ pub struct ProviderSummary {
     pub client_id: String,
     /// How it treats refresh tokens.
     pub habits: Habits,
-    /// How people are asked.
-    pub consent: Consent,
 }
 
-/// How a provider asks people, as it is configured.
+/// How a provider asks people.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Consent {
     /// Where answers go if nothing else is said.
@@ -50,10 +77,12 @@ pub struct Consent {
     pub pkce: bool,
     /// Who must have answered, where answers say it (RFC 9207).
     pub issuer: Option<String>,
+    /// Its answers always say it.
+    pub names_issuer: bool,
 }
 
 /// What a person is asked.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
     /// Comes back with the answer.
     pub state: &'a EnrolmentState,

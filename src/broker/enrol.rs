@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use tracing::info;
 
 use crate::broker::Broker;
-use crate::broker::endpoint::Question;
+use crate::broker::endpoint::{Consent, Failure, Question};
 use crate::broker::error::{Error, Violation};
 use crate::broker::model::{ENROLMENT_LIFE, Ending, Enrolment, GrantId, PageTerms, ProviderId};
 use crate::broker::store::{Found, Stored};
@@ -68,7 +68,7 @@ pub enum Stage {
 impl Broker {
     /// Prepares the question to a person.
     pub async fn start_enrolment(&self, new: NewEnrolment) -> Result<Asked, Error> {
-        let consent = self.provider(&new.provider)?.consent;
+        let consent = self.consent(&new.provider).await?;
         let pages = self.rotations.settings.pages.as_ref();
         let redirect_uri = new.redirect_uri.or(consent.redirect_uri);
         let redirect_uri = redirect_uri.or_else(|| pages.map(|pages| pages.callback.clone()));
@@ -98,7 +98,7 @@ impl Broker {
             page,
             expires_at: self.rotations.clock.now() + ENROLMENT_LIFE,
         };
-        self.question(&asked)?;
+        self.question(&asked).await?;
         let begun = self.rotations.store.begin(asked.clone(), new.request.as_deref()).await?;
         let Some(enrolment) = begun else {
             return Err(invalid("request_id", "was answered already; ask with another one"));
@@ -113,7 +113,7 @@ impl Broker {
             (Some(_), Some(pages)) => {
                 format!("{}?enrollment={}", pages.start, enrolment.id.expose())
             }
-            _ => self.question(&enrolment)?,
+            _ => self.question(&enrolment).await?,
         };
         info!(grant.id = %enrolment.grant, provider = %enrolment.provider, "a person is asked");
         Ok(Asked { enrolment, url })
@@ -134,17 +134,24 @@ impl Broker {
     }
 
     /// The question as a URL of the provider.
-    fn question(&self, enrolment: &Enrolment) -> Result<String, Error> {
+    async fn question(&self, enrolment: &Enrolment) -> Result<String, Error> {
         let question = Question {
             state: &enrolment.state,
             verifier: enrolment.verifier.as_ref(),
             redirect_uri: &enrolment.redirect_uri,
             scopes: &enrolment.scopes,
         };
-        let url = self.rotations.endpoint.authorization_url(&enrolment.provider, &question);
-        url.ok_or_else(|| {
+        let url = self.rotations.endpoint.authorization_url(&enrolment.provider, question).await;
+        url.map_err(|failure| unasked(&enrolment.provider, failure))?.ok_or_else(|| {
             invalid("provider_id", "has no `authorize_url` or `base_url` in its settings")
         })
+    }
+
+    /// How the provider asks people.
+    async fn consent(&self, id: &ProviderId) -> Result<Consent, Error> {
+        self.provider(id)?;
+        let consent = self.rotations.endpoint.consent(id).await;
+        consent.map_err(|failure| unasked(id, failure))
     }
 
     /// Shows where an enrolment stands.
@@ -172,6 +179,10 @@ impl Broker {
         }
         self.show_enrolment(id).await
     }
+}
+
+fn unasked(provider: &ProviderId, failure: Failure) -> Error {
+    Error::EnrolmentFailed { provider: provider.clone(), failure }
 }
 
 /// Asked twice with the same id: nothing but what is random may differ.

@@ -122,8 +122,8 @@ pub enum Error {
     EnrolmentUnknown,
     /// The answer names another issuer (RFC 9207): a mix-up, or an attack.
     #[error(
-        "the answer names another issuer than `issuer` in the settings of provider {0}; its code was \
-         not sent to anybody. Begin again, and look at where the person was sent"
+        "the answer names another issuer than `issuer` in the settings of provider {0}, or none; its \
+         code was not sent to anybody. Begin again, and look at where the person was sent"
     )]
     AnswerOfAnother(ProviderId),
     /// The provider did not take the code.
@@ -161,6 +161,12 @@ pub enum Error {
          prompt: consent}}` in the settings of the provider"
     )]
     NoRefreshToken(ProviderId),
+    /// The provider takes nothing back.
+    #[error(
+        "provider {0} has no `revoke_url` in its settings, and names none itself; `token-broker grant \
+         delete` drops the tokens here, and the person can take the consent back at the provider"
+    )]
+    CannotRevoke(ProviderId),
     /// This process is shutting down.
     #[error("this process is shutting down; call again")]
     Draining,
@@ -218,6 +224,7 @@ impl Error {
             | Self::EnrolmentGoesOn
             | Self::CodeOutcomeUnknown(_)
             | Self::NoRefreshToken(_)
+            | Self::CannotRevoke(_)
             | Self::Draining
             | Self::NotImplemented(_)
             | Self::Internal => None,

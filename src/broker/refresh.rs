@@ -3,7 +3,7 @@
 //! Reading order: [`join`] and [`flight`] one refresh for each grant, [`rotation`] how it is done,
 //! [`claim`] under what right, [`answer`] what replies mean (with `pair`), [`providers`] whose
 //! trouble a failure is, [`resend`] (with `doubt`) what follows a lost answer, [`publish`] how a
-//! pair is kept, [`continuity`] whether the store keeps it, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked. Nothing
+//! pair is kept, [`continuity`] whether the store keeps it, [`revoke`] how it ends on purpose, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked. Nothing
 //! here knows of callers or operators.
 
 use std::collections::HashMap;
@@ -39,6 +39,7 @@ pub mod pair;
 pub mod providers;
 pub mod publish;
 pub mod resend;
+pub mod revoke;
 pub mod rotation;
 pub mod scheduler;
 

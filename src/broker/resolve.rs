@@ -10,7 +10,7 @@ use crate::broker::admin::CONFLICTS_MAX;
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::model::{
-    Doubt, DoubtKind, Grant, GrantId, Intent, Owner, Position, Reason, Standing, Verdict,
+    Doubt, DoubtKind, Grant, GrantId, Owner, Position, Reason, Standing, Verdict,
 };
 use crate::broker::refresh::doubt::Next;
 use crate::broker::refresh::flight::Trigger;
@@ -44,6 +44,12 @@ impl Broker {
         let doubt = self.rotations.doubt_of(&entry, &grant);
         info!(grant.id = %id, ?resolution, "an operator resolves a grant");
         match (&grant.standing, doubt, resolution) {
+            // What was taken back is gone.
+            (Standing::Refused(verdict), _, Resolution::Retry)
+                if verdict.reason == Reason::GrantRevoked =>
+            {
+                usable(&grant)?;
+            }
             (Standing::Refused(_), _, Resolution::Retry) => {
                 if !self.rotations.lift(&grant).await? {
                     return Err(Error::EtagMismatch(id.clone()));
@@ -125,7 +131,7 @@ impl Broker {
         let (grant, doubt) = (grant.clone(), doubt.clone());
         self.to_the_end(async move {
             let moved = || Error::EtagMismatch(grant.id.clone());
-            let held = broker.held_in_doubt(&grant, &doubt).await?.ok_or_else(moved)?;
+            let held = broker.rotations.held_in_doubt(&grant, &doubt).await?.ok_or_else(moved)?;
             let verdict = Verdict {
                 reason: Reason::GrantRefreshTokenLost,
                 provider_error: None,
@@ -145,20 +151,6 @@ impl Broker {
             Ok(())
         })
         .await
-    }
-
-    /// The claim under which the doubt is kept; it is claimed anew where the store has lost it.
-    async fn held_in_doubt(&self, grant: &Grant, doubt: &Doubt) -> Result<Option<Intent>, Error> {
-        if let Some(held) = &grant.intent {
-            return Ok(Some(held.clone()));
-        }
-        let owner = self.rotations.next_owner();
-        let watch = self.rotations.settings.suspect_after;
-        let claim =
-            self.rotations.store.claim(&grant.id, grant.generation(), owner, None, watch).await?;
-        let Claim::Granted(held) = claim else { return Ok(None) };
-        let ours = self.rotations.store.doubt(&grant.id, &held, doubt, None).await?;
-        Ok(ours.then_some(held))
     }
 
     /// Switches a grant off or on. What it holds is kept.

@@ -14,7 +14,7 @@ use crate::cli::{Failure, Target, grants, out, resolve, view};
 use crate::clock::Clock;
 use crate::proto::{
     self, CreateGrantRequest, DeleteGrantRequest, DisableGrantRequest, EnableGrantRequest,
-    GetGrantRequest, GrantKind, ImportGrantRequest, RotateGrantRequest,
+    GetGrantRequest, GrantKind, ImportGrantRequest, RevokeGrantRequest, RotateGrantRequest,
 };
 
 /// Most bytes of a refresh token that are read.
@@ -49,8 +49,16 @@ pub(super) enum Grant {
     Disable(One),
     /// Undo `disable`.
     Enable(One),
-    /// Delete a grant. Its tokens are not revoked at the provider.
-    Delete(One),
+    /// Take the tokens of a grant back at its provider, and end it; a person must consent again.
+    Revoke(One),
+    /// Delete a grant. Its tokens are not revoked at the provider, unless you say so.
+    Delete {
+        #[command(flatten)]
+        one: One,
+        /// Revoke the tokens at the provider first.
+        #[arg(long)]
+        revoke: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -114,7 +122,8 @@ impl Grant {
             Self::Resolve(resolve) => resolve.run().await,
             Self::Disable(one) => one.disable().await,
             Self::Enable(one) => one.enable().await,
-            Self::Delete(one) => one.delete().await,
+            Self::Revoke(one) => one.revoke().await,
+            Self::Delete { one, revoke } => one.delete(revoke).await,
         }
     }
 }
@@ -220,15 +229,21 @@ impl One {
         Ok(())
     }
 
-    async fn delete(self) -> Result<(), Failure> {
+    async fn revoke(self) -> Result<(), Failure> {
+        let mut client = connect(&self.target).await?;
+        let request = RevokeGrantRequest { grant_id: self.grant_id };
+        let response = client.admin.revoke_grant(request).await.map_err(view::failure)?;
+        grants::show(response.into_inner().grant, self.target.json);
+        Ok(())
+    }
+
+    async fn delete(self, revoke: bool) -> Result<(), Failure> {
         let mut client = connect(&self.target).await?;
         let grant_id = self.grant_id.clone();
-        let request = DeleteGrantRequest { grant_id, etag: String::new(), allow_missing: false };
+        let request = DeleteGrantRequest { grant_id, revoke, ..DeleteGrantRequest::default() };
         client.admin.delete_grant(request).await.map_err(view::failure)?;
-        out::note(format_args!(
-            "deleted {}; its tokens were not revoked at the provider",
-            self.grant_id
-        ));
+        let tokens = if revoke { "its tokens were revoked" } else { "its tokens were not revoked" };
+        out::note(format_args!("deleted {}; {tokens} at the provider", self.grant_id));
         Ok(())
     }
 }

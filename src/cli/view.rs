@@ -350,7 +350,15 @@ pub(super) fn config(config: &Config) -> String {
         let _ = write!(
             text,
             "\nprovider       {} ({}): {} as {}",
-            provider.id, provider.profile, provider.token_url, provider.client_id
+            provider.id,
+            provider.profile,
+            provider
+                .endpoints
+                .token
+                .as_ref()
+                .or(provider.issuer.as_ref())
+                .map_or("", String::as_str),
+            provider.client_id
         );
     }
     text

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use url::{Host, Url};
+use url::Url;
 
 use crate::broker::backoff::Backoff;
 use crate::broker::settings::{Predecessors, Settings};
@@ -16,7 +16,7 @@ use crate::config::{
 };
 use crate::crash::Moment;
 use crate::store::redis::Address;
-use crate::upstream::Provider;
+use crate::upstream::{Provider, is_private};
 
 const DEFAULT_STORE: &str = "token-broker.redb";
 /// Kubernetes sets this in every pod.
@@ -191,16 +191,7 @@ fn pages_at(address: SocketAddr, url: Option<&str>, problems: &mut Vec<Problem>)
     };
     let bare = |url: &Url| url.query().is_none() && url.fragment().is_none();
     let parsed = Url::parse(url).ok().filter(bare);
-    let trusted = parsed.as_ref().is_some_and(|url| match url.scheme() {
-        "https" => true,
-        "http" => url.host().is_some_and(|host| match host {
-            Host::Domain(name) => name == "localhost",
-            Host::Ipv4(address) => address.is_loopback(),
-            Host::Ipv6(address) => address.is_loopback(),
-        }),
-        _ => false,
-    });
-    if !trusted {
+    if !parsed.as_ref().is_some_and(is_private) {
         problems.push(Problem::new(
             "listen.pages_url",
             "must be https://HOST, or http:// on loopback; without query and fragment",

@@ -103,6 +103,8 @@ pub(super) struct ProviderSection {
     pub(super) token_url: Option<String>,
     /// The authorization endpoint, where it is not below `base_url`.
     pub(super) authorize_url: Option<String>,
+    /// Where tokens are taken back (RFC 7009).
+    pub(super) revoke_url: Option<String>,
     /// What is added to every question to a person, such as `access_type: offline`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) authorize_parameters: BTreeMap<String, String>,
@@ -113,6 +115,10 @@ pub(super) struct ProviderSection {
     pub(super) pkce: Option<bool>,
     /// The issuer of the provider. Answers that name another one are refused (RFC 9207).
     pub(super) issuer: Option<String>,
+    /// Ask the issuer where the endpoints are that are not configured (RFC 8414, OpenID Connect
+    /// Discovery). Left out: only where neither `token_url` nor `base_url` is. Where it leads to
+    /// another origin than the issuer's, or that of `token_url`, it is not followed.
+    pub(super) discovery: Option<bool>,
     /// Our client id.
     pub(super) client_id: Option<String>,
     /// Our client secret. Only in the environment; in a file use `client_secret_file`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use url::{Host, Url};
+use url::Url;
 
 use crate::broker::endpoint::Habits;
 use crate::broker::model::ProviderId;
@@ -10,7 +10,7 @@ use crate::config::profile::filled;
 use crate::config::secrets::secret;
 use crate::config::{Problem, file};
 use crate::secret::ClientSecret;
-use crate::upstream::{BasicEncoding, ClientAuth, Meaning, Provider, Rule};
+use crate::upstream::{BasicEncoding, ClientAuth, Endpoints, Meaning, Provider, Rule, is_private};
 
 /// Longest `listen_max`: doubt, suspicion and shutdown last as long.
 const LISTEN_MAX_MAX: Duration = Duration::from_secs(300);
@@ -79,8 +79,8 @@ pub(super) fn provider(
     Some(Provider {
         id: ProviderId::new(name),
         profile: section.profile.name().to_owned(),
-        token_url: urls.token?,
-        authorize_url: urls.authorize,
+        endpoints: urls.endpoints,
+        discovery: urls.discovery,
         authorize_parameters: section.authorize_parameters.clone(),
         redirect_url: urls.redirect,
         pkce: section.pkce.unwrap_or(true),
@@ -110,8 +110,8 @@ const RESERVED: [&str; 8] = [
 
 /// Where a provider is, and where people come back from it.
 struct Urls {
-    token: Option<String>,
-    authorize: Option<String>,
+    endpoints: Endpoints,
+    discovery: bool,
     redirect: Option<String>,
 }
 
@@ -121,16 +121,30 @@ fn urls(
     problems: &mut Vec<Problem>,
 ) -> Urls {
     let base = section.base_url.as_deref();
+    let unplaced = section.token_url.is_none() && base.is_none();
+    let discovery = section.discovery.unwrap_or(unplaced && section.issuer.is_some());
     let token = match (&section.token_url, base) {
         (Some(url), _) => endpoint(&path("token_url"), url, problems),
         (None, Some(base)) => {
             endpoint(&path("base_url"), &format!("{}/token", base.trim_end_matches('/')), problems)
         }
+        (None, None) if discovery => None,
         (None, None) => {
-            problems.push(Problem::new(path("token_url"), "is required, or `base_url`"));
+            problems.push(Problem::new(
+                path("token_url"),
+                "is required, or `base_url`, or an `issuer` that says where it is",
+            ));
             None
         }
     };
+    if discovery {
+        match &section.issuer {
+            Some(issuer) => drop(endpoint(&path("issuer"), issuer, problems)),
+            None => {
+                problems.push(Problem::new(path("discovery"), "needs an `issuer`, which is asked"));
+            }
+        }
+    }
     let authorize = match (&section.authorize_url, base) {
         (Some(url), _) => endpoint(&path("authorize_url"), url, problems),
         (None, Some(base)) => {
@@ -154,7 +168,12 @@ fn urls(
             "must be an absolute URL without a fragment, as it is registered with the provider",
         ));
     }
-    Urls { token, authorize, redirect }
+    let mut optional = |key: &str, url: &Option<String>| {
+        url.as_ref().and_then(|url| endpoint(&path(key), url, problems))
+    };
+    let revoke = optional("revoke_url", &section.revoke_url);
+    let endpoints = Endpoints { token, authorize, revoke, ..Endpoints::default() };
+    Urls { endpoints, discovery, redirect }
 }
 
 /// Rules that match what they do not mean.
@@ -208,13 +227,7 @@ fn endpoint(path: &str, text: &str, problems: &mut Vec<Problem>) -> Option<Strin
         ));
         return None;
     };
-    let local = match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
-    if url.scheme() != "https" && !(url.scheme() == "http" && local) {
+    if !is_private(&url) {
         problems.push(Problem::new(path, "must begin with https:// (http:// only for loopback)"));
         return None;
     }

@@ -208,14 +208,31 @@ impl GrantAdminService for Admin {
         self.observe.call(Action::RotateGrant, request, run).await
     }
 
+    async fn revoke_grant(
+        &self,
+        request: Request<RevokeGrantRequest>,
+    ) -> Result<Response<RevokeGrantResponse>, Status> {
+        let run = |request: RevokeGrantRequest, call: Call| async move {
+            let id = convert::grant_id(&request.grant_id)?;
+            let overview = self.broker.revoke_grant(&id, call.deadline).await?;
+            Ok(RevokeGrantResponse { grant: Some(self.show(&overview)), revoked_at_provider: true })
+        };
+        self.observe.call(Action::RevokeGrant, request, run).await
+    }
+
     async fn delete_grant(
         &self,
         request: Request<DeleteGrantRequest>,
     ) -> Result<Response<DeleteGrantResponse>, Status> {
-        let run = |request: DeleteGrantRequest, _| async move {
+        let run = |request: DeleteGrantRequest, call: Call| async move {
             let id = convert::grant_id(&request.grant_id)?;
             let etag = Some(request.etag).filter(|etag| !etag.is_empty());
-            match self.broker.delete_grant(&id, etag).await {
+            let deleted = if request.revoke {
+                self.broker.revoke_and_delete(&id, etag, call.deadline).await
+            } else {
+                self.broker.delete_grant(&id, etag).await
+            };
+            match deleted {
                 Err(Error::GrantNotFound(_)) if request.allow_missing => Ok(DeleteGrantResponse {}),
                 result => result.map(|()| DeleteGrantResponse {}),
             }
@@ -285,7 +302,6 @@ impl GrantAdminService for Admin {
 
     later! {
         update_grant(UpdateGrantRequest) -> UpdateGrantResponse, UpdateGrant;
-        revoke_grant(RevokeGrantRequest) -> RevokeGrantResponse, RevokeGrant;
         confirm_empty_store(ConfirmEmptyStoreRequest) -> ConfirmEmptyStoreResponse, ConfirmEmptyStore;
         rewrap_keys(RewrapKeysRequest) -> RewrapKeysResponse, RewrapKeys;
     }

@@ -373,6 +373,7 @@ pub(super) fn grant(overview: &Overview, now: SystemTime) -> proto::Grant {
         State::Degraded => proto::GrantState::Degraded,
         State::OutcomeUnknown => proto::GrantState::OutcomeUnknown,
         State::ReauthRequired => proto::GrantState::ReauthRequired,
+        State::Revoked => proto::GrantState::Revoked,
         State::Disabled => proto::GrantState::Disabled,
     };
     let kind = match descriptor.kind {
@@ -439,7 +440,7 @@ fn failure(trouble: &Trouble, state: State, now: SystemTime) -> proto::GrantFail
     let left = match (state, trouble.error.retry_after()) {
         (State::Degraded, _) => Some(trouble.until.saturating_duration_since(Instant::now())),
         (State::OutcomeUnknown, left) => left,
-        (State::Active | State::ReauthRequired | State::Disabled, _) => None,
+        (State::Active | State::ReauthRequired | State::Revoked | State::Disabled, _) => None,
     };
     proto::GrantFailure {
         reason: reason.into(),

@@ -159,6 +159,7 @@ fn grant(error: &Error) -> Option<&GrantId> {
         | Error::EnrolmentGoesOn
         | Error::CodeOutcomeUnknown(_)
         | Error::NoRefreshToken(_)
+        | Error::CannotRevoke(_)
         | Error::ProviderNotConfigured(_)
         | Error::Store(_)
         | Error::Draining

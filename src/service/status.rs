@@ -81,6 +81,9 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         Error::NoRefreshToken(_) => {
             (Code::FailedPrecondition, ErrorReason::RefreshTokenNotGranted, None)
         }
+        Error::CannotRevoke(_) => {
+            (Code::FailedPrecondition, ErrorReason::ProviderCannotRevoke, None)
+        }
         Error::Draining => (Code::Unavailable, ErrorReason::Draining, soon),
         Error::NotImplemented(_) => (Code::Unimplemented, ErrorReason::NotImplemented, None),
         Error::Internal => (Code::Internal, ErrorReason::Internal, None),
@@ -94,6 +97,7 @@ fn upstream_code(reason: Reason) -> Code {
         | Reason::GrantRefreshTokenLost
         | Reason::GrantRefreshTokenExpired
         | Reason::GrantNotRefreshable
+        | Reason::GrantRevoked
         | Reason::ScopeNotGranted
         | Reason::ProviderEndpointMisconfigured
         | Reason::ClientCredentialsRejected
@@ -203,6 +207,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         Error::ProviderNotConfigured(provider)
         | Error::AnswerOfAnother(provider)
         | Error::CodeOutcomeUnknown(provider)
+        | Error::CannotRevoke(provider)
         | Error::NoRefreshToken(provider) => put("provider", provider.to_string()),
         Error::CodeRejected { provider, failure }
         | Error::EnrolmentFailed { provider, failure } => {

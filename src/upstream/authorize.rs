@@ -6,9 +6,13 @@ use crate::broker::endpoint::Question;
 use crate::upstream::provider::Provider;
 
 /// The URL at which the person is asked (RFC 6749 section 4.1.1, RFC 7636 section 4.3); `None`: the
-/// provider has no authorization endpoint. Parameters that its URL has already stay.
-pub(crate) fn authorization_url(provider: &Provider, question: &Question<'_>) -> Option<String> {
-    let mut url = Url::parse(provider.authorize_url.as_deref()?).ok()?;
+/// provider has no authorization `endpoint`. Parameters that its URL has already stay.
+pub(crate) fn authorization_url(
+    provider: &Provider,
+    endpoint: Option<&str>,
+    question: &Question<'_>,
+) -> Option<String> {
+    let mut url = Url::parse(endpoint?).ok()?;
     {
         let mut pairs = url.query_pairs_mut();
         pairs.append_pair("response_type", "code");
@@ -39,10 +43,10 @@ mod tests {
     fn a_question_as_a_url() {
         let provider = Provider {
             client_id: "my id".to_owned(),
-            authorize_url: Some("https://example.test/authorize?tenant=a%26b".to_owned()),
             authorize_parameters: [("access_type".to_owned(), "offline".to_owned())].into(),
             ..provider()
         };
+        let endpoint = "https://example.test/authorize?tenant=a%26b";
         // The vector of RFC 7636, appendix B.
         let verifier = CodeVerifier::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
         let question = Question {
@@ -52,14 +56,12 @@ mod tests {
             scopes: &["a".to_owned(), "b".to_owned()],
         };
         assert_eq!(
-            authorization_url(&provider, &question).unwrap(),
+            authorization_url(&provider, Some(endpoint), &question).unwrap(),
             "https://example.test/authorize?tenant=a%26b&response_type=code&client_id=my+id\
              &redirect_uri=https%3A%2F%2Fbroker.example.com%2Fcb%3Fx%3D1&scope=a+b&state=s%26t\
              &code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM\
              &code_challenge_method=S256&access_type=offline"
         );
-        assert!(
-            authorization_url(&Provider { authorize_url: None, ..provider }, &question).is_none()
-        );
+        assert!(authorization_url(&provider, None, &question).is_none());
     }
 }

@@ -4,18 +4,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use form_urlencoded::{Serializer, byte_serialize};
 
-use crate::broker::endpoint::Request;
+use crate::broker::endpoint::{Request, Revocable};
 use crate::secret::ClientSecret;
 use crate::upstream::provider::{BasicEncoding, ClientAuth, Provider};
 
-/// A request, ready to go. Both parts hold secrets.
+/// What is posted, ready to go. Both parts hold secrets.
 pub(crate) struct Form {
     pub(crate) body: String,
     pub(crate) authorization: Option<String>,
 }
 
 impl Form {
-    pub(crate) fn new(provider: &Provider, request: &Request) -> Self {
+    /// What buys tokens.
+    pub(crate) fn exchange(provider: &Provider, request: &Request) -> Self {
         let mut form = Serializer::new(String::new());
         match request {
             Request::RefreshToken(token) => {
@@ -37,6 +38,22 @@ impl Form {
                 }
             }
         }
+        Self::of(provider, form)
+    }
+
+    /// What takes a token back (RFC 7009 section 2.1).
+    pub(crate) fn revocation(provider: &Provider, token: &Revocable) -> Self {
+        let (token, kind) = match token {
+            Revocable::Refresh(token) => (token.expose(), "refresh_token"),
+            Revocable::Access(token) => (token.expose(), "access_token"),
+        };
+        let mut form = Serializer::new(String::new());
+        form.append_pair("token", token).append_pair("token_type_hint", kind);
+        Self::of(provider, form)
+    }
+
+    /// With the proof of who we are.
+    fn of(provider: &Provider, mut form: Serializer<'_, String>) -> Self {
         let authorization = match &provider.client_auth {
             ClientAuth::Basic { secret, encoding } => {
                 Some(basic(&provider.client_id, secret, *encoding))
@@ -72,7 +89,7 @@ mod tests {
 
     fn form(client_auth: ClientAuth, request: &Request) -> Form {
         let provider = Provider { client_id: "my id".to_owned(), client_auth, ..provider() };
-        Form::new(&provider, request)
+        Form::exchange(&provider, request)
     }
 
     fn password() -> ClientSecret {

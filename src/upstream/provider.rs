@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use url::{Host, Url};
+
 use crate::broker::endpoint::Habits;
 use crate::broker::model::ProviderId;
 use crate::secret::ClientSecret;
@@ -14,10 +16,10 @@ pub struct Provider {
     pub id: ProviderId,
     /// Name of the profile that its settings began with.
     pub profile: String,
-    /// Where tokens are fetched.
-    pub token_url: String,
-    /// Where people consent; `None`: nowhere.
-    pub authorize_url: Option<String>,
+    /// Where it is, as configured.
+    pub endpoints: Endpoints,
+    /// What is not configured is asked of the issuer.
+    pub discovery: bool,
     /// What is added to every question.
     pub authorize_parameters: BTreeMap<String, String>,
     /// Where people are sent afterwards, if nothing else is said.
@@ -40,6 +42,32 @@ pub struct Provider {
     pub attributes: Vec<String>,
     /// What this provider's failures mean, before the rules of the standard.
     pub error_map: Vec<Rule>,
+}
+
+/// Where a provider is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Where tokens are fetched; `None` only until it is discovered.
+    pub token: Option<String>,
+    /// Where people consent; `None`: nowhere.
+    pub authorize: Option<String>,
+    /// Where tokens are taken back (RFC 7009); `None`: nowhere.
+    pub revoke: Option<String>,
+    /// Where the keys are that sign what it says of people.
+    pub keys: Option<String>,
+    /// Its answers to people's consent always name the issuer (RFC 9207).
+    pub names_issuer: bool,
+}
+
+/// Tokens and secrets travel only under TLS, or within this machine.
+pub fn is_private(url: &Url) -> bool {
+    let local = match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    url.scheme() == "https" || (url.scheme() == "http" && local)
 }
 
 /// How the client proves who it is (RFC 6749 section 2.3).

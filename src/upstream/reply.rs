@@ -128,14 +128,17 @@ pub(crate) mod tests {
     use crate::broker::endpoint::Habits;
     use crate::broker::model::{ProviderId, Reason};
     use crate::secret::ClientSecret;
-    use crate::upstream::provider::{BasicEncoding, ClientAuth, Meaning, Rule};
+    use crate::upstream::provider::{BasicEncoding, ClientAuth, Endpoints, Meaning, Rule};
 
     pub(crate) fn provider() -> Provider {
         Provider {
             id: ProviderId::new("kroger"),
             profile: "kroger".to_owned(),
-            token_url: "https://example.test/token".to_owned(),
-            authorize_url: None,
+            endpoints: Endpoints {
+                token: Some("https://example.test/token".to_owned()),
+                ..Endpoints::default()
+            },
+            discovery: false,
             authorize_parameters: std::collections::BTreeMap::new(),
             redirect_url: None,
             pkce: true,

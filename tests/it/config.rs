@@ -44,7 +44,8 @@ fn the_tutorials_variables_make_a_provider() {
     let [provider] = &config.unwrap().providers[..] else { panic!("one provider") };
     assert_eq!(provider.id.as_str(), "default");
     assert_eq!(provider.profile, "kroger");
-    assert_eq!(provider.token_url, "https://api.kroger.com/v1/connect/oauth2/token");
+    let token = provider.endpoints.token.as_deref();
+    assert_eq!(token, Some("https://api.kroger.com/v1/connect/oauth2/token"));
     assert!(!format!("{provider:?}").contains(CANARY));
 }
 

@@ -11,7 +11,7 @@ use token_broker::broker::endpoint::{Disposition, Habits, Reply, Request, TokenE
 use token_broker::broker::model::{DoubtKind, ProviderId, Reason};
 use token_broker::clock::Clock;
 use token_broker::secret::{ClientSecret, RefreshToken};
-use token_broker::upstream::{BasicEncoding, ClientAuth, Http, Provider};
+use token_broker::upstream::{BasicEncoding, ClientAuth, Endpoints, Http, Provider};
 
 use crate::support::redis::free_port;
 
@@ -86,8 +86,8 @@ async fn exchange(url: &str) -> Reply {
     let provider = Provider {
         id: ProviderId::new("kroger"),
         profile: "kroger".to_owned(),
-        token_url: url.to_owned(),
-        authorize_url: None,
+        endpoints: Endpoints { token: Some(url.to_owned()), ..Endpoints::default() },
+        discovery: false,
         authorize_parameters: std::collections::BTreeMap::new(),
         redirect_url: None,
         pkce: true,

@@ -99,7 +99,7 @@ impl Broker {
         if store.bind(id, browser).await? != *browser {
             return Ok(Entered::OtherBrowser);
         }
-        Ok(Entered::Go { url: self.question(&enrolment)? })
+        Ok(Entered::Go { url: self.question(&enrolment).await? })
     }
 
     /// A browser came back from the provider.
@@ -137,9 +137,13 @@ impl Broker {
                 let answer = Answer { state: state.clone(), code, issuer };
                 let ended = timeout(LANDING_WAIT, self.complete_enrolment(answer)).await;
                 // What comes of it is kept; only what was not begun is told from here.
-                if let Ok(Err(error @ (Error::Draining | Error::Store(_)))) = ended {
-                    return Err(error);
-                }
+                return match (store.ending(&state).await?, ended) {
+                    (Some(ending), _) => Ok(Landing::Ended(ending)),
+                    (None, Ok(Err(error))) if !matches!(error, Error::EnrolmentUnknown) => {
+                        Err(error)
+                    }
+                    (None, _) => Ok(Landing::UnderWay),
+                };
             }
         }
         let ending = store.ending(&state).await?;

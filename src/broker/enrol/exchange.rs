@@ -5,9 +5,10 @@ use std::time::SystemTime;
 
 use tracing::warn;
 
-use crate::broker::endpoint::{Disposition, Issued, Reply, Request};
+use crate::broker::endpoint::{Consent, Disposition, Issued, Reply, Request};
 use crate::broker::error::{Error, chain};
 use crate::broker::model::{Ending, Enrolment, Reason};
+use crate::broker::store::Found;
 use crate::broker::{Broker, Overview};
 use crate::secret::{AuthorizationCode, EnrolmentState, RefreshToken};
 
@@ -34,11 +35,16 @@ impl Broker {
         if self.draining() {
             return Err(Error::Draining);
         }
+        // What has to be known of the provider is asked before the code is spent, and before the
+        // answer is taken for one.
+        let found = self.rotations.store.find(&answer.state).await?;
+        let Found::Waiting(waiting) = found else { return Err(Error::EnrolmentUnknown) };
+        let consent = self.consent(&waiting.provider).await?;
         let taken = self.rotations.store.take(&answer.state).await?;
         let now = self.rotations.clock.now();
         let enrolment = taken.filter(|enrolment| now < enrolment.expires_at);
         let enrolment = enrolment.ok_or(Error::EnrolmentUnknown)?;
-        let ended = match self.exchange(&enrolment, answer).await {
+        let ended = match self.exchange(&enrolment, &consent, answer).await {
             Ok(first) => Ok(self.keep(&enrolment, first).await),
             Err(error) => Err(error),
         };
@@ -50,11 +56,18 @@ impl Broker {
         ended
     }
 
-    async fn exchange(&self, enrolment: &Enrolment, answer: Answer) -> Result<First, Error> {
-        let expected = self.provider(&enrolment.provider)?.consent.issuer;
-        if let (Some(expected), Some(given)) = (&expected, &answer.issuer)
-            && expected != given
-        {
+    async fn exchange(
+        &self,
+        enrolment: &Enrolment,
+        consent: &Consent,
+        answer: Answer,
+    ) -> Result<First, Error> {
+        let theirs = match (&consent.issuer, &answer.issuer) {
+            (Some(expected), Some(given)) => expected == given,
+            (Some(_), None) => !consent.names_issuer,
+            (None, _) => true,
+        };
+        if !theirs {
             return Err(Error::AnswerOfAnother(enrolment.provider.clone()));
         }
         let Enrolment { redirect_uri, verifier, .. } = enrolment.clone();

@@ -9,6 +9,7 @@ pub enum Reason {
     GrantRefreshTokenLost,
     GrantRefreshTokenExpired,
     GrantNotRefreshable,
+    GrantRevoked,
     ScopeNotGranted,
     ResourceNotAllowed,
     ProviderUnreachable,
@@ -28,12 +29,13 @@ pub enum Reason {
 
 impl Reason {
     /// All values, for tables and tests.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::GrantReauthRequired,
         Self::GrantInteractionRequired,
         Self::GrantRefreshTokenLost,
         Self::GrantRefreshTokenExpired,
         Self::GrantNotRefreshable,
+        Self::GrantRevoked,
         Self::ScopeNotGranted,
         Self::ResourceNotAllowed,
         Self::ProviderUnreachable,
@@ -59,6 +61,7 @@ impl Reason {
             Self::GrantRefreshTokenLost => "GRANT_REFRESH_TOKEN_LOST",
             Self::GrantRefreshTokenExpired => "GRANT_REFRESH_TOKEN_EXPIRED",
             Self::GrantNotRefreshable => "GRANT_NOT_REFRESHABLE",
+            Self::GrantRevoked => "GRANT_REVOKED",
             Self::ScopeNotGranted => "SCOPE_NOT_GRANTED",
             Self::ResourceNotAllowed => "RESOURCE_NOT_ALLOWED",
             Self::ProviderUnreachable => "PROVIDER_UNREACHABLE",

@@ -188,7 +188,9 @@ impl Rotations {
             for grant in page.grants.iter().filter(|grant| grant.descriptor.provider == *provider) {
                 match &grant.standing {
                     Standing::Refused(verdict)
-                        if verdict.time >= since && verdict.given_up.is_none() =>
+                        if verdict.time >= since
+                            && verdict.given_up.is_none()
+                            && verdict.reason != Reason::GrantRevoked =>
                     {
                         lifted += usize::from(self.lift(grant).await?);
                     }
@@ -239,12 +241,23 @@ impl Rotations {
             token_rejected: entry.token_rejected(grant),
             given_up: None,
         };
+        self.end(entry, grant, intent, verdict).await
+    }
+
+    /// Ends the grant under this claim; the store is offered that until it takes it.
+    pub(super) async fn end(
+        &self,
+        entry: &Entry,
+        grant: &Grant,
+        intent: &Intent,
+        verdict: Verdict,
+    ) -> Refreshed {
         let step = || self.store.refuse(&entry.id, intent, &verdict);
         let told = |failures, failure: &StoreError| {
             if failures == 0 {
                 error!(
                     error = chain(failure),
-                    "the store did not take the provider's refusal; it is offered again"
+                    "the store did not take the end of a grant; it is offered again"
                 );
             }
         };

@@ -115,6 +115,23 @@ impl Rotations {
         }
     }
 
+    /// The claim under which the doubt is kept; it is claimed anew where the store has lost it.
+    pub(in crate::broker) async fn held_in_doubt(
+        &self,
+        grant: &Grant,
+        doubt: &Doubt,
+    ) -> Result<Option<Intent>, Error> {
+        if let Some(held) = &grant.intent {
+            return Ok(Some(held.clone()));
+        }
+        let owner = self.next_owner();
+        let watch = self.settings.suspect_after;
+        let claim = self.store.claim(&grant.id, grant.generation(), owner, None, watch).await?;
+        let Claim::Granted(held) = claim else { return Ok(None) };
+        let ours = self.store.doubt(&grant.id, &held, doubt, None).await?;
+        Ok(ours.then_some(held))
+    }
+
     /// Gives a claim back, at once or once the store answers again.
     pub(super) async fn release(self: &Arc<Self>, entry: &Arc<Entry>, intent: &Intent) {
         if self.store.release(&entry.id, intent).await.is_err() {

@@ -31,6 +31,8 @@ pub enum Trigger {
     Admin,
     /// An operator said so although the refresh token is in doubt.
     Resolve,
+    /// An operator takes the tokens back: nothing is refreshed, and nothing may be meanwhile.
+    Revoke,
 }
 
 impl Trigger {
@@ -42,6 +44,7 @@ impl Trigger {
             Self::Forced => "forced",
             Self::Admin => "admin",
             Self::Resolve => "resolve",
+            Self::Revoke => "revoke",
         }
     }
 }
@@ -75,13 +78,23 @@ impl Flights {
 pub struct Flight {
     /// What it spends.
     generation: Generation,
+    trigger: Trigger,
     ended: watch::Receiver<Option<Refreshed>>,
 }
 
 impl Flight {
     /// A refresh that spends `generation` and tells here how it ended.
-    pub(super) fn new(generation: Generation, ended: watch::Receiver<Option<Refreshed>>) -> Self {
-        Self { generation, ended }
+    pub(super) fn new(
+        generation: Generation,
+        trigger: Trigger,
+        ended: watch::Receiver<Option<Refreshed>>,
+    ) -> Self {
+        Self { generation, trigger, ended }
+    }
+
+    /// It refreshes nothing: it takes the tokens back.
+    pub(in crate::broker) fn revokes(&self) -> bool {
+        self.trigger == Trigger::Revoke
     }
 
     /// What it spends.

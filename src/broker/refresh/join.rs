@@ -51,14 +51,17 @@ impl Rotations {
         }
         self.may_refresh(entry, &view, trigger)?;
         let (sender, receiver) = watch::channel(None);
-        let flight = Flight::new(generation, receiver);
+        let flight = Flight::new(generation, trigger, receiver);
         running.insert(entry.id.clone(), flight.clone());
         let rotations = Arc::clone(self);
         let entry = Arc::clone(entry);
         self.tasks.spawn(async move {
             let running = Running::new(&rotations, &entry.id);
             let early = |view: Arc<View>| drop(sender.send_replace(Some(Ok(view))));
-            let ended = rotations.run_flight(&entry, generation, trigger, &early).await;
+            let ended = match trigger {
+                Trigger::Revoke => rotations.revoke(&entry).await,
+                _ => rotations.run_flight(&entry, generation, trigger, &early).await,
+            };
             // The way is free before anyone hears of the end: who still needs a refresh then
             // starts one instead of finding this one again.
             drop(running);

@@ -33,6 +33,10 @@ impl Rotations {
         if self.draining() {
             return Err(Error::Draining);
         }
+        // Whether it may be used, is in doubt or in trouble: it is to end.
+        if trigger == Trigger::Revoke {
+            return Ok(());
+        }
         usable(&view.grant)?;
         let doubt = self.doubt_of(entry, &view.grant);
         if let Some(doubt) = &doubt {

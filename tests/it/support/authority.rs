@@ -14,10 +14,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use token_broker::broker::endpoint::{
-    Concern, Consent, Disposition, Failure, Habits, Issued, ProviderSummary, Question, Reply,
-    Request, TokenEndpoint,
+    Concern, Consent, Disposition, Failure, Habits, Issued, NotRevoked, ProviderSummary, Question,
+    Reply, Request, Revocable, TokenEndpoint,
 };
 use token_broker::broker::model::{DoubtKind, ProviderId, Reason};
 use token_broker::secret::{AccessToken, RefreshToken};
@@ -96,6 +96,12 @@ struct Books {
     refresh_lifetime: Option<Duration>,
     delay: Duration,
     secrets: Vec<String>,
+    /// Tokens that were taken back, in order.
+    taken_back: Vec<String>,
+    /// What comes of taking one back, if not success.
+    keeps: Option<u16>,
+    /// What the server says of itself.
+    document: Option<serde_json::Value>,
 }
 
 /// A person's consent to a question.
@@ -188,6 +194,21 @@ impl Authority {
         address
     }
 
+    /// Tokens that were taken back, in order.
+    pub(crate) fn taken_back(&self) -> Vec<String> {
+        self.books().taken_back.clone()
+    }
+
+    /// From now on taking a token back is answered with this status.
+    pub(crate) fn keeps(&self, status: Option<u16>) {
+        self.books().keeps = status;
+    }
+
+    /// From now on the server says this of itself.
+    pub(crate) fn document(&self, document: serde_json::Value) {
+        self.books().document = Some(document);
+    }
+
     /// Requests that were processed so far.
     pub(crate) fn rotations(&self) -> usize {
         self.books().rotations
@@ -233,7 +254,11 @@ impl Authority {
         let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await;
         let listener = listener.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new().route("/token", post(token)).with_state(self.clone());
+        let router = Router::new()
+            .route("/token", post(token))
+            .route("/revoke", post(revoke))
+            .route("/.well-known/openid-configuration", get(document))
+            .with_state(self.clone());
         #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
         tokio::spawn(async move { axum::serve(listener, router).await });
         base
@@ -280,6 +305,14 @@ impl Books {
             return Answer::InvalidGrant;
         }
         Answer::Pair(self.access_token(), Some(self.refresh_token(&code.person)))
+    }
+
+    /// `token` is taken back, and its family with it.
+    fn take_back(&mut self, token: &str) {
+        self.taken_back.push(token.to_owned());
+        if let Some(person) = self.owner.get(token) {
+            self.current.remove(person);
+        }
     }
 
     /// `token` is presented; `rotates` says whether a new one takes its place.
@@ -372,13 +405,27 @@ impl TokenEndpoint for Authority {
                 token_endpoint: "in process".to_owned(),
                 client_id: "id".to_owned(),
                 habits: self.books().habits.clone(),
-                consent: Consent::default(),
             })
             .to_vec()
     }
 
-    fn authorization_url(&self, _: &ProviderId, _: &Question<'_>) -> Option<String> {
-        None
+    async fn revoke(&self, _: &ProviderId, token: Revocable) -> Result<(), NotRevoked> {
+        if let Revocable::Refresh(token) = token {
+            self.books().take_back(token.expose());
+        }
+        Ok(())
+    }
+
+    async fn consent(&self, _: &ProviderId) -> Result<Consent, Failure> {
+        Ok(Consent::default())
+    }
+
+    async fn authorization_url(
+        &self,
+        _: &ProviderId,
+        _: Question<'_>,
+    ) -> Result<Option<String>, Failure> {
+        Ok(None)
     }
 }
 
@@ -411,6 +458,28 @@ async fn token(State(authority): State<Authority>, headers: HeaderMap, body: Str
     match fault {
         Some(Fault::After(way)) => way.answer().await,
         _ => answer,
+    }
+}
+
+async fn revoke(State(authority): State<Authority>, headers: HeaderMap, body: String) -> Response {
+    assert!(headers.contains_key("authorization"), "the client did not authenticate");
+    let form: HashMap<String, String> =
+        form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+    let delay = authority.books().delay;
+    tokio::time::sleep(delay).await;
+    let mut books = authority.books();
+    if let Some(status) = books.keeps {
+        return StatusCode::from_u16(status).unwrap().into_response();
+    }
+    assert_eq!(form["token_type_hint"], "refresh_token");
+    books.take_back(&form["token"]);
+    StatusCode::OK.into_response()
+}
+
+async fn document(State(authority): State<Authority>) -> Response {
+    match &authority.books().document {
+        Some(document) => document.to_string().into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 

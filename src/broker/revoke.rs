@@ -1,0 +1,76 @@
+//! What operators do to end a grant at its provider.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::broker::error::{Error, Violation};
+use crate::broker::model::{GrantId, Reason, Standing};
+use crate::broker::refresh::flight::Trigger;
+use crate::broker::refresh::join::Joined;
+use crate::broker::{Broker, Overview, State};
+
+impl Broker {
+    /// Deletes a grant, if it still has the etag, once its tokens are taken back.
+    pub async fn revoke_and_delete(
+        self: &Arc<Self>,
+        id: &GrantId,
+        etag: Option<String>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let grant = self.stored(id).await?;
+        if etag.is_some_and(|etag| etag != grant.etag()) {
+            return Err(Error::EtagMismatch(id.clone()));
+        }
+        self.revoke_grant(id, deadline).await?;
+        self.delete_grant(id, None).await
+    }
+
+    /// Takes a grant's tokens back at its provider and ends it. A refresh that is under way ends
+    /// first. May be asked again, also after the deadline: then it goes on by itself.
+    pub async fn revoke_grant(
+        self: &Arc<Self>,
+        id: &GrantId,
+        deadline: Instant,
+    ) -> Result<Overview, Error> {
+        loop {
+            let grant = self.stored(id).await?;
+            if !grant.descriptor.kind.spends() {
+                return Err(Error::Invalid(vec![Violation {
+                    field: "grant_id",
+                    description:
+                        "names a grant of the client's own right, which no consent stands \
+                                  behind; disable or delete it"
+                            .to_owned(),
+                }]));
+            }
+            let entry = self.rotations.known.enter(grant.clone());
+            if let Standing::Refused(verdict) = &grant.standing {
+                if verdict.reason != Reason::GrantRevoked {
+                    info!(grant.id = %id, "what is left of a refused grant is taken back");
+                    self.rotations.take_back(&grant).await?;
+                }
+                return Ok(self.overview(&entry));
+            }
+            let joined = self.rotations.join_or_start(&entry, grant.generation(), Trigger::Revoke);
+            let (flight, ours) = match joined? {
+                Joined::Running(flight) => {
+                    let ours = flight.revokes();
+                    (flight, ours)
+                }
+                Joined::OtherGeneration(flight) => (flight, false),
+                Joined::Replaced(_) => continue,
+            };
+            let ended = flight.wait(id, deadline).await;
+            let overview = self.overview(&entry);
+            match ended {
+                _ if overview.state == State::Revoked => return Ok(overview),
+                Err(error @ Error::RefreshInProgress(_)) => return Err(error),
+                Err(error) if ours => return Err(error),
+                // A refresh has ended, or a newer chain was found: now it is our turn.
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What providers say of themselves, read once and kept.
+
+use std::time::Duration;
+
+use reqwest::header::ACCEPT;
+use reqwest::{Client, StatusCode};
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::broker::endpoint::{Disposition, Failure};
+use crate::broker::error::chain;
+use crate::broker::model::Reason;
+use crate::upstream::discovery;
+use crate::upstream::http::wire::{failure, listen, read};
+use crate::upstream::provider::{Endpoints, Provider};
+
+/// Longest wait for a document.
+const DOCUMENT_MAX: Duration = Duration::from_secs(10);
+
+/// What a provider said, as far as it was asked.
+#[derive(Debug, Default)]
+pub(super) struct Metadata {
+    endpoints: OnceCell<Endpoints>,
+}
+
+impl Metadata {
+    /// Where the provider is; asked of its issuer at the first time.
+    pub(super) async fn endpoints(
+        &self,
+        provider: &Provider,
+        client: &Client,
+    ) -> Result<&Endpoints, Failure> {
+        self.endpoints.get_or_try_init(|| discover(provider, client)).await
+    }
+
+    /// The same, if it was asked.
+    pub(super) fn found(&self) -> Option<&Endpoints> {
+        self.endpoints.get()
+    }
+}
+
+/// RFC 8414 section 3, and OpenID Connect Discovery section 4: who follows the one has its document
+/// elsewhere than who follows the other.
+async fn discover(provider: &Provider, client: &Client) -> Result<Endpoints, Failure> {
+    let issuer = provider.issuer.as_deref().unwrap_or_default();
+    let mut why = String::new();
+    for url in discovery::places(issuer) {
+        match document(client, &url).await {
+            Ok(None) => {}
+            Ok(Some(bytes)) => {
+                return discovery::read(provider, &bytes)
+                    .inspect(|_| info!(provider = %provider.id, document = url, "discovered"))
+                    .map_err(|why| {
+                        warn!(provider = %provider.id, document = url, why,
+                            "what the provider says of itself is not used");
+                        failure(Reason::ProviderEndpointMisconfigured, Disposition::NotSent)
+                    });
+            }
+            Err(error) => why = error,
+        }
+    }
+    let (reason, why) = match why.as_str() {
+        "" => (Reason::ProviderEndpointMisconfigured, "there is no such document"),
+        why => (Reason::ProviderUnreachable, why),
+    };
+    warn!(provider = %provider.id, issuer, why, "the provider does not say where it is");
+    Err(failure(reason, Disposition::NotSent))
+}
+
+/// `None`: there is none.
+async fn document(client: &Client, url: &str) -> Result<Option<Vec<u8>>, String> {
+    let deadline = Instant::now() + DOCUMENT_MAX;
+    let get = client.get(url).header(ACCEPT, "application/json").send();
+    let response = match listen(deadline, get).await {
+        None => return Err("no answer came in time".to_owned()),
+        Some(Err(error)) => return Err(chain(&error.without_url())),
+        Some(Ok(response)) => response,
+    };
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::NOT_FOUND => return Ok(None),
+        status => return Err(format!("the answer was {}", status.as_u16())),
+    }
+    match read(response, deadline).await {
+        (body, true) => Ok(Some(body)),
+        (_, false) => Err("the document did not arrive whole".to_owned()),
+    }
+}

@@ -1,0 +1,109 @@
+//! Discovery: a provider says itself where it is, and is believed as far as it stays at home.
+
+use std::time::Duration;
+
+use serde_json::json;
+use token_broker::client::Client;
+use token_broker::proto::{CompleteEnrollmentRequest, StartEnrollmentRequest};
+
+use crate::herd::import;
+use crate::support::authority::Authority;
+use crate::support::process::Program;
+
+fn start(dir: &std::path::Path, issuer: &str) -> Program {
+    Program::start(
+        dir,
+        &["serve"],
+        &[
+            ("TOKEN_BROKER__STORE__URL", "redb:store.redb"),
+            ("TOKEN_BROKER__TIMING__FORCE_COOLDOWN", "200ms"),
+            ("TOKEN_BROKER__TIMING__RETRY_BACKOFF", "50ms"),
+            ("TOKEN_BROKER__TIMING__CLIENT_PROBE", "50ms"),
+            ("TOKEN_BROKER__PROVIDERS__DEFAULT__ISSUER", issuer),
+            ("TOKEN_BROKER__PROVIDERS__DEFAULT__CLIENT_ID", "id"),
+            ("TOKEN_BROKER__PROVIDERS__DEFAULT__CLIENT_SECRET", "client-secret-canary"),
+            ("TOKEN_BROKER__PROVIDERS__DEFAULT__REDIRECT_URL", "http://localhost:1/back"),
+        ],
+    )
+}
+
+fn document(base: &str, token_endpoint: &str) -> serde_json::Value {
+    json!({
+        "issuer": base, "token_endpoint": token_endpoint,
+        "authorization_endpoint": format!("{base}/authorize"),
+        "revocation_endpoint": format!("{base}/revoke"),
+        "authorization_response_iss_parameter_supported": true,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_is_all_that_is_needed() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    authority.document(document(&base, &format!("{base}/token")));
+    let dir = tempfile::tempdir().unwrap();
+    let program = start(dir.path(), &base);
+    let mut client = Client::connect(&format!("http://{}", program.api)).await.unwrap();
+    let mut end = async |iss: &str| {
+        let request = StartEnrollmentRequest {
+            grant_id: "kroger/alice".to_owned(),
+            provider_id: "default".to_owned(),
+            ..StartEnrollmentRequest::default()
+        };
+        let asked = client.admin.start_enrollment(request).await.unwrap().into_inner();
+        let address = authority.answer("alice", &asked.authorization_url);
+        let code = address.split("code=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+        let iss = iss.to_owned();
+        let request = CompleteEnrollmentRequest { state: asked.state, code, iss };
+        client.admin.complete_enrollment(request).await
+    };
+    // It says that its answers name it: one that does not is none of its own.
+    let error = end("").await.unwrap_err();
+    assert!(error.message().contains("another issuer"), "{error:?}");
+    assert_eq!(authority.posts(), 0);
+    end(&base).await.unwrap();
+    std::thread::sleep(Duration::from_millis(250));
+    let (ok, _, errors) = program.cli(&["refresh", "kroger/alice"]);
+    assert!(ok, "{errors}");
+    let (_, listed, _) = program.cli(&["provider", "list"]);
+    assert!(listed.contains(&format!("{base}/token")), "{listed}");
+    let (ok, _, errors) = program.cli(&["grant", "revoke", "kroger/alice"]);
+    assert!(ok, "{errors}");
+    authority.audit();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_token_does_not_follow_a_document_elsewhere() {
+    let (authority, evil) = (Authority::new(), Authority::new());
+    let (base, elsewhere) = (authority.serve().await, evil.serve().await);
+    authority.document(document(&base, &format!("{elsewhere}/token")));
+    let dir = tempfile::tempdir().unwrap();
+    let mut program = start(dir.path(), &base);
+    import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    let (ok, _, error) = program.cli(&["get", "kroger/alice"]);
+    assert!(!ok && error.contains("PROVIDER_ENDPOINT_MISCONFIGURED"), "{error}");
+    assert!(program.wait_for("is not used").contains("is elsewhere"));
+    assert_eq!((authority.posts(), evil.posts()), (0, 0));
+    // It comes to its senses, and nothing was lost.
+    authority.document(document(&base, &format!("{base}/token")));
+    let mut got = false;
+    for _ in 0..100 {
+        got = program.cli(&["get", "kroger/alice"]).0;
+        if got {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(got);
+    authority.audit();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_is_down_does_not_keep_the_broker_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let program = start(dir.path(), &format!("http://{free}"));
+    import(&program, dir.path(), "kroger/alice", "refresh-token");
+    let (ok, _, error) = program.cli(&["get", "kroger/alice"]);
+    assert!(!ok && error.contains("PROVIDER_UNREACHABLE"), "{error}");
+}
