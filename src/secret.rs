@@ -80,6 +80,16 @@ secret! {
 }
 
 secret! {
+    /// A word that is used once (OpenID Connect Core section 3.1.2.1, RFC 7519 section 4.1.7).
+    Nonce
+}
+
+secret! {
+    /// Whose consent a grant stands on, as the provider calls that person.
+    Account
+}
+
+secret! {
     /// Names an enrolment for whoever began it. Nothing can be connected with it alone.
     EnrolmentId
 }
@@ -107,6 +117,13 @@ fn random() -> String {
 }
 
 impl EnrolmentState {
+    /// One that nobody can guess.
+    pub fn random() -> Self {
+        Self::new(random())
+    }
+}
+
+impl Nonce {
     /// One that nobody can guess.
     pub fn random() -> Self {
         Self::new(random())

@@ -176,6 +176,7 @@ impl Broker {
                 keep_warm: new.keep_warm,
                 disabled: false,
                 create_time: now,
+                account: None,
             },
             pair: Pair {
                 refresh_token: new.refresh_token.clone(),

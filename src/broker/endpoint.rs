@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::broker::model::{DoubtKind, ProviderId, Reason};
-use crate::secret::{AccessToken, AuthorizationCode, CodeVerifier, EnrolmentState, RefreshToken};
+use crate::secret::{
+    AccessToken, Account, AuthorizationCode, CodeVerifier, EnrolmentState, Nonce, RefreshToken,
+};
 use async_trait::async_trait;
 
 /// Exchanges what a grant holds for an access token.
@@ -24,8 +26,9 @@ pub trait TokenEndpoint: Send + Sync + 'static {
     /// Says who the providers are.
     fn providers(&self) -> Vec<ProviderSummary>;
 
-    /// How people are asked, as configured and as the provider itself says.
-    async fn consent(&self, provider: &ProviderId) -> Result<Consent, Failure>;
+    /// How people are asked for these scopes, as configured and as the provider itself says. What is
+    /// needed to read its answer is there then.
+    async fn consent(&self, provider: &ProviderId, scopes: &[String]) -> Result<Consent, Failure>;
 
     /// The URL at which a person is asked; `None`: this provider asks nobody.
     async fn authorization_url(
@@ -79,6 +82,8 @@ pub struct Consent {
     pub issuer: Option<String>,
     /// Its answers always say it.
     pub names_issuer: bool,
+    /// It says who the person is, signed, and repeats a nonce in that (OpenID Connect).
+    pub signs_people: bool,
 }
 
 /// What a person is asked.
@@ -88,6 +93,8 @@ pub struct Question<'a> {
     pub state: &'a EnrolmentState,
     /// Binds the code; its hash is shown.
     pub verifier: Option<&'a CodeVerifier>,
+    /// Comes back within what is said of the person.
+    pub nonce: Option<&'a Nonce>,
     /// Where the answer goes.
     pub redirect_uri: &'a str,
     /// What is asked for.
@@ -149,6 +156,8 @@ pub enum Request {
         redirect_uri: String,
         /// What the code is bound to.
         verifier: Option<CodeVerifier>,
+        /// What the provider must repeat where it says who the person is; `None`: it need not say.
+        nonce: Option<Nonce>,
     },
     /// RFC 6749 section 4.4.
     ClientCredentials {
@@ -167,11 +176,20 @@ pub struct Reply {
     pub refresh_token_lifetime: Option<Duration>,
     /// The access token, or why there is none.
     pub issued: Result<Issued, Failure>,
+    /// Whose consent a code stood for, if the provider says so; or why that is not believed.
+    pub account: Result<Option<Account>, String>,
+}
+
+impl Reply {
+    /// One that brings nothing else.
+    pub fn of(issued: Result<Issued, Failure>) -> Self {
+        Self { refresh_token: None, refresh_token_lifetime: None, issued, account: Ok(None) }
+    }
 }
 
 impl From<Failure> for Reply {
     fn from(failure: Failure) -> Self {
-        Self { refresh_token: None, refresh_token_lifetime: None, issued: Err(failure) }
+        Self::of(Err(failure))
     }
 }
 

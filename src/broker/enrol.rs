@@ -13,7 +13,7 @@ use crate::broker::endpoint::{Consent, Failure, Question};
 use crate::broker::error::{Error, Violation};
 use crate::broker::model::{ENROLMENT_LIFE, Ending, Enrolment, GrantId, PageTerms, ProviderId};
 use crate::broker::store::{Found, Stored};
-use crate::secret::{CodeVerifier, EnrolmentId, EnrolmentState, UserCode};
+use crate::secret::{CodeVerifier, EnrolmentId, EnrolmentState, Nonce, UserCode};
 
 mod browser;
 mod chain;
@@ -41,6 +41,8 @@ pub struct NewEnrolment {
     pub started_by: String,
     /// Whoever begins it brings the answer, also where it goes to our own page.
     pub paste: bool,
+    /// Another person's account than before is welcome.
+    pub other_account: bool,
 }
 
 /// A question that a person can be shown.
@@ -68,7 +70,11 @@ pub enum Stage {
 impl Broker {
     /// Prepares the question to a person.
     pub async fn start_enrolment(&self, new: NewEnrolment) -> Result<Asked, Error> {
-        let consent = self.consent(&new.provider).await?;
+        let scopes = match new.scopes {
+            none if none.is_empty() => self.scopes_of(&new.grant, &new.provider).await?,
+            scopes => scopes,
+        };
+        let consent = self.consent(&new.provider, &scopes).await?;
         let pages = self.rotations.settings.pages.as_ref();
         let redirect_uri = new.redirect_uri.or(consent.redirect_uri);
         let redirect_uri = redirect_uri.or_else(|| pages.map(|pages| pages.callback.clone()));
@@ -82,19 +88,17 @@ impl Broker {
         let by_page = !new.paste && pages.is_some_and(|pages| pages.callback == redirect_uri);
         let page =
             by_page.then(|| PageTerms { code: UserCode::random(), started_by: new.started_by });
-        let scopes = match new.scopes {
-            none if none.is_empty() => self.scopes_of(&new.grant, &new.provider).await?,
-            scopes => scopes,
-        };
         let asked = Enrolment {
             id: EnrolmentId::random(),
             state: EnrolmentState::random(),
             verifier: consent.pkce.then(CodeVerifier::random),
+            nonce: consent.signs_people.then(Nonce::random),
             grant: new.grant,
             provider: new.provider,
             scopes,
             labels: new.labels,
             redirect_uri,
+            other_account: new.other_account,
             page,
             expires_at: self.rotations.clock.now() + ENROLMENT_LIFE,
         };
@@ -138,6 +142,7 @@ impl Broker {
         let question = Question {
             state: &enrolment.state,
             verifier: enrolment.verifier.as_ref(),
+            nonce: enrolment.nonce.as_ref(),
             redirect_uri: &enrolment.redirect_uri,
             scopes: &enrolment.scopes,
         };
@@ -148,9 +153,9 @@ impl Broker {
     }
 
     /// How the provider asks people.
-    async fn consent(&self, id: &ProviderId) -> Result<Consent, Error> {
+    async fn consent(&self, id: &ProviderId, scopes: &[String]) -> Result<Consent, Error> {
         self.provider(id)?;
-        let consent = self.rotations.endpoint.consent(id).await;
+        let consent = self.rotations.endpoint.consent(id, scopes).await;
         consent.map_err(|failure| unasked(id, failure))
     }
 
@@ -187,14 +192,16 @@ fn unasked(provider: &ProviderId, failure: Failure) -> Error {
 
 /// Asked twice with the same id: nothing but what is random may differ.
 fn same_question(one: &Enrolment, other: &Enrolment) -> bool {
-    (&one.provider, &one.scopes, &one.labels, &one.redirect_uri, one.page.is_some())
-        == (
-            &other.provider,
-            &other.scopes,
-            &other.labels,
-            &other.redirect_uri,
-            other.page.is_some(),
-        )
+    let what = |enrolment: &Enrolment| Enrolment {
+        id: one.id.clone(),
+        state: one.state.clone(),
+        verifier: None,
+        nonce: None,
+        page: None,
+        expires_at: one.expires_at,
+        ..enrolment.clone()
+    };
+    what(one) == what(other) && one.page.is_some() == other.page.is_some()
 }
 
 fn invalid(field: &'static str, description: &str) -> Error {

@@ -323,6 +323,7 @@ pub(super) mod tests {
             id: GrantId::parse("kroger/alice").unwrap(),
             position: Position { generation: Generation(7), fence: Fence(1) },
             descriptor: Descriptor {
+                account: None,
                 provider: ProviderId::new("kroger"),
                 kind: GrantKind::RefreshToken,
                 scopes: Vec::new(),

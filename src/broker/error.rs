@@ -161,6 +161,24 @@ pub enum Error {
          prompt: consent}}` in the settings of the provider"
     )]
     NoRefreshToken(ProviderId),
+    /// Whose consent it was is not known for sure.
+    #[error(
+        "what provider {provider} says of the person who consented is not believed: {why}. Nothing was \
+         changed; look at `issuer` and `client_id` in its settings and at the clocks, and begin again"
+    )]
+    AccountUnproven {
+        /// The provider.
+        provider: ProviderId,
+        /// Why.
+        why: String,
+    },
+    /// It was somebody else's consent.
+    #[error(
+        "another account consented than the one that grant {0} stands on, or the provider does not \
+         say which; nothing was changed. Sign in with the account of before, or begin again with \
+         `--other-account` if it is to change"
+    )]
+    OtherAccount(GrantId),
     /// The provider takes nothing back.
     #[error(
         "provider {0} has no `revoke_url` in its settings, and names none itself; `token-broker grant \
@@ -225,6 +243,8 @@ impl Error {
             | Self::CodeOutcomeUnknown(_)
             | Self::NoRefreshToken(_)
             | Self::CannotRevoke(_)
+            | Self::AccountUnproven { .. }
+            | Self::OtherAccount(_)
             | Self::Draining
             | Self::NotImplemented(_)
             | Self::Internal => None,

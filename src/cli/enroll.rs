@@ -48,6 +48,9 @@ pub(super) struct Enroll {
     /// browser reaches.
     #[arg(long)]
     paste: bool,
+    /// Take the consent of another account than the one that the grant stands on.
+    #[arg(long)]
+    other_account: bool,
     /// Where the provider sends the browser, as it is registered there. With an address that is not
     /// the broker's the answer has to be pasted; nothing needs to listen there.
     #[arg(long, value_name = "URL")]
@@ -72,6 +75,7 @@ impl Enroll {
             request_id: String::new(),
             started_by: who(),
             paste: self.paste,
+            allow_other_account: self.other_account,
         };
         let started = client.admin.start_enrollment(request).await.map_err(view::failure)?;
         let started = started.into_inner();

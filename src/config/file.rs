@@ -105,6 +105,8 @@ pub(super) struct ProviderSection {
     pub(super) authorize_url: Option<String>,
     /// Where tokens are taken back (RFC 7009).
     pub(super) revoke_url: Option<String>,
+    /// Where the keys are that sign who a person is, if `issuer` does not say it.
+    pub(super) jwks_url: Option<String>,
     /// What is added to every question to a person, such as `access_type: offline`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) authorize_parameters: BTreeMap<String, String>,
@@ -125,6 +127,12 @@ pub(super) struct ProviderSection {
     pub(super) client_secret: Option<String>,
     /// File with our client secret; one trailing newline is ignored.
     pub(super) client_secret_file: Option<PathBuf>,
+    /// Private key for `client_auth: private_key_jwt`, in PEM: RSA, P-256, P-384 or Ed25519.
+    pub(super) client_key_file: Option<PathBuf>,
+    /// What the provider calls that key.
+    pub(super) client_key_id: Option<String>,
+    /// Whom a signature is for. Left out: the token endpoint; some providers want their issuer.
+    pub(super) client_assertion_audience: Option<String>,
     /// Where client id and secret go.
     pub(super) client_auth: Option<ClientAuth>,
     /// How they are written in the Authorization header.
@@ -152,6 +160,10 @@ pub(super) struct ProviderSection {
     /// Statuses above 499 that the server itself sends which processes the request, and no gateway
     /// before it: after them nothing is under way any more.
     pub(super) settled_statuses: Option<Vec<u16>>,
+    /// Member of the token reply that says whose consent it was, such as `user_id` or `athlete.id`. It
+    /// is kept sealed, and consent of another one refused. Where the scope `openid` is asked for and
+    /// the keys are known, the `id_token` says it without this.
+    pub(super) account_field: Option<String>,
     /// Fields of the token reply that callers get to see, such as `instance_url`.
     pub(super) attributes: Vec<String>,
     /// What failures of this provider mean, before the rules of the standard.
@@ -207,6 +219,8 @@ pub(super) enum ClientAuth {
     Basic,
     /// Into the form.
     Post,
+    /// Nowhere: a signature goes into the form instead, made with `client_key_file` (RFC 7523).
+    PrivateKeyJwt,
     /// Nowhere: a public client, which has no secret and says its name only.
     None,
 }

@@ -10,7 +10,9 @@ use crate::config::profile::filled;
 use crate::config::secrets::secret;
 use crate::config::{Problem, file};
 use crate::secret::ClientSecret;
-use crate::upstream::{BasicEncoding, ClientAuth, Endpoints, Meaning, Provider, Rule, is_private};
+use crate::upstream::{
+    BasicEncoding, ClientAuth, ClientKey, Endpoints, Meaning, Provider, Rule, is_private,
+};
 
 /// Longest `listen_max`: doubt, suspicion and shutdown last as long.
 const LISTEN_MAX_MAX: Duration = Duration::from_secs(300);
@@ -90,6 +92,7 @@ pub(super) fn provider(
         default_lifetime: section.default_lifetime.map_or(Duration::ZERO, |span| span.0),
         connect_timeout,
         habits,
+        account_field: section.account_field.clone().filter(|name| !name.is_empty()),
         attributes: section.attributes.clone(),
         error_map,
     })
@@ -97,7 +100,8 @@ pub(super) fn provider(
 
 /// Parameters of a question that the broker sets itself, and `response_mode`, without which the
 /// answer is in the address.
-const RESERVED: [&str; 8] = [
+const RESERVED: [&str; 9] = [
+    "nonce",
     "response_type",
     "client_id",
     "redirect_uri",
@@ -172,7 +176,8 @@ fn urls(
         url.as_ref().and_then(|url| endpoint(&path(key), url, problems))
     };
     let revoke = optional("revoke_url", &section.revoke_url);
-    let endpoints = Endpoints { token, authorize, revoke, ..Endpoints::default() };
+    let keys = optional("jwks_url", &section.jwks_url);
+    let endpoints = Endpoints { token, authorize, revoke, keys, names_issuer: false };
     Urls { endpoints, discovery, redirect }
 }
 
@@ -260,6 +265,7 @@ fn client_auth(
             let secret = client_secret(section, path, problems)?;
             Some(ClientAuth::Post { secret })
         }
+        file::ClientAuth::PrivateKeyJwt => client_key(section, path, problems),
         file::ClientAuth::None => {
             if section.client_secret.is_some() || section.client_secret_file.is_some() {
                 problems.push(Problem::new(
@@ -270,6 +276,27 @@ fn client_auth(
             Some(ClientAuth::None)
         }
     }
+}
+
+fn client_key(
+    section: &file::ProviderSection,
+    path: &impl Fn(&str) -> String,
+    problems: &mut Vec<Problem>,
+) -> Option<ClientAuth> {
+    let mut wrong = |what: String| problems.push(Problem::new(path("client_key_file"), what));
+    if section.client_secret.is_some() || section.client_secret_file.is_some() {
+        wrong("signs, and there is a client secret, too; leave out one of them".to_owned());
+    }
+    let Some(file) = &section.client_key_file else {
+        wrong("is required: the private key whose public half the provider has".to_owned());
+        return None;
+    };
+    let key = secret(file).and_then(|pem| {
+        let id = section.client_key_id.as_deref();
+        ClientKey::read(pem.expose(), id, section.client_assertion_audience.as_deref())
+            .map_err(|why| format!("{} {why}", file.display()))
+    });
+    key.map_err(wrong).ok().map(ClientAuth::PrivateKey)
 }
 
 fn client_secret(

@@ -192,6 +192,7 @@ pub(super) fn enrolment(request: proto::StartEnrollmentRequest) -> Result<NewEnr
         request: given(request.request_id),
         started_by: request.started_by,
         paste: request.paste,
+        other_account: request.allow_other_account,
     });
     checks.done(new)
 }

@@ -145,6 +145,7 @@ fn grant(error: &Error) -> Option<&GrantId> {
         | Error::GrantDisabled(grant)
         | Error::NotInDoubt(grant)
         | Error::EtagMismatch(grant)
+        | Error::OtherAccount(grant)
         | Error::RefreshInProgress(grant)
         | Error::GrantRefused { grant, .. }
         | Error::MinTtlUnsatisfiable { grant, .. }
@@ -160,6 +161,7 @@ fn grant(error: &Error) -> Option<&GrantId> {
         | Error::CodeOutcomeUnknown(_)
         | Error::NoRefreshToken(_)
         | Error::CannotRevoke(_)
+        | Error::AccountUnproven { .. }
         | Error::ProviderNotConfigured(_)
         | Error::Store(_)
         | Error::Draining

@@ -81,6 +81,12 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         Error::NoRefreshToken(_) => {
             (Code::FailedPrecondition, ErrorReason::RefreshTokenNotGranted, None)
         }
+        Error::AccountUnproven { .. } => {
+            (Code::FailedPrecondition, ErrorReason::EnrollmentAccountUnproven, None)
+        }
+        Error::OtherAccount(_) => {
+            (Code::FailedPrecondition, ErrorReason::EnrollmentOtherAccount, None)
+        }
         Error::CannotRevoke(_) => {
             (Code::FailedPrecondition, ErrorReason::ProviderCannotRevoke, None)
         }
@@ -187,6 +193,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         | Error::GrantDisabled(grant)
         | Error::NotInDoubt(grant)
         | Error::EtagMismatch(grant)
+        | Error::OtherAccount(grant)
         | Error::RefreshInProgress(grant)
         | Error::ForceRefreshCooldown { grant, .. } => put("grant_id", grant.to_string()),
         Error::GrantRefused { grant, verdict } => {
@@ -208,6 +215,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         | Error::AnswerOfAnother(provider)
         | Error::CodeOutcomeUnknown(provider)
         | Error::CannotRevoke(provider)
+        | Error::AccountUnproven { provider, .. }
         | Error::NoRefreshToken(provider) => put("provider", provider.to_string()),
         Error::CodeRejected { provider, failure }
         | Error::EnrolmentFailed { provider, failure } => {

@@ -12,7 +12,7 @@ use crate::broker::model::{
     Descriptor, Doubt, Fence, Generation, GrantKind, Pair, ProviderId, Reason, Token, Verdict,
 };
 use crate::clock::{from_unix_ms, unix_ms};
-use crate::secret::{AccessToken, RefreshToken};
+use crate::secret::{AccessToken, Account, RefreshToken};
 use crate::store::record::{StoredDoubt, millis};
 
 mod enrolment;
@@ -33,6 +33,8 @@ pub(crate) struct PlainDescriptor {
     #[serde(default)]
     disabled: bool,
     create_time: u64,
+    #[serde(default)]
+    account: Option<String>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -91,6 +93,7 @@ impl From<&Descriptor> for PlainDescriptor {
             keep_warm: descriptor.keep_warm,
             disabled: descriptor.disabled,
             create_time: unix_ms(descriptor.create_time),
+            account: descriptor.account.as_ref().map(|account| account.expose().to_owned()),
         }
     }
 }
@@ -108,6 +111,7 @@ impl From<PlainDescriptor> for Descriptor {
             keep_warm: plain.keep_warm,
             disabled: plain.disabled,
             create_time: from_unix_ms(plain.create_time),
+            account: plain.account.map(Account::new),
         }
     }
 }

@@ -22,6 +22,9 @@ pub(crate) fn authorization_url(
             pairs.append_pair("scope", &question.scopes.join(" "));
         }
         pairs.append_pair("state", question.state.expose());
+        if let Some(nonce) = question.nonce {
+            pairs.append_pair("nonce", nonce.expose());
+        }
         if let Some(verifier) = question.verifier {
             pairs.append_pair("code_challenge", &verifier.challenge());
             pairs.append_pair("code_challenge_method", "S256");
@@ -52,6 +55,7 @@ mod tests {
         let question = Question {
             state: &EnrolmentState::new("s&t"),
             verifier: Some(&verifier),
+            nonce: None,
             redirect_uri: "https://broker.example.com/cb?x=1",
             scopes: &["a".to_owned(), "b".to_owned()],
         };

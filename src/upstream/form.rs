@@ -1,11 +1,14 @@
 //! What is sent to a token endpoint. Pure.
 
+use std::time::SystemTime;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use form_urlencoded::{Serializer, byte_serialize};
 
 use crate::broker::endpoint::{Request, Revocable};
 use crate::secret::ClientSecret;
+use crate::upstream::assertion::JWT_BEARER;
 use crate::upstream::provider::{BasicEncoding, ClientAuth, Provider};
 
 /// What is posted, ready to go. Both parts hold secrets.
@@ -16,14 +19,19 @@ pub(crate) struct Form {
 
 impl Form {
     /// What buys tokens.
-    pub(crate) fn exchange(provider: &Provider, request: &Request) -> Self {
+    pub(crate) fn exchange(
+        provider: &Provider,
+        request: &Request,
+        token_url: &str,
+        now: SystemTime,
+    ) -> Self {
         let mut form = Serializer::new(String::new());
         match request {
             Request::RefreshToken(token) => {
                 form.append_pair("grant_type", "refresh_token");
                 form.append_pair("refresh_token", token.expose());
             }
-            Request::AuthorizationCode { code, redirect_uri, verifier } => {
+            Request::AuthorizationCode { code, redirect_uri, verifier, nonce: _ } => {
                 form.append_pair("grant_type", "authorization_code");
                 form.append_pair("code", code.expose());
                 form.append_pair("redirect_uri", redirect_uri);
@@ -38,22 +46,32 @@ impl Form {
                 }
             }
         }
-        Self::of(provider, form)
+        Self::of(provider, form, token_url, now)
     }
 
     /// What takes a token back (RFC 7009 section 2.1).
-    pub(crate) fn revocation(provider: &Provider, token: &Revocable) -> Self {
+    pub(crate) fn revocation(
+        provider: &Provider,
+        token: &Revocable,
+        token_url: &str,
+        now: SystemTime,
+    ) -> Self {
         let (token, kind) = match token {
             Revocable::Refresh(token) => (token.expose(), "refresh_token"),
             Revocable::Access(token) => (token.expose(), "access_token"),
         };
         let mut form = Serializer::new(String::new());
         form.append_pair("token", token).append_pair("token_type_hint", kind);
-        Self::of(provider, form)
+        Self::of(provider, form, token_url, now)
     }
 
     /// With the proof of who we are.
-    fn of(provider: &Provider, mut form: Serializer<'_, String>) -> Self {
+    fn of(
+        provider: &Provider,
+        mut form: Serializer<'_, String>,
+        token_url: &str,
+        now: SystemTime,
+    ) -> Self {
         let authorization = match &provider.client_auth {
             ClientAuth::Basic { secret, encoding } => {
                 Some(basic(&provider.client_id, secret, *encoding))
@@ -61,6 +79,13 @@ impl Form {
             ClientAuth::Post { secret } => {
                 form.append_pair("client_id", &provider.client_id);
                 form.append_pair("client_secret", secret.expose());
+                None
+            }
+            ClientAuth::PrivateKey(key) => {
+                form.append_pair("client_id", &provider.client_id);
+                form.append_pair("client_assertion_type", JWT_BEARER);
+                let assertion = key.assertion(&provider.client_id, token_url, now);
+                form.append_pair("client_assertion", &assertion.unwrap_or_default());
                 None
             }
             ClientAuth::None => {
@@ -89,7 +114,7 @@ mod tests {
 
     fn form(client_auth: ClientAuth, request: &Request) -> Form {
         let provider = Provider { client_id: "my id".to_owned(), client_auth, ..provider() };
-        Form::exchange(&provider, request)
+        Form::exchange(&provider, request, "https://example.test/token", SystemTime::UNIX_EPOCH)
     }
 
     fn password() -> ClientSecret {

@@ -21,15 +21,20 @@ use crate::broker::endpoint::{
 };
 use crate::broker::model::{DoubtKind, ProviderId, Reason};
 use crate::clock::{Clock, between};
+use crate::secret::{Account, Nonce};
 use crate::upstream::authorize::authorization_url;
 use crate::upstream::form::Form;
-use crate::upstream::http::metadata::Metadata;
+use crate::upstream::http::metadata::{Freshness, Metadata};
 use crate::upstream::http::wire::{failure, listen, read, unanswered, unknown};
+use crate::upstream::id_token::{self, Expected, Untrusted};
 use crate::upstream::provider::{Endpoints, Provider};
-use crate::upstream::reply::{Raw, judge};
+use crate::upstream::reply::{Person, Raw, judge, person};
 
 mod metadata;
 mod wire;
+
+/// The scope for which a provider says who the person is.
+const OPENID: &str = "openid";
 
 /// Talks to the token endpoints of the configured providers.
 pub struct Http {
@@ -86,7 +91,8 @@ impl Http {
         let nowhere = || failure(Reason::ProviderEndpointMisconfigured, Disposition::NotSent);
         let url = endpoints.token.as_deref().ok_or_else(nowhere)?;
         let deadline = Instant::now() + provider.habits.listen_max;
-        let response = upstream.post(url, Form::exchange(provider, request), deadline).await?;
+        let form = Form::exchange(provider, request, url, self.clock.now());
+        let response = upstream.post(url, form, deadline).await?;
         let status = response.status().as_u16();
         let retry_after = self.retry_after(response.headers());
         let deflated = response.headers().get(CONTENT_ENCODING).is_some_and(|how| how == "deflate");
@@ -95,7 +101,47 @@ impl Http {
             Request::ClientCredentials { .. } | Request::AuthorizationCode { .. } => None,
         };
         let (body, whole) = read(response, deadline).await;
-        Ok(judge(provider, &Raw { status, body: &body, whole, deflated, retry_after, sent }))
+        let raw = Raw { status, body: &body, whole, deflated, retry_after, sent };
+        let mut reply = judge(provider, &raw);
+        if let Request::AuthorizationCode { nonce, .. } = request
+            && reply.issued.is_ok()
+        {
+            let person = person(&raw, provider.account_field.as_deref());
+            reply.account = self.account(upstream, endpoints, person, nonce.as_ref()).await;
+        }
+        Ok(reply)
+    }
+
+    /// Whose consent it was. The pair is here already: what cannot be asked any more is not believed.
+    async fn account(
+        &self,
+        upstream: &Upstream,
+        endpoints: &Endpoints,
+        person: Person,
+        nonce: Option<&Nonce>,
+    ) -> Result<Option<Account>, String> {
+        let provider = &upstream.provider;
+        if let Some(member) = &provider.account_field {
+            let missing = || format!("its reply holds no `{member}` (`account_field`)");
+            return person.account.ok_or_else(missing).map(Some);
+        }
+        let (Some(nonce), Some(issuer), Some(url)) = (nonce, &provider.issuer, &endpoints.keys)
+        else {
+            return Ok(None);
+        };
+        let missing = || "it sent no id_token although `openid` was asked for".to_owned();
+        let id_token = person.id_token.ok_or_else(missing)?;
+        let expected = Expected { issuer, client_id: &provider.client_id, nonce };
+        let mut believed = Err(Untrusted::UnknownKey);
+        for freshness in [Freshness::Known, Freshness::New] {
+            let keys = upstream.metadata.keys(&upstream.client, url, freshness).await;
+            let keys = keys.map_err(|_| "its keys cannot be read".to_owned())?;
+            believed = id_token::account(&id_token, &keys, expected, self.clock.now());
+            if believed != Err(Untrusted::UnknownKey) {
+                break;
+            }
+        }
+        believed.map(Some).map_err(|untrusted| untrusted.why().to_owned())
     }
 
     async fn take_back(&self, id: &ProviderId, token: &Revocable) -> Result<(), NotRevoked> {
@@ -104,7 +150,8 @@ impl Http {
         let endpoints = upstream.endpoints().await.map_err(NotRevoked::Failed)?;
         let url = endpoints.revoke.as_deref().ok_or(NotRevoked::Unsupported)?;
         let deadline = Instant::now() + provider.habits.listen_max;
-        let form = Form::revocation(provider, token);
+        let token_url = endpoints.token.as_deref().unwrap_or(url);
+        let form = Form::revocation(provider, token, token_url, self.clock.now());
         let response = upstream.post(url, form, deadline).await.map_err(NotRevoked::Failed)?;
         if response.status().is_success() {
             return Ok(());
@@ -184,15 +231,22 @@ impl TokenEndpoint for Http {
         each.collect()
     }
 
-    async fn consent(&self, provider: &ProviderId) -> Result<Consent, Failure> {
+    async fn consent(&self, provider: &ProviderId, scopes: &[String]) -> Result<Consent, Failure> {
         let upstream = self.upstream(provider)?;
         let endpoints = upstream.endpoints().await?;
         let provider = &upstream.provider;
+        let asked = scopes.iter().any(|scope| scope == OPENID);
+        let checkable = provider.issuer.is_some() && provider.account_field.is_none();
+        let keys = endpoints.keys.as_deref().filter(|_| asked && checkable);
+        if let Some(url) = keys {
+            upstream.metadata.keys(&upstream.client, url, Freshness::Known).await?;
+        }
         Ok(Consent {
             redirect_uri: provider.redirect_url.clone(),
             pkce: provider.pkce,
             issuer: provider.issuer.clone(),
             names_issuer: endpoints.names_issuer,
+            signs_people: keys.is_some(),
         })
     }
 

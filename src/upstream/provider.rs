@@ -8,6 +8,7 @@ use url::{Host, Url};
 use crate::broker::endpoint::Habits;
 use crate::broker::model::ProviderId;
 use crate::secret::ClientSecret;
+use crate::upstream::assertion::ClientKey;
 
 /// One configured provider.
 #[derive(Debug, Clone)]
@@ -38,6 +39,8 @@ pub struct Provider {
     pub connect_timeout: Duration,
     /// How it treats requests and refresh tokens.
     pub habits: Habits,
+    /// Member of the reply that says whose consent it was, with dots between the steps.
+    pub account_field: Option<String>,
     /// Fields of the reply that callers get to see.
     pub attributes: Vec<String>,
     /// What this provider's failures mean, before the rules of the standard.
@@ -71,7 +74,7 @@ pub fn is_private(url: &Url) -> bool {
 }
 
 /// How the client proves who it is (RFC 6749 section 2.3).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum ClientAuth {
     /// Name and password in the `Authorization` header.
     Basic {
@@ -85,6 +88,8 @@ pub enum ClientAuth {
         /// The password.
         secret: ClientSecret,
     },
+    /// Signed, anew for each request (RFC 7523).
+    PrivateKey(ClientKey),
     /// Not at all: a public client, which only says its name.
     None,
 }

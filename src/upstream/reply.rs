@@ -14,11 +14,13 @@ use crate::broker::model::DoubtKind;
 use crate::secret::{AccessToken, RefreshToken};
 use crate::upstream::provider::Provider;
 
+mod person;
 mod raw;
 mod refusal;
 mod salvage;
 mod value;
 
+pub(crate) use person::{Person, person};
 pub(crate) use raw::Raw;
 
 use raw::Text;
@@ -39,7 +41,7 @@ pub(crate) fn judge(provider: &Provider, raw: &Raw<'_>) -> Reply {
     let salvaged = || salvage::refresh_token(&body.text, raw.sent);
     let Some(fields) = fields else {
         let issued = Err(unreadable(raw, None));
-        return Reply { refresh_token: salvaged(), refresh_token_lifetime: None, issued };
+        return Reply { refresh_token: salvaged(), ..Reply::of(issued) };
     };
     let refresh_token = text(&fields, "refresh_token").map(RefreshToken::new).or_else(salvaged);
     let mut issued = issued(provider, raw, &body, &fields);
@@ -47,12 +49,11 @@ pub(crate) fn judge(provider: &Provider, raw: &Raw<'_>) -> Reply {
         // It may have stood in the part that is missing: the old one is not known to live on.
         issued = issued.and_then(|_| Err(unreadable(raw, Some(&fields))));
     }
+    let mut lifetimes = REFRESH_LIFETIMES.iter();
     Reply {
         refresh_token,
-        refresh_token_lifetime: REFRESH_LIFETIMES
-            .iter()
-            .find_map(|name| seconds(fields.get(*name)?)),
-        issued,
+        refresh_token_lifetime: lifetimes.find_map(|name| seconds(fields.get(*name)?)),
+        ..Reply::of(issued)
     }
 }
 
@@ -151,6 +152,7 @@ pub(crate) mod tests {
             default_lifetime: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(3),
             habits: Habits::default(),
+            account_field: None,
             attributes: vec!["instance_url".to_owned()],
             error_map: vec![Rule {
                 status: Some(400),

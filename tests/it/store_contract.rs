@@ -58,6 +58,7 @@ fn id(name: &str) -> GrantId {
 
 fn descriptor(kind: GrantKind) -> Descriptor {
     Descriptor {
+        account: None,
         provider: ProviderId::new("kroger"),
         kind,
         scopes: vec!["x".to_owned(), "y".to_owned()],

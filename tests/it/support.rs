@@ -7,4 +7,5 @@ pub(crate) mod calls;
 pub(crate) mod flaky;
 pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod signer;
 pub(crate) mod world;

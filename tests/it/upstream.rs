@@ -84,6 +84,7 @@ async fn an_answer_that_drips_is_not_listened_to_for_ever() {
 
 async fn exchange(url: &str) -> Reply {
     let provider = Provider {
+        account_field: None,
         id: ProviderId::new("kroger"),
         profile: "kroger".to_owned(),
         endpoints: Endpoints { token: Some(url.to_owned()), ..Endpoints::default() },

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use tracing::{error, info, warn};
 
 use crate::broker::enrol::exchange::First;
-use crate::broker::error::chain;
+use crate::broker::error::{Error, chain};
 use crate::broker::model::{
     Descriptor, Enrolment, Fence, Generation, Grant, GrantId, GrantKind, Pair, Position, Standing,
 };
@@ -15,11 +15,18 @@ use crate::broker::refresh::publish::Counted;
 use crate::broker::store::{Merged, Seed, StoreError, Stored};
 use crate::broker::{Broker, Overview};
 use crate::clock::unix_ms;
+use crate::secret::Account;
 
 impl Broker {
     /// Offers the pair to the store until it takes it: the code is spent, and nothing else holds it.
     /// Its place in the history is fixed before, so that what is newer than it stays.
-    pub(super) async fn keep(&self, enrolment: &Enrolment, first: First) -> Overview {
+    ///
+    /// The pair of another person than before is let go, unless that is welcome.
+    pub(super) async fn keep(
+        &self,
+        enrolment: &Enrolment,
+        first: First,
+    ) -> Result<Overview, Error> {
         let rotations = &self.rotations;
         let mut waiting = None;
         let mut tell = |failures, failure: &StoreError| {
@@ -28,6 +35,10 @@ impl Broker {
                 "the store did not take the pair of a person's consent; it is kept in memory and offered again");
         };
         let before = rotations.insist(|| self.before(&enrolment.grant), &mut tell).await;
+        if !enrolment.other_account && before.is_of_another(enrolment, first.account.as_ref()) {
+            warn!(grant.id = %enrolment.grant, "another person consented than before; that is not taken");
+            return Err(Error::OtherAccount(enrolment.grant.clone()));
+        }
         let grant = chain_of(enrolment, first, before, rotations.clock.now());
         let due_at = rotations.due_at(&grant, grant.descriptor.keep_warm);
         let step = || self.store_chain(&grant, due_at);
@@ -48,7 +59,7 @@ impl Broker {
         }
         let entry = rotations.known.enter(grant);
         entry.forget_trouble();
-        self.overview(&entry)
+        Ok(self.overview(&entry))
     }
 
     /// What the store has under this name.
@@ -97,6 +108,15 @@ struct Before {
     descriptor: Option<Descriptor>,
 }
 
+impl Before {
+    /// What consented before is known, and is not what consents now.
+    fn is_of_another(&self, enrolment: &Enrolment, account: Option<&Account>) -> bool {
+        let before = self.descriptor.as_ref();
+        let before = before.filter(|before| before.provider == enrolment.provider);
+        before.and_then(|before| before.account.as_ref()).is_some_and(|one| Some(one) != account)
+    }
+}
+
 /// A new chain, above everything before it. Labels stay where none are given, and so does what
 /// operators decided.
 fn chain_of(enrolment: &Enrolment, first: First, before: Before, now: SystemTime) -> Grant {
@@ -108,7 +128,7 @@ fn chain_of(enrolment: &Enrolment, first: First, before: Before, now: SystemTime
         Some(kept) if enrolment.labels.is_empty() => kept.labels.clone(),
         _ => enrolment.labels.clone(),
     };
-    let First { refresh_token, refresh_token_expires_at, issued, at } = first;
+    let First { refresh_token, refresh_token_expires_at, issued, account, at } = first;
     let token = issued.map(|issued| token(issued, generation, at, &enrolment.scopes));
     Grant {
         id: enrolment.grant.clone(),
@@ -121,6 +141,7 @@ fn chain_of(enrolment: &Enrolment, first: First, before: Before, now: SystemTime
             keep_warm: kept.as_ref().is_some_and(|kept| kept.keep_warm),
             disabled: kept.as_ref().is_some_and(|kept| kept.disabled),
             create_time: kept.map_or(now, |kept| kept.create_time),
+            account,
         },
         described: fence,
         pair: Pair {

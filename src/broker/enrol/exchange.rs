@@ -10,7 +10,7 @@ use crate::broker::error::{Error, chain};
 use crate::broker::model::{Ending, Enrolment, Reason};
 use crate::broker::store::Found;
 use crate::broker::{Broker, Overview};
-use crate::secret::{AuthorizationCode, EnrolmentState, RefreshToken};
+use crate::secret::{Account, AuthorizationCode, EnrolmentState, RefreshToken};
 
 /// What came back from the provider.
 #[derive(Debug, Clone)]
@@ -39,13 +39,13 @@ impl Broker {
         // answer is taken for one.
         let found = self.rotations.store.find(&answer.state).await?;
         let Found::Waiting(waiting) = found else { return Err(Error::EnrolmentUnknown) };
-        let consent = self.consent(&waiting.provider).await?;
+        let consent = self.consent(&waiting.provider, &waiting.scopes).await?;
         let taken = self.rotations.store.take(&answer.state).await?;
         let now = self.rotations.clock.now();
         let enrolment = taken.filter(|enrolment| now < enrolment.expires_at);
         let enrolment = enrolment.ok_or(Error::EnrolmentUnknown)?;
         let ended = match self.exchange(&enrolment, &consent, answer).await {
-            Ok(first) => Ok(self.keep(&enrolment, first).await),
+            Ok(first) => self.keep(&enrolment, first).await,
             Err(error) => Err(error),
         };
         let ending = match &ended {
@@ -70,8 +70,9 @@ impl Broker {
         if !theirs {
             return Err(Error::AnswerOfAnother(enrolment.provider.clone()));
         }
-        let Enrolment { redirect_uri, verifier, .. } = enrolment.clone();
-        let request = Request::AuthorizationCode { code: answer.code, redirect_uri, verifier };
+        let Enrolment { redirect_uri, verifier, nonce, .. } = enrolment.clone();
+        let request =
+            Request::AuthorizationCode { code: answer.code, redirect_uri, verifier, nonce };
         let at = self.rotations.clock.now();
         let reply = self.rotations.endpoint.exchange(&enrolment.provider, request).await;
         first(enrolment, reply, at)
@@ -91,6 +92,7 @@ pub(super) struct First {
     pub(super) refresh_token: RefreshToken,
     pub(super) refresh_token_expires_at: Option<SystemTime>,
     pub(super) issued: Option<Issued>,
+    pub(super) account: Option<Account>,
     pub(super) at: SystemTime,
 }
 
@@ -99,6 +101,7 @@ fn first(enrolment: &Enrolment, reply: Reply, at: SystemTime) -> Result<First, E
     let provider = enrolment.provider.clone();
     match (reply.refresh_token, reply.issued) {
         (Some(refresh_token), issued) => Ok(First {
+            account: reply.account.map_err(|why| Error::AccountUnproven { provider, why })?,
             refresh_token,
             refresh_token_expires_at: reply.refresh_token_lifetime.map(|life| at + life),
             issued: issued.ok(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use crate::broker::model::id::ProviderId;
+use crate::secret::Account;
 
 /// How a grant gets its access tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,4 +42,6 @@ pub struct Descriptor {
     pub disabled: bool,
     /// When it was imported, created or enrolled.
     pub create_time: SystemTime,
+    /// Whose consent it stands on, if a provider said so.
+    pub account: Option<Account>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::broker::model::{GrantId, ProviderId};
-use crate::secret::{CodeVerifier, EnrolmentId, EnrolmentState, UserCode};
+use crate::secret::{CodeVerifier, EnrolmentId, EnrolmentState, Nonce, UserCode};
 
 /// How long a person may take. Authorization codes live for ten minutes at most (RFC 6749 section
 /// 4.1.2), and people need that long to find a password.
@@ -20,6 +20,8 @@ pub struct Enrolment {
     /// Proves that whoever spends the code asked for it (RFC 7636); `None` where the provider knows
     /// nothing of that.
     pub verifier: Option<CodeVerifier>,
+    /// Comes back within what the provider says of the person; `None` where it says nothing.
+    pub nonce: Option<Nonce>,
     /// The grant to be.
     pub grant: GrantId,
     /// Who is asked for it.
@@ -30,6 +32,8 @@ pub struct Enrolment {
     pub labels: BTreeMap<String, String>,
     /// Where the answer goes; sent once more, exactly so, with the code.
     pub redirect_uri: String,
+    /// Another person's account than before is welcome.
+    pub other_account: bool,
     /// How the broker's own page asks; `None`: whoever began it brings the answer.
     pub page: Option<PageTerms>,
     /// An answer after this is none.

@@ -102,7 +102,7 @@ mod tests {
 
     fn reply(refresh_token: Option<&str>, issued: Result<Issued, Failure>) -> Reply {
         let refresh_token = refresh_token.map(RefreshToken::new);
-        Reply { issued, refresh_token, refresh_token_lifetime: None }
+        Reply { refresh_token, ..Reply::of(issued) }
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! What providers say of themselves, read once and kept.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use jsonwebtoken::jwk::JwkSet;
+use parking_lot::Mutex;
 use reqwest::header::ACCEPT;
 use reqwest::{Client, StatusCode};
 use tokio::sync::OnceCell;
@@ -22,6 +25,16 @@ const DOCUMENT_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Metadata {
     endpoints: OnceCell<Endpoints>,
+    keys: Mutex<Option<Arc<JwkSet>>>,
+}
+
+/// How new keys must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// As they were read once.
+    Known,
+    /// As they are now.
+    New,
 }
 
 impl Metadata {
@@ -34,7 +47,35 @@ impl Metadata {
         self.endpoints.get_or_try_init(|| discover(provider, client)).await
     }
 
-    /// The same, if it was asked.
+    /// The keys that sign what it says of people.
+    pub(super) async fn keys(
+        &self,
+        client: &Client,
+        url: &str,
+        freshness: Freshness,
+    ) -> Result<Arc<JwkSet>, Failure> {
+        let known = self.keys.lock().clone();
+        if let Some(known) = known.filter(|_| freshness == Freshness::Known) {
+            return Ok(known);
+        }
+        let read = document(client, url).await.and_then(|document| {
+            let document = document.ok_or("there is no such document")?;
+            serde_json::from_slice(&document).map_err(|_| "it is no set of keys".to_owned())
+        });
+        match read {
+            Ok(keys) => {
+                let keys = Arc::new(keys);
+                *self.keys.lock() = Some(Arc::clone(&keys));
+                Ok(keys)
+            }
+            Err(why) => {
+                warn!(keys = url, why, "the keys of a provider cannot be read");
+                Err(failure(Reason::ProviderUnreachable, Disposition::NotSent))
+            }
+        }
+    }
+
+    /// Where it is, if it was asked.
     pub(super) fn found(&self) -> Option<&Endpoints> {
         self.endpoints.get()
     }

@@ -21,6 +21,9 @@ use token_broker::broker::endpoint::{
 };
 use token_broker::broker::model::{DoubtKind, ProviderId, Reason};
 use token_broker::secret::{AccessToken, RefreshToken};
+use token_broker::upstream::assertion::JWT_BEARER;
+
+use crate::support::signer::Signer;
 
 /// What goes wrong with the next request, in order.
 #[derive(Debug, Clone)]
@@ -102,6 +105,14 @@ struct Books {
     keeps: Option<u16>,
     /// What the server says of itself.
     document: Option<serde_json::Value>,
+    /// It signs who consented.
+    signer: Option<Signer>,
+    /// What stands in that, instead of what should.
+    lies: serde_json::Map<String, serde_json::Value>,
+    /// The only client that it knows signs who it is.
+    client: Option<Signer>,
+    /// Words that were used once, in assertions.
+    words: std::collections::BTreeSet<String>,
 }
 
 /// A person's consent to a question.
@@ -110,6 +121,7 @@ struct Code {
     person: String,
     redirect_uri: String,
     challenge: Option<String>,
+    nonce: Option<String>,
 }
 
 /// The server.
@@ -119,6 +131,8 @@ pub(crate) struct Authority(Arc<Mutex<Books>>);
 /// A processed request: access token and, if rotated, refresh token.
 enum Answer {
     Pair(String, Option<String>),
+    /// With the person, and the nonce.
+    Consent(String, String, Code),
     InvalidGrant,
 }
 
@@ -190,7 +204,8 @@ impl Authority {
             (question["redirect_uri"].clone(), question.get("code_challenge").cloned());
         let address = format!("{redirect_uri}?code={code}&state={}", question["state"]);
         let person = person.to_owned();
-        books.codes.insert(code, Code { person, redirect_uri, challenge });
+        let nonce = question.get("nonce").cloned();
+        books.codes.insert(code, Code { person, redirect_uri, challenge, nonce });
         address
     }
 
@@ -202,6 +217,24 @@ impl Authority {
     /// From now on taking a token back is answered with this status.
     pub(crate) fn keeps(&self, status: Option<u16>) {
         self.books().keeps = status;
+    }
+
+    /// From now on the server signs who consented, with a new key.
+    pub(crate) fn signs(&self) {
+        self.books().signer = Some(Signer::new());
+    }
+
+    /// From now on this stands in what it signs.
+    pub(crate) fn lies(&self, claims: &serde_json::Value) {
+        self.books().lies.clone_from(claims.as_object().unwrap());
+    }
+
+    /// From now on the client must sign who it is; gives its key in PEM.
+    pub(crate) fn signed_client(&self) -> String {
+        let client = Signer::new();
+        let pem = client.pem();
+        self.books().client = Some(client);
+        pem
     }
 
     /// From now on the server says this of itself.
@@ -257,6 +290,7 @@ impl Authority {
         let router = Router::new()
             .route("/token", post(token))
             .route("/revoke", post(revoke))
+            .route("/keys", get(keys))
             .route("/.well-known/openid-configuration", get(document))
             .with_state(self.clone());
         #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
@@ -304,7 +338,33 @@ impl Books {
         if code.redirect_uri != form["redirect_uri"] || code.challenge != challenge {
             return Answer::InvalidGrant;
         }
-        Answer::Pair(self.access_token(), Some(self.refresh_token(&code.person)))
+        Answer::Consent(self.access_token(), self.refresh_token(&code.person), code)
+    }
+
+    fn id_token(&self, person: &str, nonce: &str) -> String {
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let document = self.document.as_ref().unwrap();
+        let mut claims = serde_json::json!({
+            "iss": document["issuer"], "sub": person, "aud": "id", "nonce": nonce,
+            "iat": now, "exp": now + 300,
+        });
+        claims.as_object_mut().unwrap().extend(self.lies.clone());
+        self.signer.as_ref().unwrap().sign(&claims)
+    }
+
+    /// The client is who it says.
+    fn knows(&mut self, headers: &HeaderMap, form: &HashMap<String, String>) {
+        let Some(client) = &self.client else {
+            assert!(headers.contains_key("authorization"), "the client did not authenticate");
+            return;
+        };
+        assert!(!headers.contains_key("authorization") && !form.contains_key("client_secret"));
+        assert_eq!(form["client_assertion_type"], JWT_BEARER);
+        let claims = client.opened(&form["client_assertion"]);
+        assert_eq!((&claims["iss"], &claims["sub"]), (&"id".into(), &"id".into()));
+        assert!(claims["aud"].as_str().unwrap().ends_with("/token"), "{claims}");
+        let word = claims["jti"].as_str().unwrap().to_owned();
+        assert!(self.words.insert(word), "an assertion came twice");
     }
 
     /// `token` is taken back, and its family with it.
@@ -365,7 +425,9 @@ impl TokenEndpoint for Authority {
                 let rotates = !matches!(fault, Some(Fault::KeepsRefreshToken));
                 match books.spend(token.expose(), rotates) {
                     Answer::Pair(access, refresh) => (access, refresh),
-                    Answer::InvalidGrant => return answered(400, None).into(),
+                    Answer::Consent(..) | Answer::InvalidGrant => {
+                        return answered(400, None).into();
+                    }
                 }
             }
         };
@@ -394,7 +456,7 @@ impl TokenEndpoint for Authority {
         };
         let refresh_token = refresh.map(RefreshToken::new);
         let refresh_token_lifetime = books.refresh_lifetime;
-        Reply { refresh_token, refresh_token_lifetime, issued }
+        Reply { refresh_token, refresh_token_lifetime, ..Reply::of(issued) }
     }
 
     fn providers(&self) -> Vec<ProviderSummary> {
@@ -416,7 +478,7 @@ impl TokenEndpoint for Authority {
         Ok(())
     }
 
-    async fn consent(&self, _: &ProviderId) -> Result<Consent, Failure> {
+    async fn consent(&self, _: &ProviderId, _: &[String]) -> Result<Consent, Failure> {
         Ok(Consent::default())
     }
 
@@ -446,9 +508,9 @@ fn answered(status: u16, retry_after: Option<Duration>) -> Failure {
 }
 
 async fn token(State(authority): State<Authority>, headers: HeaderMap, body: String) -> Response {
-    assert!(headers.contains_key("authorization"), "the client did not authenticate");
     let form: HashMap<String, String> =
         form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+    authority.books().knows(&headers, &form);
     let (fault, delay) = authority.arrive(form.get("refresh_token").map(String::as_str));
     tokio::time::sleep(delay).await;
     if let Some(Fault::Before(way)) = fault {
@@ -462,9 +524,9 @@ async fn token(State(authority): State<Authority>, headers: HeaderMap, body: Str
 }
 
 async fn revoke(State(authority): State<Authority>, headers: HeaderMap, body: String) -> Response {
-    assert!(headers.contains_key("authorization"), "the client did not authenticate");
     let form: HashMap<String, String> =
         form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+    authority.books().knows(&headers, &form);
     let delay = authority.books().delay;
     tokio::time::sleep(delay).await;
     let mut books = authority.books();
@@ -474,6 +536,10 @@ async fn revoke(State(authority): State<Authority>, headers: HeaderMap, body: St
     assert_eq!(form["token_type_hint"], "refresh_token");
     books.take_back(&form["token"]);
     StatusCode::OK.into_response()
+}
+
+async fn keys(State(authority): State<Authority>) -> String {
+    authority.books().signer.as_ref().unwrap().published().to_string()
 }
 
 async fn document(State(authority): State<Authority>) -> Response {
@@ -499,6 +565,7 @@ fn processed(
         }
         _ => {}
     }
+    let mut consent = None;
     let (access, refresh) = match form["grant_type"].as_str() {
         "client_credentials" => (books.access_token(), None),
         kind => {
@@ -509,6 +576,10 @@ fn processed(
             };
             match answer {
                 Answer::Pair(access, refresh) => (access, refresh.filter(|_| rotates)),
+                Answer::Consent(access, refresh, code) => {
+                    consent = Some(code);
+                    (access, Some(refresh).filter(|_| rotates))
+                }
                 Answer::InvalidGrant => {
                     let body = r#"{"error":"invalid_grant"}"#;
                     return (StatusCode::BAD_REQUEST, body).into_response();
@@ -519,6 +590,12 @@ fn processed(
     let mut reply = serde_json::json!({ "access_token": access, "expires_in": books.lifetime_s });
     if let Some(refresh) = refresh {
         reply["refresh_token"] = refresh.into();
+    }
+    if let Some(Code { person, nonce, .. }) = consent {
+        reply["person"] = serde_json::json!({ "id": person });
+        if let Some(nonce) = nonce {
+            reply["id_token"] = books.id_token(&person, &nonce).into();
+        }
     }
     match fault {
         // Promises more than it sends, so the connection ends in the middle of the answer.

@@ -1,0 +1,172 @@
+//! Whose consent a grant stands on; and who the client is where it signs that itself.
+
+use serde_json::json;
+use token_broker::client::{CallError, Client};
+use token_broker::proto::{CompleteEnrollmentRequest, StartEnrollmentRequest};
+
+use crate::herd::settings;
+use crate::support::authority::Authority;
+use crate::support::process::Program;
+
+struct World {
+    authority: Authority,
+    dir: tempfile::TempDir,
+    program: Program,
+    client: Client,
+    scopes: Vec<String>,
+}
+
+impl World {
+    /// Of a provider that signs who people are.
+    async fn signed() -> Self {
+        let authority = Authority::new();
+        let base = authority.serve().await;
+        authority.signs();
+        authority.document(json!({
+            "issuer": base, "token_endpoint": format!("{base}/token"),
+            "authorization_endpoint": format!("{base}/authorize"),
+            "jwks_uri": format!("{base}/keys"),
+        }));
+        let issuer = [
+            ("TOKEN_BROKER__PROVIDERS__DEFAULT__ISSUER", base.as_str()),
+            ("TOKEN_BROKER__PROVIDERS__DEFAULT__DISCOVERY", "true"),
+        ];
+        Self::new(authority, &base, &issuer, vec!["openid".to_owned()]).await
+    }
+
+    async fn new(
+        authority: Authority,
+        base: &str,
+        more: &[(&str, &str)],
+        scopes: Vec<String>,
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut environment = settings(base, "redb:store.redb");
+        environment.push(("REDIRECT_URL", "http://localhost:1/back"));
+        environment.extend_from_slice(more);
+        let program = Program::start(dir.path(), &["serve"], &environment);
+        let client = Client::connect(&format!("http://{}", program.api)).await.unwrap();
+        Self { authority, dir, program, client, scopes }
+    }
+
+    /// A person consents for kroger/alice.
+    async fn consent(&mut self, person: &str, other_account: bool) -> Result<(), CallError> {
+        let request = StartEnrollmentRequest {
+            grant_id: "kroger/alice".to_owned(),
+            provider_id: "default".to_owned(),
+            scopes: self.scopes.clone(),
+            allow_other_account: other_account,
+            ..StartEnrollmentRequest::default()
+        };
+        let asked = self.client.admin.start_enrollment(request).await?.into_inner();
+        let address = self.authority.answer(person, &asked.authorization_url);
+        let code = address.split("code=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+        let request = CompleteEnrollmentRequest { state: asked.state, code, iss: String::new() };
+        self.client.admin.complete_enrollment(request).await?;
+        Ok(())
+    }
+
+    /// The consent of this person is what the grant stands on: its refresh token is good.
+    fn stands_on(&self, person: &str) {
+        std::thread::sleep(std::time::Duration::from_millis(250));
+        let before = self.authority.head(person);
+        let (ok, _, errors) = self.program.cli(&["refresh", "kroger/alice"]);
+        assert!(ok, "{errors}");
+        assert_ne!(self.authority.head(person), before, "it was {person}'s that was spent");
+    }
+
+    /// The same, whoever says whose consent it is.
+    async fn only_alice(&mut self) {
+        self.consent("alice", false).await.unwrap();
+        self.stands_on("alice");
+        self.consent("alice", false).await.unwrap();
+        self.stands_on("alice");
+        let error = self.consent("mallory", false).await.unwrap_err();
+        assert!(format!("{error:?}").contains("EnrollmentOtherAccount"), "{error:?}");
+        self.stands_on("alice");
+        self.consent("mallory", true).await.unwrap();
+        self.stands_on("mallory");
+        self.authority.audit();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_consent_of_another_person_is_not_taken() {
+    let mut world = World::signed().await;
+    world.only_alice().await;
+    // Nothing of them lies open.
+    let (_, log) = world.program.stop();
+    let file = std::fs::read(world.dir.path().join("store.redb")).unwrap();
+    assert!(!log.contains("mallory") && !file.windows(7).any(|window| window == b"mallory"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_of_the_reply_says_it_where_nothing_is_signed() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let field = [("TOKEN_BROKER__PROVIDERS__DEFAULT__ACCOUNT_FIELD", "person.id")];
+    World::new(authority, &base, &field, Vec::new()).await.only_alice().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_of_a_person_is_checked() {
+    let mut world = World::signed().await;
+    world.consent("alice", false).await.unwrap();
+    for lie in [
+        json!({"nonce": "another"}),
+        json!({"aud": "another"}),
+        json!({"iss": "https://another.example"}),
+        json!({"exp": 1}),
+    ] {
+        world.authority.lies(&lie);
+        let error = world.consent("alice", false).await.unwrap_err();
+        assert!(format!("{error:?}").contains("EnrollmentAccountUnproven"), "{lie}: {error:?}");
+        world.stands_on_nothing_new();
+    }
+    world.authority.lies(&json!({}));
+    // The provider has a new key since it was asked.
+    world.authority.signs();
+    world.consent("alice", false).await.unwrap();
+    world.stands_on("alice");
+    world.authority.audit();
+}
+
+impl World {
+    /// What was there before is served still.
+    fn stands_on_nothing_new(&self) {
+        let (ok, _, errors) = self.program.cli(&["get", "kroger/alice"]);
+        assert!(ok, "{errors}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_signs_has_no_secret() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key.pem");
+    std::fs::write(&file, authority.signed_client()).unwrap();
+    let revoke = format!("{base}/revoke");
+    let environment = [
+        ("TOKEN_BROKER__STORE__URL", "memory:"),
+        ("TOKEN_BROKER__PROVIDERS__DEFAULT__BASE_URL", base.as_str()),
+        ("TOKEN_BROKER__PROVIDERS__DEFAULT__REVOKE_URL", &revoke),
+        ("TOKEN_BROKER__PROVIDERS__DEFAULT__CLIENT_ID", "id"),
+        ("TOKEN_BROKER__PROVIDERS__DEFAULT__CLIENT_AUTH", "private_key_jwt"),
+        ("TOKEN_BROKER__PROVIDERS__DEFAULT__CLIENT_KEY_FILE", file.to_str().unwrap()),
+    ];
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    crate::herd::import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    assert!(program.cli(&["grant", "create", "kroger/service", "--provider", "default"]).0);
+    for command in [
+        &["get", "kroger/alice"][..],
+        &["get", "kroger/service"],
+        &["grant", "rotate", "kroger/alice"],
+        &["grant", "revoke", "kroger/alice"],
+    ] {
+        let (ok, _, errors) = program.cli(command);
+        assert!(ok, "{errors}");
+    }
+    assert_eq!(authority.posts(), 3);
+    authority.audit();
+}
