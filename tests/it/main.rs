@@ -16,6 +16,7 @@ mod enrol;
 mod failures;
 mod format_1;
 mod herd;
+mod interop;
 mod pages;
 mod program;
 mod redis_admission;

@@ -5,6 +5,7 @@ pub(crate) mod authority;
 pub(crate) mod browser;
 pub(crate) mod calls;
 pub(crate) mod flaky;
+pub(crate) mod front;
 pub(crate) mod process;
 pub(crate) mod redis;
 pub(crate) mod signer;
