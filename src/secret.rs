@@ -85,6 +85,11 @@ secret! {
 }
 
 secret! {
+    /// What a provider signs of a person.
+    IdToken
+}
+
+secret! {
     /// Whose consent a grant stands on, as the provider calls that person.
     Account
 }

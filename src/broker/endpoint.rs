@@ -19,6 +19,13 @@ pub trait TokenEndpoint: Send + Sync + 'static {
     /// Sends `request` to `provider` once.
     async fn exchange(&self, provider: &ProviderId, request: Request) -> Reply;
 
+    /// Sees to it that `exchange` knows where to send: asked before anything is claimed, because it
+    /// may take a while.
+    async fn ready(&self, provider: &ProviderId) -> Result<(), Failure>;
+
+    /// The same for `revoke`.
+    async fn ready_to_revoke(&self, provider: &ProviderId) -> Result<(), NotRevoked>;
+
     /// Takes a token back (RFC 7009): what a provider does not know counts as taken back. May be
     /// asked again.
     async fn revoke(&self, provider: &ProviderId, token: Revocable) -> Result<(), NotRevoked>;

@@ -168,11 +168,17 @@ impl Broker {
         }
         let stage = match store.find(&enrolment.state).await? {
             Found::Answered => Stage::Answered,
+            Found::Waiting(_) if self.lapsed(&enrolment) => return Err(Error::EnrolmentUnknown),
             Found::Waiting(_) if store.bound(id).await?.is_some() => Stage::Opened,
             Found::Waiting(_) => Stage::Waiting,
             Found::Nothing => return Err(Error::EnrolmentUnknown),
         };
         Ok((enrolment, stage))
+    }
+
+    /// Nobody may answer it any more.
+    fn lapsed(&self, enrolment: &Enrolment) -> bool {
+        self.rotations.clock.now() >= enrolment.expires_at
     }
 
     /// Ends an enrolment without an answer, unless it has one, and shows where it stands then.

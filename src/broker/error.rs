@@ -185,6 +185,16 @@ pub enum Error {
          delete` drops the tokens here, and the person can take the consent back at the provider"
     )]
     CannotRevoke(ProviderId),
+    /// The provider did not confirm that it took the tokens back.
+    #[error("grant {grant}: provider {provider} did not take its tokens back ({}{}); nothing was changed here, ask again", failed(.failure.reason), answered(.failure.status, .failure.provider_error.as_deref()))]
+    NotRevoked {
+        /// The grant.
+        grant: GrantId,
+        /// The provider.
+        provider: ProviderId,
+        /// What happened.
+        failure: Failure,
+    },
     /// This process is shutting down.
     #[error("this process is shutting down; call again")]
     Draining,
@@ -243,6 +253,7 @@ impl Error {
             | Self::CodeOutcomeUnknown(_)
             | Self::NoRefreshToken(_)
             | Self::CannotRevoke(_)
+            | Self::NotRevoked { .. }
             | Self::AccountUnproven { .. }
             | Self::OtherAccount(_)
             | Self::Draining
@@ -274,6 +285,7 @@ fn failed(reason: Reason) -> &'static str {
         Reason::ProviderRateLimited => "it limits our rate",
         Reason::ClientCredentialsRejected => "it refuses our client id or secret",
         Reason::ScopeNotGranted => "it does not grant the scopes",
+        Reason::RefreshOutcomeUnknown | Reason::RefreshReplyUnreadable => "no definite answer",
         _ => reason.name(),
     }
 }

@@ -19,23 +19,24 @@ impl Broker {
         etag: Option<String>,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let grant = self.stored(id).await?;
-        if etag.is_some_and(|etag| etag != grant.etag()) {
-            return Err(Error::EtagMismatch(id.clone()));
-        }
-        self.revoke_grant(id, deadline).await?;
-        self.delete_grant(id, None).await
+        let ended = self.revoke_grant(id, etag.as_deref(), deadline).await?;
+        // Not a consent that came meanwhile.
+        self.delete_grant(id, Some(ended.view.grant.etag())).await
     }
 
-    /// Takes a grant's tokens back at its provider and ends it. A refresh that is under way ends
+    /// Takes a grant's tokens back at its provider and ends it, if it has the etag. A refresh that is under way ends
     /// first. May be asked again, also after the deadline: then it goes on by itself.
     pub async fn revoke_grant(
         self: &Arc<Self>,
         id: &GrantId,
+        etag: Option<&str>,
         deadline: Instant,
     ) -> Result<Overview, Error> {
         loop {
             let grant = self.stored(id).await?;
+            if etag.is_some_and(|etag| etag != grant.etag()) {
+                return Err(Error::EtagMismatch(id.clone()));
+            }
             if !grant.descriptor.kind.spends() {
                 return Err(Error::Invalid(vec![Violation {
                     field: "grant_id",
@@ -49,6 +50,7 @@ impl Broker {
             if let Standing::Refused(verdict) = &grant.standing {
                 if verdict.reason != Reason::GrantRevoked {
                     info!(grant.id = %id, "what is left of a refused grant is taken back");
+                    self.rotations.can_take_back(&grant).await?;
                     self.rotations.take_back(&grant).await?;
                 }
                 return Ok(self.overview(&entry));

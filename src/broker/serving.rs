@@ -308,6 +308,15 @@ impl Broker {
         loop {
             match self.rotations.join_or_start(entry, view.grant.generation(), trigger)? {
                 Joined::Replaced(view) => return Ok((view, Outcome::AlreadyReplaced)),
+                // Somebody takes the tokens back: if that fails, it is our turn.
+                Joined::Running(flight) if flight.revokes() => {
+                    match flight.wait(&entry.id, deadline).await {
+                        Err(error @ (Error::GrantRefused { .. } | Error::RefreshInProgress(_))) => {
+                            return Err(error);
+                        }
+                        _ => tokio::task::yield_now().await,
+                    }
+                }
                 Joined::Running(flight) => {
                     return Ok((flight.wait(&entry.id, deadline).await?, Outcome::Rotated));
                 }
@@ -323,8 +332,8 @@ impl Broker {
     /// Looks for a generation that a caller knows and we do not.
     async fn catch_up(&self, entry: &Entry, named: Generation, deadline: Instant) -> Refreshed {
         let refreshed = match self.rotations.flights.of(&entry.id) {
-            Some(flight) => flight.wait(&entry.id, deadline).await?,
-            None => match self.rotations.load(&entry.id).await? {
+            Some(flight) if !flight.revokes() => flight.wait(&entry.id, deadline).await?,
+            _ => match self.rotations.load(&entry.id).await? {
                 Some(stored) => entry.learn(stored),
                 None => entry.view(),
             },

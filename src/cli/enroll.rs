@@ -2,7 +2,7 @@
 //! where they cannot be reached, the answer is pasted here.
 
 use std::io::{IsTerminal as _, Read as _, stdin};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use tokio::signal::ctrl_c;
@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::cli::token::connect;
 use crate::cli::{Failure, Target, environment, grants, out, view};
 use crate::client::Client;
+use crate::clock::Clock;
 use crate::proto::{
     CancelEnrollmentRequest, CompleteEnrollmentRequest, Enrollment, EnrollmentState,
     GetEnrollmentRequest, GetGrantRequest, Grant, ListProvidersRequest, StartEnrollmentRequest,
@@ -27,6 +28,11 @@ const ADDRESS_MAX: u64 = 16 * 1024;
 const POLL: Duration = Duration::from_secs(1);
 /// Longest wait for the broker to hear that nobody waits any more.
 const CANCEL_MAX: Duration = Duration::from_secs(2);
+/// The broker may be silent for so long after the last moment for an answer.
+const LATE: Duration = Duration::from_secs(60);
+/// What is said if nobody knows how it ended.
+const UNHEARD: &str = "the broker did not tell how it ended; `token-broker grant show` says whether \
+                       the grant lives";
 /// What shells expect of a command that was interrupted.
 const EXIT_INTERRUPTED: i32 = 130;
 
@@ -127,10 +133,16 @@ async fn watch(
     out::note("Open this page in a browser:");
     out::note(format_args!("\n  {}\n", started.start_url));
     out::note(format_args!("and enter this code there:  {}\n", started.user_code));
+    let clock = Clock::system();
+    let lapses = started.expire_time.and_then(|time| SystemTime::try_from(time).ok());
+    let end = lapses.unwrap_or(clock.now()) + LATE;
     let mut told = EnrollmentState::Unspecified;
     loop {
         let enrollment = match shown(client, &started.enrollment_id).await {
             Ok(enrollment) => enrollment,
+            Err(status) if status.code() == Code::NotFound && told == EnrollmentState::Answered => {
+                return Err(UNHEARD.to_owned());
+            }
             Err(status) if status.code() == Code::NotFound => {
                 return Err(
                     "nobody consented within ten minutes; nothing was changed. Begin again"
@@ -138,7 +150,8 @@ async fn watch(
                 );
             }
             // A broker that is restarted goes on with it.
-            Err(status) if status.code() == Code::Unavailable => Enrollment::default(),
+            Err(status) if passes(status.code()) && clock.now() < end => Enrollment::default(),
+            Err(status) if passes(status.code()) => return Err(UNHEARD.to_owned()),
             Err(status) => return Err(view::failure(status)),
         };
         let state = enrollment.state();
@@ -165,6 +178,14 @@ async fn shown(client: &mut Client, id: &str) -> Result<Enrollment, Status> {
     let request = GetEnrollmentRequest { enrollment_id: id.to_owned() };
     let shown = client.admin.get_enrollment(request).await?.into_inner();
     Ok(shown.enrollment.unwrap_or_default())
+}
+
+/// It may be otherwise in a moment.
+fn passes(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Aborted
+    )
 }
 
 fn progress(state: EnrollmentState) -> &'static str {

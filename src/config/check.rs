@@ -169,6 +169,12 @@ fn listen(section: &file::Listen, problems: &mut Vec<Problem>) -> Option<Listen>
              or set `listen.anyone_may_take_tokens: true` if the network itself keeps others out",
         ));
     }
+    if pages.is_none() && section.pages_url.is_some() {
+        problems.push(Problem::new(
+            "listen.pages",
+            "is needed with `listen.pages_url`: where the pages listen, such as 127.0.0.1:9465",
+        ));
+    }
     let pages = match pages {
         Some(address) => Some(pages_at(address?, section.pages_url.as_deref(), problems)?),
         None => None,
@@ -191,14 +197,14 @@ fn pages_at(address: SocketAddr, url: Option<&str>, problems: &mut Vec<Problem>)
     };
     let bare = |url: &Url| url.query().is_none() && url.fragment().is_none();
     let parsed = Url::parse(url).ok().filter(bare);
-    if !parsed.as_ref().is_some_and(is_private) {
+    let Some(url) = parsed.filter(is_private) else {
         problems.push(Problem::new(
             "listen.pages_url",
             "must be https://HOST, or http:// on loopback; without query and fragment",
         ));
         return None;
-    }
-    Some(Pages { address, url: Some(url.trim_end_matches('/').to_owned()) })
+    };
+    Some(Pages { address, url: Some(url.as_str().trim_end_matches('/').to_owned()) })
 }
 
 fn store(

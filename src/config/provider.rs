@@ -177,6 +177,12 @@ fn urls(
     };
     let revoke = optional("revoke_url", &section.revoke_url);
     let keys = optional("jwks_url", &section.jwks_url);
+    if keys.is_some() && section.issuer.is_none() {
+        problems.push(Problem::new(
+            path("jwks_url"),
+            "needs an `issuer`: whose keys they are, and who must have signed",
+        ));
+    }
     let endpoints = Endpoints { token, authorize, revoke, keys, names_issuer: false };
     Urls { endpoints, discovery, redirect }
 }
@@ -256,7 +262,17 @@ fn client_auth(
         Some(file::BasicEncoding::Raw) => BasicEncoding::Raw,
         Some(file::BasicEncoding::Rfc6749) | None => BasicEncoding::Rfc6749,
     };
-    match section.client_auth.unwrap_or(file::ClientAuth::Basic) {
+    let auth = section.client_auth.unwrap_or(file::ClientAuth::Basic);
+    let keyed = section.client_key_file.is_some()
+        || section.client_key_id.is_some()
+        || section.client_assertion_audience.is_some();
+    if keyed && !matches!(auth, file::ClientAuth::PrivateKeyJwt) {
+        problems.push(Problem::new(
+            path("client_key_file"),
+            "and what belongs to it need `client_auth: private_key_jwt`",
+        ));
+    }
+    match auth {
         file::ClientAuth::Basic => {
             let secret = client_secret(section, path, problems)?;
             Some(ClientAuth::Basic { secret, encoding })

@@ -214,7 +214,7 @@ impl GrantAdminService for Admin {
     ) -> Result<Response<RevokeGrantResponse>, Status> {
         let run = |request: RevokeGrantRequest, call: Call| async move {
             let id = convert::grant_id(&request.grant_id)?;
-            let overview = self.broker.revoke_grant(&id, call.deadline).await?;
+            let overview = self.broker.revoke_grant(&id, None, call.deadline).await?;
             Ok(RevokeGrantResponse { grant: Some(self.show(&overview)), revoked_at_provider: true })
         };
         self.observe.call(Action::RevokeGrant, request, run).await

@@ -151,6 +151,7 @@ fn grant(error: &Error) -> Option<&GrantId> {
         | Error::MinTtlUnsatisfiable { grant, .. }
         | Error::GenerationUnknown { grant, .. }
         | Error::ForceRefreshCooldown { grant, .. }
+        | Error::NotRevoked { grant, .. }
         | Error::Upstream { grant, .. } => Some(grant),
         Error::Invalid(_)
         | Error::EnrolmentUnknown

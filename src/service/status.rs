@@ -81,6 +81,11 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         Error::NoRefreshToken(_) => {
             (Code::FailedPrecondition, ErrorReason::RefreshTokenNotGranted, None)
         }
+        // Nothing was refreshed, and nothing is in doubt.
+        Error::NotRevoked { failure, .. } => match failure.disposition {
+            Disposition::Unknown(_) => (Code::Unavailable, ErrorReason::ProviderUnavailable, soon),
+            _ => (upstream_code(failure.reason), contract_reason(failure.reason), None),
+        },
         Error::AccountUnproven { .. } => {
             (Code::FailedPrecondition, ErrorReason::EnrollmentAccountUnproven, None)
         }
@@ -223,7 +228,8 @@ fn metadata(error: &Error) -> HashMap<String, String> {
             let Failure { provider_error, status, .. } = failure;
             provider_parts(&mut put, provider_error.as_deref(), *status);
         }
-        Error::Upstream { grant, provider, failure, .. } => {
+        Error::Upstream { grant, provider, failure, .. }
+        | Error::NotRevoked { grant, provider, failure } => {
             put("grant_id", grant.to_string());
             put("provider", provider.to_string());
             let Failure { provider_error, status, .. } = failure;

@@ -58,7 +58,8 @@ impl ClientKey {
             key.assertion("", "", SystemTime::UNIX_EPOCH).map(|_| key)
         };
         keys.into_iter().find_map(signs).ok_or(
-            "holds no private key in PEM that can be used: RSA, P-256, P-384 or Ed25519, not encrypted",
+            "holds no private key that can be used: PEM, PKCS#8 (`openssl pkcs8 -topk8 -nocrypt`), RSA, P-256, \
+             P-384 or Ed25519",
         )
     }
 

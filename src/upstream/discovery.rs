@@ -39,7 +39,7 @@ pub(crate) fn read(provider: &Provider, document: &[u8]) -> Result<Endpoints, St
     let at_home = |name: &str| match found(name)? {
         Some(url) if !home.contains(&origin(&url)) => Err(format!(
             "its `{name}` is elsewhere, at {url}; if that is right, name it in the settings of the \
-             provider"
+             provider (`token_url`, with `discovery: true` for the rest)"
         )),
         url => Ok(url),
     };

@@ -3,6 +3,7 @@
 //! `wire` is how, `metadata` what providers say of themselves.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use reqwest::header::{
 use reqwest::{Client, Response};
 use thiserror::Error;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::broker::endpoint::{
     self, Consent, Disposition, Failure, NotRevoked, Question, Reply, Request, Revocable,
@@ -87,9 +88,10 @@ impl Http {
     async fn request(&self, id: &ProviderId, request: &Request) -> Result<Reply, Failure> {
         let upstream = self.upstream(id)?;
         let provider = &upstream.provider;
-        let endpoints = upstream.endpoints().await?;
-        let nowhere = || failure(Reason::ProviderEndpointMisconfigured, Disposition::NotSent);
-        let url = endpoints.token.as_deref().ok_or_else(nowhere)?;
+        let endpoints = upstream.known();
+        // It was asked for before (`ready`): nothing is waited for any more.
+        let unknown = || failure(Reason::ProviderUnreachable, Disposition::NotSent);
+        let url = endpoints.token.as_deref().ok_or_else(unknown)?;
         let deadline = Instant::now() + provider.habits.listen_max;
         let form = Form::exchange(provider, request, url, self.clock.now());
         let response = upstream.post(url, form, deadline).await?;
@@ -103,11 +105,15 @@ impl Http {
         let (body, whole) = read(response, deadline).await;
         let raw = Raw { status, body: &body, whole, deflated, retry_after, sent };
         let mut reply = judge(provider, &raw);
+        let gone = |failure: &Failure| failure.reason == Reason::ProviderEndpointMisconfigured;
+        if reply.issued.as_ref().err().is_some_and(gone) {
+            upstream.metadata.forget();
+        }
         if let Request::AuthorizationCode { nonce, .. } = request
             && reply.issued.is_ok()
         {
             let person = person(&raw, provider.account_field.as_deref());
-            reply.account = self.account(upstream, endpoints, person, nonce.as_ref()).await;
+            reply.account = self.account(upstream, &endpoints, person, nonce.as_ref()).await;
         }
         Ok(reply)
     }
@@ -147,7 +153,7 @@ impl Http {
     async fn take_back(&self, id: &ProviderId, token: &Revocable) -> Result<(), NotRevoked> {
         let upstream = self.upstream(id).map_err(NotRevoked::Failed)?;
         let provider = &upstream.provider;
-        let endpoints = upstream.endpoints().await.map_err(NotRevoked::Failed)?;
+        let endpoints = upstream.known();
         let url = endpoints.revoke.as_deref().ok_or(NotRevoked::Unsupported)?;
         let deadline = Instant::now() + provider.habits.listen_max;
         let token_url = endpoints.token.as_deref().unwrap_or(url);
@@ -160,21 +166,33 @@ impl Http {
         let retry_after = self.retry_after(response.headers());
         let (body, whole) = read(response, deadline).await;
         let raw = Raw { status, body: &body, whole, deflated: false, retry_after, sent: None };
-        Err(match judge(provider, &raw).issued {
-            Err(failure) => NotRevoked::Failed(failure),
+        match judge(provider, &raw).issued {
+            Err(failure) if is_unknown(&failure) => Ok(()),
+            Err(failure) => Err(NotRevoked::Failed(failure)),
             // A status of failure never holds a token.
-            Ok(_) => NotRevoked::Failed(unknown(DoubtKind::Answered)),
-        })
+            Ok(_) => Err(NotRevoked::Failed(unknown(DoubtKind::Answered))),
+        }
     }
 }
 
+/// The token is good for nothing: some providers say so instead of success.
+fn is_unknown(failure: &Failure) -> bool {
+    failure.disposition == Disposition::Refused
+        || failure.provider_error.as_deref() == Some("invalid_token")
+}
+
 impl Upstream {
+    /// Where it is, as configured and as it said when it was asked.
+    fn known(&self) -> Arc<Endpoints> {
+        self.metadata.found().unwrap_or_else(|| Arc::new(self.provider.endpoints.clone()))
+    }
+
     /// Where it is, as configured and as it says.
-    async fn endpoints(&self) -> Result<&Endpoints, Failure> {
+    async fn endpoints(&self, freshness: Freshness) -> Result<Arc<Endpoints>, Failure> {
         if self.provider.discovery {
-            self.metadata.endpoints(&self.provider, &self.client).await
+            self.metadata.endpoints(&self.provider, &self.client, freshness).await
         } else {
-            Ok(&self.provider.endpoints)
+            Ok(self.known())
         }
     }
 
@@ -211,6 +229,24 @@ impl TokenEndpoint for Http {
         self.request(provider, &request).await.unwrap_or_else(Reply::from)
     }
 
+    async fn ready(&self, provider: &ProviderId) -> Result<(), Failure> {
+        let upstream = self.upstream(provider)?;
+        // What is configured needs nobody's word.
+        if upstream.provider.endpoints.token.is_none() {
+            upstream.endpoints(Freshness::Known).await?;
+        }
+        Ok(())
+    }
+
+    async fn ready_to_revoke(&self, provider: &ProviderId) -> Result<(), NotRevoked> {
+        let upstream = self.upstream(provider).map_err(NotRevoked::Failed)?;
+        if upstream.provider.endpoints.revoke.is_some() {
+            return Ok(());
+        }
+        let endpoints = upstream.endpoints(Freshness::Known).await.map_err(NotRevoked::Failed)?;
+        if endpoints.revoke.is_some() { Ok(()) } else { Err(NotRevoked::Unsupported) }
+    }
+
     async fn revoke(&self, provider: &ProviderId, token: Revocable) -> Result<(), NotRevoked> {
         self.take_back(provider, &token).await
     }
@@ -218,8 +254,7 @@ impl TokenEndpoint for Http {
     fn providers(&self) -> Vec<endpoint::ProviderSummary> {
         let each = self.providers.values().map(|upstream| {
             let provider = &upstream.provider;
-            let found = upstream.metadata.found();
-            let token = found.unwrap_or(&provider.endpoints).token.clone();
+            let token = upstream.known().token.clone();
             endpoint::ProviderSummary {
                 id: provider.id.clone(),
                 profile: provider.profile.clone(),
@@ -233,11 +268,14 @@ impl TokenEndpoint for Http {
 
     async fn consent(&self, provider: &ProviderId, scopes: &[String]) -> Result<Consent, Failure> {
         let upstream = self.upstream(provider)?;
-        let endpoints = upstream.endpoints().await?;
+        let endpoints = upstream.endpoints(Freshness::New).await?;
         let provider = &upstream.provider;
         let asked = scopes.iter().any(|scope| scope == OPENID);
         let checkable = provider.issuer.is_some() && provider.account_field.is_none();
         let keys = endpoints.keys.as_deref().filter(|_| asked && checkable);
+        if asked && checkable && keys.is_none() {
+            warn!(provider = %provider.id, "nothing says where the keys of the provider are (`jwks_url`): whose consent it is stays unknown");
+        }
         if let Some(url) = keys {
             upstream.metadata.keys(&upstream.client, url, Freshness::Known).await?;
         }
@@ -256,7 +294,7 @@ impl TokenEndpoint for Http {
         question: Question<'_>,
     ) -> Result<Option<String>, Failure> {
         let upstream = self.upstream(provider)?;
-        let endpoint = upstream.endpoints().await?.authorize.as_deref();
-        Ok(authorization_url(&upstream.provider, endpoint, &question))
+        let endpoints = upstream.endpoints(Freshness::Known).await?;
+        Ok(authorization_url(&upstream.provider, endpoints.authorize.as_deref(), &question))
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::clock::unix_ms;
-use crate::secret::{Account, Nonce};
+use crate::secret::{Account, IdToken, Nonce};
 
 /// Signatures that only the provider can make.
 const ALGORITHMS: [Algorithm; 9] = [
@@ -66,12 +66,12 @@ struct Claims {
 
 /// The account that an `id_token` names, once everything about it is right.
 pub(crate) fn account(
-    id_token: &str,
+    id_token: &IdToken,
     keys: &JwkSet,
     expected: Expected<'_>,
     now: SystemTime,
 ) -> Result<Account, Untrusted> {
-    let claims = signed(id_token, keys)?;
+    let claims = signed(id_token.expose(), keys)?;
     let because = |why| Err(Untrusted::Because(why));
     #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact")]
     let now = (unix_ms(now) / 1_000) as f64;
@@ -177,7 +177,12 @@ mod tests {
     fn judged(token: &str, keys: &JwkSet) -> Result<Account, Untrusted> {
         let nonce = Nonce::new("n");
         let expected = Expected { issuer: "https://p", client_id: "id", nonce: &nonce };
-        account(token, keys, expected, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW))
+        account(
+            &IdToken::new(token),
+            keys,
+            expected,
+            SystemTime::UNIX_EPOCH + Duration::from_secs(NOW),
+        )
     }
 
     fn es256(name: Option<&str>) -> Header {

@@ -10,21 +10,18 @@ use crate::herd::import;
 use crate::support::authority::Authority;
 use crate::support::process::Program;
 
-fn start(dir: &std::path::Path, issuer: &str) -> Program {
-    Program::start(
-        dir,
-        &["serve"],
-        &[
-            ("TOKEN_BROKER__STORE__URL", "redb:store.redb"),
-            ("TOKEN_BROKER__TIMING__FORCE_COOLDOWN", "200ms"),
-            ("TOKEN_BROKER__TIMING__RETRY_BACKOFF", "50ms"),
-            ("TOKEN_BROKER__TIMING__CLIENT_PROBE", "50ms"),
-            ("TOKEN_BROKER__PROVIDERS__DEFAULT__ISSUER", issuer),
-            ("TOKEN_BROKER__PROVIDERS__DEFAULT__CLIENT_ID", "id"),
-            ("TOKEN_BROKER__PROVIDERS__DEFAULT__CLIENT_SECRET", "client-secret-canary"),
-            ("TOKEN_BROKER__PROVIDERS__DEFAULT__REDIRECT_URL", "http://localhost:1/back"),
-        ],
-    )
+fn start(dir: &std::path::Path, issuer: &str, more: &[(&str, &str)]) -> Program {
+    let settings = [
+        ("TOKEN_BROKER__STORE__URL", "redb:store.redb"),
+        ("TOKEN_BROKER__TIMING__FORCE_COOLDOWN", "200ms"),
+        ("TOKEN_BROKER__TIMING__RETRY_BACKOFF", "50ms"),
+        ("TOKEN_BROKER__TIMING__CLIENT_PROBE", "50ms"),
+        ("TOKEN_BROKER__PROVIDERS__DEFAULT__ISSUER", issuer),
+        ("TOKEN_BROKER__PROVIDERS__DEFAULT__CLIENT_ID", "id"),
+        ("TOKEN_BROKER__PROVIDERS__DEFAULT__CLIENT_SECRET", "client-secret-canary"),
+        ("TOKEN_BROKER__PROVIDERS__DEFAULT__REDIRECT_URL", "http://localhost:1/back"),
+    ];
+    Program::start(dir, &["serve"], &[&settings, more].concat())
 }
 
 fn document(base: &str, token_endpoint: &str) -> serde_json::Value {
@@ -42,7 +39,7 @@ async fn an_issuer_is_all_that_is_needed() {
     let base = authority.serve().await;
     authority.document(document(&base, &format!("{base}/token")));
     let dir = tempfile::tempdir().unwrap();
-    let program = start(dir.path(), &base);
+    let program = start(dir.path(), &base, &[]);
     let mut client = Client::connect(&format!("http://{}", program.api)).await.unwrap();
     let mut end = async |iss: &str| {
         let request = StartEnrollmentRequest {
@@ -78,7 +75,7 @@ async fn a_refresh_token_does_not_follow_a_document_elsewhere() {
     let (base, elsewhere) = (authority.serve().await, evil.serve().await);
     authority.document(document(&base, &format!("{elsewhere}/token")));
     let dir = tempfile::tempdir().unwrap();
-    let mut program = start(dir.path(), &base);
+    let mut program = start(dir.path(), &base, &[]);
     import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
     let (ok, _, error) = program.cli(&["get", "kroger/alice"]);
     assert!(!ok && error.contains("PROVIDER_ENDPOINT_MISCONFIGURED"), "{error}");
@@ -102,8 +99,30 @@ async fn a_refresh_token_does_not_follow_a_document_elsewhere() {
 async fn a_provider_that_is_down_does_not_keep_the_broker_from_starting() {
     let dir = tempfile::tempdir().unwrap();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let program = start(dir.path(), &format!("http://{free}"));
+    let program = start(dir.path(), &format!("http://{free}"), &[]);
     import(&program, dir.path(), "kroger/alice", "refresh-token");
     let (ok, _, error) = program.cli(&["get", "kroger/alice"]);
     assert!(!ok && error.contains("PROVIDER_UNREACHABLE"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_configured_needs_nobodys_word() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    authority.document(document(&base, "https://elsewhere.example/token"));
+    let dir = tempfile::tempdir().unwrap();
+    let token_url = format!("{base}/token");
+    let more = [
+        ("TOKEN_BROKER__PROVIDERS__DEFAULT__TOKEN_URL", token_url.as_str()),
+        ("TOKEN_BROKER__PROVIDERS__DEFAULT__DISCOVERY", "true"),
+    ];
+    let program = start(dir.path(), &base, &more);
+    import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    let (ok, _, errors) = program.cli(&["get", "kroger/alice"]);
+    assert!(ok, "{errors}");
+    // What is not configured is not taken from a document that is not believed.
+    let (ok, _, errors) = program.cli(&["grant", "revoke", "kroger/alice"]);
+    assert!(!ok && errors.contains("PROVIDER_ENDPOINT_MISCONFIGURED"), "{errors}");
+    assert!(program.cli(&["get", "kroger/alice"]).0);
+    authority.audit();
 }

@@ -233,6 +233,19 @@ async fn a_code_is_not_guessed() {
     assert_eq!(browser.open(&asked.start_url).status, 404);
     let (state, why) = world.stands(&asked).await;
     assert!(state == EnrollmentState::Failed && why.contains("wrong too often"), "{why}");
+
+    // Whoever is through is not thrown out by the guesses of others.
+    let asked = world.ask("kroger/alice").await;
+    let callback = world.consent(&browser, &asked);
+    let stranger = Browser::new();
+    let page = stranger.open(&asked.start_url);
+    for _ in 0..6 {
+        assert_eq!(
+            stranger.enter(&asked.start_url, &page, "BBBB-BBBB").title(),
+            "Not this browser"
+        );
+    }
+    assert_eq!(browser.open(&callback).title(), "Connected");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::herd::{import, settings};
-use crate::support::authority::Authority;
+use crate::support::authority::{Authority, Fault, Way};
 use crate::support::process::{Program, run};
 
 struct World {
@@ -88,7 +88,7 @@ async fn a_refresh_under_way_ends_first() {
 async fn what_the_provider_does_not_confirm_changes_nothing() {
     let world = World::new().await;
     world.import();
-    world.authority.keeps(Some(503));
+    world.authority.keeps(Some((503, "")));
     for command in
         [&["grant", "revoke", "kroger/alice"][..], &["grant", "delete", "kroger/alice", "--revoke"]]
     {
@@ -121,4 +121,59 @@ async fn what_cannot_be_revoked_says_so() {
     let (ok, _, error) = program.cli(&["grant", "revoke", "kroger/service"]);
     assert!(!ok && error.contains("no consent"), "{error}");
     authority.audit();
+}
+
+/// Some say so instead of success.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_provider_does_not_know_counts_as_revoked() {
+    for body in [r#"{"error":"invalid_token"}"#, r#"{"error":"invalid_grant"}"#] {
+        let world = World::new().await;
+        world.import();
+        world.authority.keeps(Some((400, body)));
+        let shown = world.run(&["grant", "revoke", "kroger/alice"]).unwrap();
+        assert!(shown.contains("REVOKED"), "{shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doubt_outlives_a_revocation_that_fails() {
+    let world = World::new().await;
+    world.import();
+    world.authority.next(Fault::After(Way::Reset));
+    let error = world.run(&["get", "kroger/alice"]).unwrap_err();
+    assert!(error.contains("REFRESH_OUTCOME_UNKNOWN"), "{error}");
+    let stands = |state: &str| {
+        let shown = world.run(&["grant", "show", "kroger/alice"]).unwrap();
+        assert!(shown.contains(state), "{shown}");
+    };
+    world.authority.keeps(Some((503, "")));
+    let error = world.run(&["grant", "revoke", "kroger/alice"]).unwrap_err();
+    assert!(error.contains("did not take its tokens back"), "{error}");
+    stands("OUTCOME_UNKNOWN");
+    world.authority.keeps(None);
+    world.run(&["grant", "revoke", "kroger/alice"]).unwrap();
+    stands("REVOKED");
+    world.authority.audit();
+}
+
+/// Who asks for a token meanwhile is none the worse for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_fails_is_not_the_callers_trouble() {
+    let world = World::new().await;
+    world.import();
+    world.authority.keeps(Some((503, "")));
+    world.authority.delay(Duration::from_millis(600));
+    let address = format!("http://{}", world.program.api);
+    std::thread::scope(|scope| {
+        let revoke = scope.spawn(move || {
+            let environment = [("TOKEN_BROKER_ADDRESS", address.as_str())];
+            run(Path::new("/"), &["grant", "revoke", "kroger/alice"], &environment)
+        });
+        while !world.program.page("/metrics").contains("tokenbroker_flights 1") {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        world.run(&["get", "kroger/alice"]).unwrap();
+        assert!(!revoke.join().unwrap().status.success());
+    });
+    world.authority.audit();
 }

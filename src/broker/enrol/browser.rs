@@ -68,8 +68,7 @@ impl Broker {
     /// The enrolment that a page is to ask for.
     pub async fn page(&self, id: &EnrolmentId) -> Result<Enrolment, Error> {
         let enrolment = self.rotations.store.named(id).await?;
-        let now = self.rotations.clock.now();
-        let asks = |enrolment: &Enrolment| enrolment.page.is_some() && now < enrolment.expires_at;
+        let asks = |enrolment: &Enrolment| enrolment.page.is_some() && !self.lapsed(enrolment);
         let enrolment = enrolment.filter(asks).ok_or(Error::EnrolmentUnknown)?;
         match self.rotations.store.find(&enrolment.state).await? {
             Found::Waiting(_) => Ok(enrolment),
@@ -86,14 +85,19 @@ impl Broker {
     ) -> Result<Entered, Error> {
         let enrolment = self.page(id).await?;
         let store = &self.rotations.store;
+        // Once one is through, no other can end it with wrong codes.
+        if store.bound(id).await?.is_some_and(|bound| bound != *browser) {
+            return Ok(Entered::OtherBrowser);
+        }
         if !enrolment.page.as_ref().is_some_and(|page| page.code.is(typed)) {
             if store.count_mistake(id, MISTAKES_MAX).await? {
                 return Ok(Entered::Wrong);
             }
             warn!(grant.id = %enrolment.grant, "an enrolment ends: its code was wrong too often");
             let why = "the code was wrong too often".to_owned();
-            store.take(&enrolment.state).await?;
-            self.conclude(&enrolment, Ending::Failed(why)).await;
+            if store.take(&enrolment.state).await?.is_some() {
+                self.conclude(&enrolment, Ending::Failed(why)).await;
+            }
             return Ok(Entered::WrongTooOften);
         }
         if store.bind(id, browser).await? != *browser {
@@ -111,6 +115,9 @@ impl Broker {
     ) -> Result<Landing, Error> {
         let store = &self.rotations.store;
         let enrolment = match store.find(&state).await? {
+            Found::Waiting(enrolment) if self.lapsed(&enrolment) => {
+                return Err(Error::EnrolmentUnknown);
+            }
             Found::Waiting(enrolment) => enrolment,
             Found::Answered => {
                 let ending = store.ending(&state).await?;

@@ -41,8 +41,7 @@ impl Broker {
         let Found::Waiting(waiting) = found else { return Err(Error::EnrolmentUnknown) };
         let consent = self.consent(&waiting.provider, &waiting.scopes).await?;
         let taken = self.rotations.store.take(&answer.state).await?;
-        let now = self.rotations.clock.now();
-        let enrolment = taken.filter(|enrolment| now < enrolment.expires_at);
+        let enrolment = taken.filter(|enrolment| !self.lapsed(enrolment));
         let enrolment = enrolment.ok_or(Error::EnrolmentUnknown)?;
         let ended = match self.exchange(&enrolment, &consent, answer).await {
             Ok(first) => self.keep(&enrolment, first).await,

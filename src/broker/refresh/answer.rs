@@ -91,7 +91,12 @@ impl Rotations {
     }
 
     /// Nothing was processed under this claim: what was in doubt before still is.
-    async fn give_back(self: &Arc<Self>, entry: &Arc<Entry>, grant: &Grant, intent: &Intent) {
+    pub(super) async fn give_back(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        grant: &Grant,
+        intent: &Intent,
+    ) {
         match &intent.doubt {
             None => entry.answered(intent),
             Some(doubt) => {

@@ -200,47 +200,83 @@ impl Rotations {
         let grant = &view.grant;
         let next = self.next_try(entry, view, &doubt);
         let waits = next != Next::In(Duration::ZERO);
-        let watch = self.settings.suspect_after;
-        let held = match &grant.intent {
-            // Another process is at it.
-            Some(held)
-                if held.in_doubt().is_none() && !self.ours(&held.owner) && !self.gone(held) =>
-            {
-                return Err(in_doubt(grant, &doubt, Next::In(self.settings.poll)));
-            }
-            Some(held) => held.clone(),
-            None if waits => return Err(in_doubt(grant, &doubt, next)),
-            // The store has lost the claim; what this process remembers is told to it anew.
-            None => {
-                let owner = self.next_owner();
-                let claim =
-                    self.store.claim(&entry.id, grant.generation(), owner, None, watch).await;
-                match claim? {
-                    Claim::Granted(intent) => intent,
-                    Claim::Busy(_) | Claim::Moved => return Ok(None),
-                }
-            }
-        };
+        if waits && grant.intent.is_none() {
+            return Err(in_doubt(grant, &doubt, next));
+        }
+        let Some(held) = self.held(entry, grant, &doubt).await? else { return Ok(None) };
         if waits {
             self.record_doubt(entry, &held, &doubt, next).await;
             return Err(in_doubt(grant, &doubt, next));
         }
+        let watch = self.settings.suspect_after;
         if !self.store.doubt(&entry.id, &held, &doubt, Some(self.clock.now() + watch)).await? {
             return Ok(None);
         }
         self.wait_for_turn(entry, &doubt).await?;
         let claimed_at = Instant::now();
+        let Some(intent) = self.take_over(entry, &held).await? else { return Ok(None) };
+        debug!(grant.id = %grant.id, generation = %intent.generation, attempts = doubt.attempts,
+            kind = doubt.kind.name(), "a refresh token in doubt is presented again");
+        Ok(Some((intent, claimed_at)))
+    }
+
+    /// Takes the claim over although the refresh token is in doubt: it is not presented again, and
+    /// nobody else is to.
+    pub(super) async fn claim_to_end(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        grant: &Grant,
+        doubt: &Doubt,
+    ) -> Result<Option<Intent>, Error> {
+        let Some(held) = self.held(entry, grant, doubt).await? else { return Ok(None) };
+        let watch = self.clock.now() + self.settings.suspect_after;
+        if !self.store.doubt(&entry.id, &held, doubt, Some(watch)).await? {
+            return Ok(None);
+        }
+        self.take_over(entry, &held).await
+    }
+
+    /// The claim under which a doubt is kept; `None`: the grant has moved.
+    async fn held(
+        &self,
+        entry: &Entry,
+        grant: &Grant,
+        doubt: &Doubt,
+    ) -> Result<Option<Intent>, Error> {
+        match &grant.intent {
+            // Another process is at it.
+            Some(held)
+                if held.in_doubt().is_none() && !self.ours(&held.owner) && !self.gone(held) =>
+            {
+                Err(in_doubt(grant, doubt, Next::In(self.settings.poll)))
+            }
+            Some(held) => Ok(Some(held.clone())),
+            // The store has lost the claim; what this process remembers is told to it anew.
+            None => {
+                let (owner, watch) = (self.next_owner(), self.settings.suspect_after);
+                let claim =
+                    self.store.claim(&entry.id, grant.generation(), owner, None, watch).await;
+                Ok(match claim? {
+                    Claim::Granted(intent) => Some(intent),
+                    Claim::Busy(_) | Claim::Moved => None,
+                })
+            }
+        }
+    }
+
+    async fn take_over(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        held: &Intent,
+    ) -> Result<Option<Intent>, Error> {
         let owner = self.next_owner();
         let attempt = owner.attempt;
-        let claim = self.store.take_over(&entry.id, &held, owner, watch).await;
-        match claim.inspect_err(|_| self.give_back_later(entry, attempt))? {
-            Claim::Granted(intent) => {
-                debug!(grant.id = %grant.id, generation = %intent.generation, attempts = doubt.attempts,
-                    kind = doubt.kind.name(), "a refresh token in doubt is presented again");
-                Ok(Some((intent, claimed_at)))
-            }
-            Claim::Busy(_) | Claim::Moved => Ok(None),
-        }
+        let watch = self.settings.suspect_after;
+        let claim = self.store.take_over(&entry.id, held, owner, watch).await;
+        Ok(match claim.inspect_err(|_| self.give_back_later(entry, attempt))? {
+            Claim::Granted(intent) => Some(intent),
+            Claim::Busy(_) | Claim::Moved => None,
+        })
     }
 
     /// Waits until the provider's rate allows this resend, and looks again if that took time.

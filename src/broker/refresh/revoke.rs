@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use crate::broker::endpoint::{NotRevoked, Revocable};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::model::{Grant, Intent, Reason, Standing, Verdict};
+use crate::broker::model::{Grant, Reason, Standing, Verdict};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::Refreshed;
 
@@ -21,16 +21,16 @@ impl Rotations {
         if grant.standing != Standing::Usable {
             return Ok(view);
         }
-        let Some(intent) = self.hold_for_revocation(entry, &grant).await? else {
-            return self.reload(entry).await;
+        self.can_take_back(&grant).await?;
+        let claimed = match self.doubt_of(entry, &grant) {
+            Some(doubt) => self.claim_to_end(entry, &grant, &doubt).await?,
+            None => self.claim(entry, &view).await?.map(|(intent, _)| intent),
         };
-        let given_back = intent.in_doubt().is_none();
+        let Some(intent) = claimed else { return self.reload(entry).await };
         if let Err(error) = self.take_back(&grant).await {
             warn!(grant.id = %entry.id, error = chain(&error), "not revoked");
-            // What is in doubt is held for as long as it is.
-            if given_back {
-                self.release(entry, &intent).await;
-            }
+            // What was in doubt still is.
+            self.give_back(entry, &grant, &intent).await;
             return Err(error);
         }
         info!(grant.id = %entry.id, "revoked at the provider");
@@ -45,29 +45,30 @@ impl Rotations {
         self.end(entry, &grant, &intent, verdict).await
     }
 
-    /// The claim under which nobody else sends anything; `None`: the grant has moved.
-    async fn hold_for_revocation(
-        self: &Arc<Self>,
-        entry: &Arc<Entry>,
-        grant: &Grant,
-    ) -> Result<Option<Intent>, Error> {
-        match self.doubt_of(entry, grant) {
-            Some(doubt) => self.held_in_doubt(grant, &doubt).await,
-            None => Ok(self.claim(entry, &entry.view()).await?.map(|(intent, _)| intent)),
-        }
+    /// Says no where the provider takes nothing back, before anything is claimed.
+    pub(in crate::broker) async fn can_take_back(&self, grant: &Grant) -> Result<(), Error> {
+        let ready = self.endpoint.ready_to_revoke(&grant.descriptor.provider).await;
+        ready.map_err(|failed| not_revoked(grant, failed))
     }
 
     /// Sends the tokens back. What was refused already may still be worth something elsewhere.
     pub(in crate::broker) async fn take_back(&self, grant: &Grant) -> Result<(), Error> {
-        let provider = &grant.descriptor.provider;
         let token = match (&grant.pair.refresh_token, &grant.pair.token) {
             (Some(token), _) => Revocable::Refresh(token.clone()),
             (None, Some(token)) => Revocable::Access(token.access_token.clone()),
             (None, None) => return Ok(()),
         };
-        self.endpoint.revoke(provider, token).await.map_err(|failed| match failed {
-            NotRevoked::Unsupported => Error::CannotRevoke(provider.clone()),
-            NotRevoked::Failed(failure) => self.upstream(grant, failure),
-        })
+        let revoked = self.endpoint.revoke(&grant.descriptor.provider, token).await;
+        revoked.map_err(|failed| not_revoked(grant, failed))
+    }
+}
+
+fn not_revoked(grant: &Grant, failed: NotRevoked) -> Error {
+    let provider = grant.descriptor.provider.clone();
+    match failed {
+        NotRevoked::Unsupported => Error::CannotRevoke(provider),
+        NotRevoked::Failed(failure) => {
+            Error::NotRevoked { grant: grant.id.clone(), provider, failure }
+        }
     }
 }

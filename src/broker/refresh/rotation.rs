@@ -106,6 +106,8 @@ impl Rotations {
         }
         let grant = view.grant.clone();
         let request = self.request(&grant)?;
+        let ready = self.endpoint.ready(&grant.descriptor.provider).await;
+        ready.map_err(|failure| self.upstream(&grant, failure))?;
         let stop_at = self.settings.stop_at;
         crash::reached(stop_at, Moment::BeforeClaim).await;
         let Some((intent, claimed_at)) = self.claim(entry, &view).await? else {

@@ -40,8 +40,9 @@ impl Enrolments for Vault {
         let Some(begun) = self.keep_enrolment(&id, begun, ENROLMENT_LIFE).await? else {
             return Ok(None);
         };
+        // That it was answered is remembered for longer than it may be answered.
         let state = name_of("state", begun.state.expose());
-        self.keep_enrolment(&state, begun, Duration::ZERO).await
+        self.keep_enrolment(&state, begun, ENROLMENT_LIFE).await
     }
 
     async fn take(&self, state: &EnrolmentState) -> StoreResult<Option<Enrolment>> {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use jsonwebtoken::jwk::JwkSet;
 use parking_lot::Mutex;
 use reqwest::header::ACCEPT;
 use reqwest::{Client, StatusCode};
-use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -20,31 +20,83 @@ use crate::upstream::provider::{Endpoints, Provider};
 
 /// Longest wait for a document.
 const DOCUMENT_MAX: Duration = Duration::from_secs(10);
+/// So long a failure stands for all who ask: those who waited for it do not ask one by one.
+const FAILURE_AGE: Duration = Duration::from_secs(2);
+/// Where a document is older, it is read anew before somebody is asked for consent.
+const DOCUMENT_AGE: Duration = Duration::from_secs(3600);
 
 /// What a provider said, as far as it was asked.
 #[derive(Debug, Default)]
 pub(super) struct Metadata {
-    endpoints: OnceCell<Endpoints>,
+    found: ArcSwapOption<Endpoints>,
+    /// Held by who asks.
+    asking: tokio::sync::Mutex<Asked>,
     keys: Mutex<Option<Arc<JwkSet>>>,
 }
 
-/// How new keys must be.
+/// How asking ended last.
+#[derive(Debug, Default)]
+struct Asked {
+    read_at: Option<Instant>,
+    failed: Option<(Instant, Failure)>,
+}
+
+/// How new something must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Freshness {
-    /// As they were read once.
+    /// As it was read once.
     Known,
-    /// As they are now.
+    /// As it is now.
     New,
 }
 
 impl Metadata {
-    /// Where the provider is; asked of its issuer at the first time.
+    /// Where the provider is, if it was asked.
+    pub(super) fn found(&self) -> Option<Arc<Endpoints>> {
+        self.found.load_full()
+    }
+
+    /// It is elsewhere now.
+    pub(super) fn forget(&self) {
+        self.found.store(None);
+    }
+
+    /// Where the provider is; its issuer is asked once, however many need it.
     pub(super) async fn endpoints(
         &self,
         provider: &Provider,
         client: &Client,
-    ) -> Result<&Endpoints, Failure> {
-        self.endpoints.get_or_try_init(|| discover(provider, client)).await
+        freshness: Freshness,
+    ) -> Result<Arc<Endpoints>, Failure> {
+        if let Some(found) = self.found().filter(|_| freshness == Freshness::Known) {
+            return Ok(found);
+        }
+        let mut asked = self.asking.lock().await;
+        let known = self.found();
+        let recent = |at: Instant, age| at.elapsed() < age;
+        if let Some(known) = &known
+            && (freshness == Freshness::Known
+                || asked.read_at.is_some_and(|at| recent(at, DOCUMENT_AGE)))
+        {
+            return Ok(Arc::clone(known));
+        }
+        if let Some((at, failure)) = &asked.failed
+            && recent(*at, FAILURE_AGE)
+        {
+            return known.ok_or_else(|| failure.clone());
+        }
+        match discover(provider, client).await {
+            Ok(endpoints) => {
+                let endpoints = Arc::new(endpoints);
+                self.found.store(Some(Arc::clone(&endpoints)));
+                *asked = Asked { read_at: Some(Instant::now()), failed: None };
+                Ok(endpoints)
+            }
+            Err(failure) => {
+                asked.failed = Some((Instant::now(), failure.clone()));
+                known.ok_or(failure)
+            }
+        }
     }
 
     /// The keys that sign what it says of people.
@@ -74,18 +126,12 @@ impl Metadata {
             }
         }
     }
-
-    /// Where it is, if it was asked.
-    pub(super) fn found(&self) -> Option<&Endpoints> {
-        self.endpoints.get()
-    }
 }
 
 /// RFC 8414 section 3, and OpenID Connect Discovery section 4: who follows the one has its document
 /// elsewhere than who follows the other.
 async fn discover(provider: &Provider, client: &Client) -> Result<Endpoints, Failure> {
     let issuer = provider.issuer.as_deref().unwrap_or_default();
-    let mut why = String::new();
     for url in discovery::places(issuer) {
         match document(client, &url).await {
             Ok(None) => {}
@@ -98,15 +144,16 @@ async fn discover(provider: &Provider, client: &Client) -> Result<Endpoints, Fai
                         failure(Reason::ProviderEndpointMisconfigured, Disposition::NotSent)
                     });
             }
-            Err(error) => why = error,
+            // What is at the other place may say less.
+            Err(why) => {
+                warn!(provider = %provider.id, document = url, why,
+                    "what the provider says of itself cannot be read");
+                return Err(failure(Reason::ProviderUnreachable, Disposition::NotSent));
+            }
         }
     }
-    let (reason, why) = match why.as_str() {
-        "" => (Reason::ProviderEndpointMisconfigured, "there is no such document"),
-        why => (Reason::ProviderUnreachable, why),
-    };
-    warn!(provider = %provider.id, issuer, why, "the provider does not say where it is");
-    Err(failure(reason, Disposition::NotSent))
+    warn!(provider = %provider.id, issuer, "the provider does not say where it is");
+    Err(failure(Reason::ProviderEndpointMisconfigured, Disposition::NotSent))
 }
 
 /// `None`: there is none.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::secret::Account;
+use crate::secret::{Account, IdToken};
 use crate::upstream::reply::fields;
 use crate::upstream::reply::raw::Raw;
 
@@ -12,14 +12,14 @@ pub(crate) struct Person {
     /// What stands in the configured member.
     pub(crate) account: Option<Account>,
     /// What the provider signed, not checked yet.
-    pub(crate) id_token: Option<String>,
+    pub(crate) id_token: Option<IdToken>,
 }
 
 /// Reads a successful reply; `member` has dots between its steps.
 pub(crate) fn person(raw: &Raw<'_>, member: Option<&str>) -> Person {
     let body = raw.text();
     let Some(fields) = fields(&body) else { return Person::default() };
-    let id_token = fields.get("id_token").and_then(Value::as_str).map(str::to_owned);
+    let id_token = fields.get("id_token").and_then(Value::as_str).map(IdToken::new);
     let root = Value::Object(fields);
     let value =
         member.and_then(|member| member.split('.').try_fold(&root, |value, step| value.get(step)));

@@ -102,7 +102,7 @@ struct Books {
     /// Tokens that were taken back, in order.
     taken_back: Vec<String>,
     /// What comes of taking one back, if not success.
-    keeps: Option<u16>,
+    keeps: Option<(u16, &'static str)>,
     /// What the server says of itself.
     document: Option<serde_json::Value>,
     /// It signs who consented.
@@ -214,9 +214,9 @@ impl Authority {
         self.books().taken_back.clone()
     }
 
-    /// From now on taking a token back is answered with this status.
-    pub(crate) fn keeps(&self, status: Option<u16>) {
-        self.books().keeps = status;
+    /// From now on taking a token back is answered with this.
+    pub(crate) fn keeps(&self, answer: Option<(u16, &'static str)>) {
+        self.books().keeps = answer;
     }
 
     /// From now on the server signs who consented, with a new key.
@@ -471,6 +471,14 @@ impl TokenEndpoint for Authority {
             .to_vec()
     }
 
+    async fn ready(&self, _: &ProviderId) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn ready_to_revoke(&self, _: &ProviderId) -> Result<(), NotRevoked> {
+        Ok(())
+    }
+
     async fn revoke(&self, _: &ProviderId, token: Revocable) -> Result<(), NotRevoked> {
         if let Revocable::Refresh(token) = token {
             self.books().take_back(token.expose());
@@ -530,8 +538,8 @@ async fn revoke(State(authority): State<Authority>, headers: HeaderMap, body: St
     let delay = authority.books().delay;
     tokio::time::sleep(delay).await;
     let mut books = authority.books();
-    if let Some(status) = books.keeps {
-        return StatusCode::from_u16(status).unwrap().into_response();
+    if let Some((status, body)) = books.keeps {
+        return (StatusCode::from_u16(status).unwrap(), body).into_response();
     }
     assert_eq!(form["token_type_hint"], "refresh_token");
     books.take_back(&form["token"]);
