@@ -28,7 +28,7 @@ agree: tools ## Take thousands of random steps on redb and Redis and compare wha
 
 interop: tools ## Go through servers that others wrote, and through Chromium; print server by check (2 min).
 	@command -v chromedriver >/dev/null || ./.ci/install-packages chromium chromium-driver
-	INTEROP_SCREENS=target/screens cargo test --locked --test it -- interop:: --nocapture --test-threads 1
+	INTEROP_SCREENS=$(CURDIR)/target/screens cargo test --locked --test it -- interop:: --include-ignored --nocapture --test-threads 1
 
 bench: tools ## Measure GetToken beside bare tonic, rotations by store, memory by grant (5 min).
 	@command -v h2load >/dev/null || ./.ci/install-packages nghttp2-client

@@ -1,6 +1,6 @@
 """A second, independent authorization server: Django OAuth Toolkit, on a database in memory.
 
-usage: ISSUER=http://127.0.0.1:PORT/o LISTEN=PORT REDIRECT=URL python django_oauth_toolkit.py
+usage: ISSUER=http://127.0.0.1:PORT/o REDIRECT=URL python django_oauth_toolkit.py
 """
 
 import os
@@ -90,9 +90,9 @@ def prepare():
 
 if __name__ == "__main__":
     prepare()
-    server = Server(("127.0.0.1", int(os.environ["LISTEN"])), Quiet)
+    server = Server(("127.0.0.1", 0), Quiet)
     server.set_app(get_wsgi_application())
-    print("listening", flush=True)
+    print("listening on", server.server_port, flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

@@ -1,5 +1,5 @@
 // A certified authorization server, with clients whose refresh tokens live differently.
-// usage: MODULES=node_modules ISSUER=http://127.0.0.1:PORT LISTEN=PORT CLIENT_JWKS='{"keys":[…]}' REDIRECT=URL node oidc-provider.mjs
+// usage: MODULES=node_modules ISSUER=http://127.0.0.1:PORT CLIENT_JWKS='{"keys":[…]}' REDIRECT=URL node oidc-provider.mjs
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 
@@ -7,7 +7,7 @@ import { pathToFileURL } from 'node:url';
 const modules = createRequire(`${process.env.MODULES}/`);
 const { default: Provider } = await import(pathToFileURL(modules.resolve('oidc-provider')));
 
-const { ISSUER, LISTEN, CLIENT_JWKS, REDIRECT } = process.env;
+const { ISSUER, CLIENT_JWKS, REDIRECT } = process.env;
 const IDLE_S = 3;
 const AGE_S = 6;
 
@@ -59,4 +59,4 @@ const provider = new Provider(ISSUER, {
   pkce: { required: () => true },
 });
 provider.on('server_error', (_ctx, error) => console.error(error));
-provider.listen(Number(LISTEN), '127.0.0.1', () => console.log('listening'));
+const server = provider.listen(0, '127.0.0.1', () => console.log(`listening on ${server.address().port}`));

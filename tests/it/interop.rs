@@ -1,7 +1,7 @@
 //! Servers that others wrote: a certified one with clients of many habits, and one that shares
 //! nothing with it. `make interop` prints server by check, and goes through Chromium.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,8 +11,9 @@ use token_broker::client::Client;
 use token_broker::proto::StartEnrollmentRequest;
 
 use crate::support::browser::Browser;
+use crate::support::chromium::Chromium;
 use crate::support::front::Front;
-use crate::support::process::Program;
+use crate::support::process::{Program, program};
 use crate::support::signer::Signer;
 
 const PERSON: &str = "alice";
@@ -22,6 +23,8 @@ struct World {
     name: &'static str,
     _server: Server,
     front: Front,
+    /// Before the pages of the broker.
+    pages: Front,
     issuer: String,
     callback: String,
     dir: tempfile::TempDir,
@@ -30,7 +33,8 @@ struct World {
     browser: Browser,
 }
 
-struct Server(Child);
+/// With the port on which it listens.
+struct Server(Child, u16);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -45,10 +49,10 @@ impl Server {
         let mut process = command.stdout(Stdio::piped()).spawn().expect("run `make tools`");
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut lines = lines.map_while(Result::ok);
-        assert!(lines.any(|line| line == "listening"), "it ended; run `make tools`");
+        let port = lines.find_map(|line| line.strip_prefix("listening on ")?.parse().ok());
         // Whatever else it says is read, so that it never waits for a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        Self(process)
+        Self(process, port.expect("it ended; run `make tools`"))
     }
 }
 
@@ -56,26 +60,23 @@ fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 impl World {
     async fn new(
         name: &'static str,
         path: &str,
-        start: impl FnOnce(&str, &str, &str) -> Server,
+        start: impl FnOnce(&str, &str) -> Server,
         clients: &[(&str, &[(&str, &str)])],
     ) -> Self {
-        let front = Front::default();
-        let (behind, pages) = (free_port(), free_port());
-        let issuer = format!("http://{}{path}", front.serve(behind).await);
-        let callback = format!("http://127.0.0.1:{pages}/oauth/callback");
-        let server = start(&issuer, &behind.to_string(), &callback);
+        let (front, pages) = (Front::default(), Front::default());
+        let issuer = format!("http://{}{path}", front.serve().await);
+        let base = format!("http://{}", pages.serve().await);
+        let callback = format!("{base}/oauth/callback");
+        let server = start(&issuer, &callback);
+        front.leads_to(server.1);
         let mut settings = vec![
             ("STORE__URL".to_owned(), "redb:store.redb".to_owned()),
-            ("LISTEN__PAGES".to_owned(), format!("127.0.0.1:{pages}")),
+            ("LISTEN__PAGES".to_owned(), "127.0.0.1:0".to_owned()),
+            ("LISTEN__PAGES_URL".to_owned(), base),
             ("TIMING__RETRY_BACKOFF".to_owned(), "50ms".to_owned()),
             ("TIMING__SETTLE_MARGIN".to_owned(), "10ms".to_owned()),
         ];
@@ -91,19 +92,32 @@ impl World {
             }
         }
         let dir = tempfile::tempdir().unwrap();
-        let program = Self::broker(dir.path(), &settings);
+        let program = Self::broker(dir.path(), &settings, &pages);
         let browser = Browser::new();
-        Self { name, _server: server, front, issuer, callback, dir, settings, program, browser }
+        Self {
+            name,
+            _server: server,
+            front,
+            pages,
+            issuer,
+            callback,
+            dir,
+            settings,
+            program,
+            browser,
+        }
     }
 
-    fn broker(dir: &Path, settings: &[(String, String)]) -> Program {
+    fn broker(dir: &Path, settings: &[(String, String)], pages: &Front) -> Program {
         let settings: Vec<_> = settings
             .iter()
             .map(|(key, value)| (format!("TOKEN_BROKER__{key}"), value.clone()))
             .collect();
         let settings: Vec<_> =
             settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        Program::start(dir, &["serve"], &settings)
+        let program = Program::start(dir, &["serve"], &settings);
+        pages.leads_to(program.pages.rsplit(':').next().unwrap().parse().unwrap());
+        program
     }
 
     fn passed(&self, client: &str, check: &str) {
@@ -199,7 +213,7 @@ impl World {
     fn restart(&mut self, client: &str) {
         self.program.signal("KILL");
         self.program.end();
-        self.program = Self::broker(self.dir.path(), &self.settings);
+        self.program = Self::broker(self.dir.path(), &self.settings, &self.pages);
         self.run(&["get", &Self::grant(client)]).unwrap();
         self.run(&["grant", "rotate", &Self::grant(client)]).unwrap();
         self.passed(client, "restart");
@@ -228,22 +242,22 @@ impl World {
     }
 }
 
-fn oidc_provider(issuer: &str, port: &str, callback: &str, client: &Signer) -> Server {
+fn oidc_provider(issuer: &str, callback: &str, client: &Signer) -> Server {
     Server::start(
         Command::new("node")
             .arg(here("tests/interop/oidc-provider.mjs"))
             .env("MODULES", here(".tools/node_modules"))
-            .envs([("ISSUER", issuer), ("LISTEN", port), ("REDIRECT", callback)])
+            .envs([("ISSUER", issuer), ("REDIRECT", callback)])
             .env("CLIENT_JWKS", client.published().to_string())
             .stderr(Stdio::null()),
     )
 }
 
-fn django(issuer: &str, port: &str, callback: &str) -> Server {
+fn django(issuer: &str, callback: &str) -> Server {
     Server::start(
         Command::new(here(".tools/python/bin/python"))
             .arg(here("tests/interop/django_oauth_toolkit.py"))
-            .envs([("ISSUER", issuer), ("LISTEN", port), ("REDIRECT", callback)]),
+            .envs([("ISSUER", issuer), ("REDIRECT", callback)]),
     )
 }
 
@@ -269,7 +283,7 @@ async fn oidc_provider_rotates_always_never_and_by_age() {
         ("public", &[("CLIENT_AUTH", "none")]),
         ("signed", signed),
     ];
-    let start = |issuer: &str, port: &str, back: &str| oidc_provider(issuer, port, back, &client);
+    let start = |issuer: &str, back: &str| oidc_provider(issuer, back, &client);
     let mut world = World::new("oidc-provider 9", "", start, clients).await;
     let token_url = format!("{}/token", world.issuer);
 
@@ -329,4 +343,90 @@ async fn django_oauth_toolkit_rotates_and_protects() {
     world.revoke("django");
     world.client_credentials("service");
     world.audit();
+}
+
+/// The only client of a server, for whoever looks at pages.
+async fn one_client() -> World {
+    let client = Signer::new();
+    let start = |issuer: &str, back: &str| oidc_provider(issuer, back, &client);
+    let clients: &[(&str, &[(&str, &str)])] = &[("always", &[SECRET])];
+    World::new("chromium", "", start, clients).await
+}
+
+/// A command line that waits: the link and the code that it shows.
+fn enroll(world: &World, more: &[&str]) -> (Child, String, String) {
+    let mut enroll = program(world.dir.path())
+        .args(["grant", "enroll", "always/alice", "--scope", "openid"])
+        .args(more)
+        .envs([("USER", "ana"), ("TOKEN_BROKER_ADDRESS", &format!("http://{}", world.program.api))])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(enroll.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let url = told.find(|line| line.contains("http")).unwrap().trim().to_owned();
+    let code = told.find(|line| line.contains("code") || line.contains("Paste")).unwrap();
+    std::thread::spawn(move || told.for_each(drop));
+    (enroll, url, code.split_whitespace().last().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium: make interop"]
+async fn chromium_goes_from_the_command_line_to_a_token() {
+    let world = one_client().await;
+    let chromium = Chromium::start();
+    // A person who says no.
+    let (waits, url, code) = enroll(&world, &[]);
+    chromium.open(&url);
+    chromium.fill("#code", &code);
+    chromium.press("form button");
+    chromium.press("a[href$=abort]");
+    chromium.shows("Not connected", "0-denied");
+    assert!(!waits.wait_with_output().unwrap().status.success());
+
+    let (waits, url, code) = enroll(&world, &[]);
+    chromium.open(&url);
+    chromium.shows("Connect an account", "1-start");
+    chromium.fill("#code", "BBBB-BBBB");
+    chromium.press("form button");
+    chromium.shows("Connect an account", "2-wrong-code");
+    chromium.fill("#code", &code.to_lowercase());
+    chromium.press("form button");
+    chromium.shows("Continue at the provider", "3-go");
+    // The page goes on by itself.
+    chromium.appears("input[name=login]");
+    chromium.fill("input[name=login]", PERSON);
+    chromium.fill("input[name=password]", "interop");
+    chromium.press("button[type=submit]");
+    chromium.appears("input[value=consent]");
+    chromium.press("button[type=submit]");
+    chromium.shows("Connected", "4-connected");
+    let ended = waits.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    world.run(&["get", "always/alice"]).unwrap();
+    world.run(&["grant", "rotate", "always/alice"]).unwrap();
+
+    // Links that lead nowhere, and answers of others.
+    chromium.open(&url);
+    chromium.shows("Nothing waits here", "5-nothing-waits");
+    let (waits, url, code) = enroll(&world, &[]);
+    let page = world.browser.open(&url);
+    let question = world.browser.enter(&url, &page, &code).link();
+    let answer = world.browser.consent(&question, PERSON, &world.callback);
+    chromium.open(&answer);
+    chromium.shows("Not this browser", "6-other-browser");
+    assert_eq!(world.browser.open(&answer).title(), "Connected");
+    assert!(waits.wait_with_output().unwrap().status.success());
+
+    // The address is pasted where no browser reaches the pages.
+    let (mut waits, url, _) = enroll(&world, &["--paste"]);
+    chromium.open(&url);
+    // The server knows this browser, and asks no more.
+    chromium.shows("Nearly there", "7-paste");
+    writeln!(waits.stdin.take().unwrap(), "{}", chromium.address()).unwrap();
+    assert!(waits.wait_with_output().unwrap().status.success());
+    world.run(&["grant", "rotate", "always/alice"]).unwrap();
+    assert_eq!(chromium.complaints(&world.callback), Vec::<String>::new());
+    world.passed("always", "enroll to get in Chromium");
 }

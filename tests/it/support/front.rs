@@ -1,5 +1,5 @@
-//! What stands before a foreign server: it sees each refresh token that goes by, and can lose an
-//! answer.
+//! What stands before a server whose port is not known yet: it sees each refresh token that goes by,
+//! and can lose an answer.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -20,11 +20,13 @@ struct Seen {
     presented: Vec<String>,
     /// The answer to the next one is lost.
     loses: bool,
+    /// Port of the server.
+    behind: u16,
 }
 
 impl Front {
-    /// Stands before what will listen on `behind`; gives its address.
-    pub(crate) async fn serve(&self, behind: u16) -> SocketAddr {
+    /// Stands before what will be there; gives its address.
+    pub(crate) async fn serve(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let front = self.clone();
@@ -32,10 +34,15 @@ impl Front {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let front = front.clone();
-                tokio::spawn(async move { front.pass(client, behind).await });
+                tokio::spawn(async move { front.pass(client).await });
             }
         });
         address
+    }
+
+    /// From now on this port is behind it.
+    pub(crate) fn leads_to(&self, port: u16) {
+        self.0.lock().unwrap().behind = port;
     }
 
     pub(crate) fn lose_next(&self) {
@@ -46,8 +53,9 @@ impl Front {
         self.0.lock().unwrap().presented.clone()
     }
 
-    async fn pass(&self, mut client: TcpStream, behind: u16) -> Option<()> {
+    async fn pass(&self, mut client: TcpStream) -> Option<()> {
         let request = read(&mut client).await?;
+        let behind = self.0.lock().unwrap().behind;
         let mut server = TcpStream::connect(("127.0.0.1", behind)).await.ok()?;
         let lost = self.note(&request);
         server.write_all(&request).await.ok()?;
