@@ -121,6 +121,7 @@ impl DemoProvider {
     pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
         let router = Router::new()
             .route("/token", post(token))
+            .route("/revoke", post(revoke))
             .route("/me", get(me))
             .route("/authorize", get(pages::question).post(consented))
             .with_state(self.inner);
@@ -190,6 +191,26 @@ async fn token(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: String
             refusal(StatusCode::BAD_REQUEST, "invalid_grant")
         }
     }
+}
+
+/// RFC 7009: what is not known counts as taken back.
+async fn revoke(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: String) -> Response {
+    let mut state = inner.state.lock();
+    if !authenticated(&headers, &state.client_secret) {
+        return refusal(StatusCode::UNAUTHORIZED, "invalid_client");
+    }
+    let form: BTreeMap<_, _> = form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+    let token = form.get("token");
+    for family in state.families.values_mut() {
+        if family.current.as_ref() == token {
+            family.current = None;
+            info!("demo provider: a refresh token is taken back, and its family ends");
+        }
+    }
+    if inner.save(&state).is_err() {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
+    StatusCode::OK.into_response()
 }
 
 impl Ledger {

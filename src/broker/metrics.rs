@@ -22,6 +22,8 @@ pub struct Metrics {
     pub persist_failures: Family<ByProvider, Counter>,
     /// Refresh tokens in doubt that were presented again.
     pub resends: Family<Resend, Counter>,
+    /// Enrolments that ended.
+    pub enrolments: Family<Enrolled, Counter>,
     /// Grants that the store had lost and that were made again from memory.
     pub remade_grants: Family<ByProvider, Counter>,
     /// All grants, as they were counted last.
@@ -80,12 +82,21 @@ pub struct Resend {
     pub result: &'static str,
 }
 
+/// Labels of an enrolment that ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Enrolled {
+    /// The provider.
+    pub provider: String,
+    /// `granted`, `failed` or `cancelled`.
+    pub result: &'static str,
+}
+
 /// Labels of grants.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct InState {
     /// The provider.
     pub provider: String,
-    /// `active`, `degraded`, `outcome_unknown`, `reauth_required` or `disabled`.
+    /// `active`, `degraded`, `outcome_unknown`, `reauth_required`, `revoked` or `disabled`.
     pub state: &'static str,
 }
 
@@ -114,6 +125,7 @@ impl Metrics {
             }),
             persist_failures: Family::default(),
             resends: Family::default(),
+            enrolments: Family::default(),
             remade_grants: Family::default(),
             grants: Family::default(),
             ending: Family::default(),
@@ -145,6 +157,11 @@ impl Metrics {
             "resends",
             "Refresh tokens in doubt that were presented again",
             metrics.resends.clone(),
+        );
+        registry.register(
+            "enrollments",
+            "Enrolments that ended, by how",
+            metrics.enrolments.clone(),
         );
         registry.register(
             "remade_grants",

@@ -98,6 +98,7 @@ impl Dev {
         set("STORE__URL", format!("redb:{}", store.display()));
         set("TIMING__FORCE_COOLDOWN", COOLDOWN.to_owned());
         set("PROVIDERS__DEMO__BASE_URL", format!("http://{upstream}"));
+        set("PROVIDERS__DEMO__REVOKE_URL", format!("http://{upstream}/revoke"));
         set("PROVIDERS__DEMO__CLIENT_ID", CLIENT_ID.to_owned());
         set("PROVIDERS__DEMO__CLIENT_SECRET", provider.client_secret().expose().to_owned());
         config::load(None, &layered).map_err(|problems| {

@@ -130,7 +130,7 @@ pub(super) fn failed(why: &str, besides: Option<&str>) -> Markup {
         "Not connected",
         None,
         &html! {
-            p { (why) "." }
+            p { (sentence(why)) }
             @if let Some(besides) = besides { p { (besides) } }
             (begin_again())
         },
@@ -269,10 +269,17 @@ pub(super) fn later(why: &str) -> Markup {
         "Not now",
         None,
         &html! {
-            p { (why) "." }
+            p { (sentence(why)) }
             p { "Nothing was changed. Load this page again in a moment." }
         },
     )
+}
+
+/// Errors are parts of a line elsewhere.
+fn sentence(text: &str) -> String {
+    let mut rest = text.chars();
+    let first = rest.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", rest.as_str().trim_end_matches('.'))
 }
 
 fn begin_again() -> Markup {

@@ -4,11 +4,15 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Duration;
 
+use token_broker::broker::enrol::{Answer, NewEnrolment, Stage};
+use token_broker::broker::error::Error;
+use token_broker::broker::model::{Ending, GrantId, ProviderId};
 use token_broker::client::{CallError, Client};
 use token_broker::proto::{
     CompleteEnrollmentRequest, CompleteEnrollmentResponse, Grant, StartEnrollmentRequest,
     StartEnrollmentResponse,
 };
+use token_broker::secret::AuthorizationCode;
 use tonic::Code;
 
 use crate::herd::{import, redis_settings, settings};
@@ -314,4 +318,37 @@ async fn a_consent_waits_for_the_store() {
     }
     assert!(stored);
     world.lives("kroger/alice");
+}
+
+/// In simulated time.
+#[tokio::test(start_paused = true)]
+async fn a_question_lapses_after_ten_minutes() {
+    let world = crate::support::world::World::new();
+    let new = || NewEnrolment {
+        grant: GrantId::parse("kroger/alice").unwrap(),
+        provider: ProviderId::new("kroger"),
+        scopes: Vec::new(),
+        labels: std::collections::BTreeMap::new(),
+        redirect_uri: Some(REDIRECT.to_owned()),
+        request: None,
+        started_by: String::new(),
+        paste: false,
+        other_account: false,
+    };
+    let asked = world.broker.start_enrolment(new()).await.unwrap().enrolment;
+    let answer =
+        Answer { state: asked.state.clone(), code: AuthorizationCode::new("code"), issuer: None };
+    tokio::time::advance(Duration::from_secs(599)).await;
+    assert!(matches!(world.broker.show_enrolment(&asked.id).await, Ok((_, Stage::Waiting))));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let late = world.broker.complete_enrolment(answer).await.unwrap_err();
+    assert!(matches!(late, Error::EnrolmentUnknown), "{late:?}");
+    assert!(world.broker.show_enrolment(&asked.id).await.is_err());
+    assert_eq!(world.authority.posts(), 0, "a code that comes late is not spent");
+    // One that nobody wants any more.
+    let asked = world.broker.start_enrolment(new()).await.unwrap().enrolment;
+    for _ in 0..2 {
+        let (_, stage) = world.broker.cancel_enrolment(&asked.id).await.unwrap();
+        assert!(matches!(stage, Stage::Ended(Ending::Cancelled)), "{stage:?}");
+    }
 }

@@ -44,6 +44,7 @@ fn dev_prints_lines_that_work_as_pasted_and_goes_on_after_a_restart() {
         assert!(expected, "{line}\n{all}");
     }
     assert!(tried >= 7, "{lines:#?}");
+    reads_as_the_readme_says(&dev);
     let (_, before, _) = dev.cli(&["get", "demo/alice", "--json"]);
     let (code, log) = dev.stop();
     assert_eq!(code, Some(0), "{log}");
@@ -60,6 +61,24 @@ fn dev_prints_lines_that_work_as_pasted_and_goes_on_after_a_restart() {
         again.seen.iter().all(|line| !line.contains("a new chain begins")),
         "the old one goes on"
     );
+}
+
+/// What the README says of enrolment, after the line that needs a browser.
+fn reads_as_the_readme_says(dev: &Program) {
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let block = readme.split("```sh\n").find(|block| block.contains("enroll demo/bob")).unwrap();
+    let lines = block.split("```").next().unwrap().lines();
+    let commands: Vec<Vec<&str>> = lines
+        .map(|line| line.split('#').next().unwrap().split_whitespace().skip(1).collect())
+        .collect();
+    assert_eq!(commands.len(), 5);
+    for command in commands.iter().filter(|command| !command.contains(&"enroll")) {
+        let (ok, _, errors) = dev.cli(command);
+        assert!(ok, "{command:?}: {errors}");
+    }
+    let (_, shown, _) = dev.cli(&["grant", "show", "demo/bob"]);
+    assert!(shown.contains("REVOKED"), "{shown}");
 }
 
 /// A person enters the code, and presses `Allow`.

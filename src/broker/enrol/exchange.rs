@@ -7,6 +7,7 @@ use tracing::warn;
 
 use crate::broker::endpoint::{Consent, Disposition, Issued, Reply, Request};
 use crate::broker::error::{Error, chain};
+use crate::broker::metrics::Enrolled;
 use crate::broker::model::{Ending, Enrolment, Reason};
 use crate::broker::store::Found;
 use crate::broker::{Broker, Overview};
@@ -39,10 +40,12 @@ impl Broker {
         // answer is taken for one.
         let found = self.rotations.store.find(&answer.state).await?;
         let Found::Waiting(waiting) = found else { return Err(Error::EnrolmentUnknown) };
+        if self.lapsed(&waiting) {
+            return Err(Error::EnrolmentUnknown);
+        }
         let consent = self.consent(&waiting.provider, &waiting.scopes).await?;
         let taken = self.rotations.store.take(&answer.state).await?;
-        let enrolment = taken.filter(|enrolment| !self.lapsed(enrolment));
-        let enrolment = enrolment.ok_or(Error::EnrolmentUnknown)?;
+        let enrolment = taken.ok_or(Error::EnrolmentUnknown)?;
         let ended = match self.exchange(&enrolment, &consent, answer).await {
             Ok(first) => self.keep(&enrolment, first).await,
             Err(error) => Err(error),
@@ -79,6 +82,9 @@ impl Broker {
 
     /// Only those who wait for it miss it where it cannot be kept.
     pub(super) async fn conclude(&self, enrolment: &Enrolment, ending: Ending) {
+        let provider = enrolment.provider.as_str().to_owned();
+        let labels = Enrolled { provider, result: ending.name() };
+        self.rotations.metrics.enrolments.get_or_create(&labels).inc();
         if let Err(error) = self.rotations.store.conclude(&enrolment.state, &ending).await {
             warn!(grant.id = %enrolment.grant, error = %chain(&error), ?ending,
                 "how this enrolment ended is not kept; nobody who waits for it will hear of it");

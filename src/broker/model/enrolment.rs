@@ -59,3 +59,14 @@ pub enum Ending {
     /// Whoever began it wants no answer any more.
     Cancelled,
 }
+
+impl Ending {
+    /// As metrics name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Granted(_) => "granted",
+            Self::Failed(_) => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}

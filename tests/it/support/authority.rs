@@ -493,9 +493,9 @@ impl TokenEndpoint for Authority {
     async fn authorization_url(
         &self,
         _: &ProviderId,
-        _: Question<'_>,
+        question: Question<'_>,
     ) -> Result<Option<String>, Failure> {
-        Ok(None)
+        Ok(Some(format!("https://provider.example/?state={}", question.state.expose())))
     }
 }
 
