@@ -191,6 +191,11 @@ impl App {
             scheduler.await;
             ("the scheduler", Ok(()))
         });
+        let followed = Arc::clone(&self.broker).follow();
+        self.tasks.spawn(async move {
+            followed.await;
+            ("the ear for other replicas", Ok(()))
+        });
         let stop_api = CancellationToken::new();
         let service = Reasons.layer(self.direct.layer(self.routes.prepare()));
         let server = self.api.serve(service, stop_api.clone());

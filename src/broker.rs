@@ -116,6 +116,11 @@ impl Broker {
         Arc::clone(&self.rotations).run_scheduler().await;
     }
 
+    /// Follows what other processes change, until the process drains.
+    pub async fn follow(self: Arc<Self>) {
+        Arc::clone(&self.rotations).follow().await;
+    }
+
     /// Why nobody asks the provider at present, and until when; for operators.
     pub fn provider_waits(&self, provider: &ProviderId) -> Option<(Failure, Instant)> {
         self.rotations.providers.waits(provider)

@@ -42,6 +42,8 @@ pub struct Metrics {
     pub unpublished_pairs: Gauge,
     /// The store takes what is written.
     pub store_up: Gauge,
+    /// What other replicas change is heard at once.
+    pub events_up: Gauge,
 }
 
 /// Label of a provider.
@@ -135,6 +137,7 @@ impl Metrics {
             flights: Gauge::default(),
             unpublished_pairs: Gauge::default(),
             store_up: Gauge::default(),
+            events_up: Gauge::default(),
         };
         registry.register(
             "token_requests",
@@ -195,6 +198,11 @@ impl Metrics {
             "store_up",
             "The token store takes what is written, and has what it had",
             metrics.store_up.clone(),
+        );
+        registry.register(
+            "store_events_up",
+            "What other replicas change is heard at once; 0 with a store of one process",
+            metrics.events_up.clone(),
         );
         metrics
     }

@@ -3,7 +3,7 @@
 //! Reading order: [`join`] and [`flight`] one refresh for each grant, [`rotation`] how it is done,
 //! [`claim`] under what right, [`answer`] what replies mean (with `pair`), [`providers`] whose
 //! trouble a failure is, [`resend`] (with `doubt`) what follows a lost answer, [`publish`] how a
-//! pair is kept, [`continuity`] whether the store keeps it, [`revoke`] how it ends on purpose, [`pacing`] who waits after a failure, [`scheduler`] what happens unasked. Nothing
+//! pair is kept, [`continuity`] whether the store keeps it, [`revoke`] how it ends on purpose, [`pacing`] who waits after a failure, [`follow`] what other processes change, [`scheduler`] what happens unasked. Nothing
 //! here knows of callers or operators.
 
 use std::collections::HashMap;
@@ -33,6 +33,7 @@ pub mod claim;
 pub mod continuity;
 pub mod doubt;
 pub mod flight;
+pub mod follow;
 pub mod join;
 pub mod pacing;
 pub mod pair;

@@ -8,12 +8,14 @@ mod claims;
 mod due;
 mod enrolments;
 mod error;
+mod events;
 mod grants;
 
 pub use claims::{Claim, Claims};
 pub use due::DueIndex;
 pub use enrolments::{Enrolments, Found};
 pub use error::StoreError;
+pub use events::{Events, Heard};
 pub use grants::{Amendment, Grants, Merged, Page, Seed, Stored};
 
 /// A tombstone keeps late pairs out for longer than any pair can be late.
@@ -31,7 +33,7 @@ pub(super) const PAGE: usize = 500;
 ///   repeating a change has no further effect.
 /// - A generation is claimed by one owner at a time, and no passing of time frees it.
 #[async_trait]
-pub trait Store: Grants + Claims + DueIndex + Enrolments + Send + Sync + 'static {
+pub trait Store: Grants + Claims + DueIndex + Enrolments + Events + Send + Sync + 'static {
     /// Says what and how this store is; writes a mark, which proves that it takes writes and is
     /// looked for the next time. One caller at a time.
     async fn health(&self) -> Health;

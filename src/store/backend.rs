@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::mpsc::Sender;
 
 use crate::broker::model::{GrantId, Position};
-use crate::broker::store::{Claim, Merged, StoreError};
+use crate::broker::store::{Claim, Heard, Merged, StoreError};
 use crate::store::identity::Identity;
 use crate::store::record::{Blob, Record, Sealed, Stamp, StoredDoubt, StoredOwner};
 
@@ -69,6 +70,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// Takes a note out; an empty one stays in its place for as long.
     async fn pick(&self, name: &str) -> StoreResult<Option<Blob>>;
+
+    /// Tells what other processes change, until nothing can be heard or nothing was for `silence`.
+    async fn listen(&self, heard: Sender<Heard>, silence: Duration) -> StoreResult<()>;
 
     /// Lets go of some tombstones that are old enough, and says of how many.
     async fn purge(&self) -> StoreResult<usize>;

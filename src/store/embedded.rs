@@ -3,6 +3,7 @@
 //! `inner` is the database while it is open, `file` the file under it, `rows` the records and the due
 //! index, `meta` what stands beside them.
 
+use std::future::pending;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,9 +13,10 @@ use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use redb::Database;
 use redb::backends::InMemoryBackend;
+use tokio::sync::mpsc::Sender;
 
 use crate::broker::model::GrantId;
-use crate::broker::store::{Claim, Merged, StoreError};
+use crate::broker::store::{Claim, Heard, Merged, StoreError};
 use crate::clock::Clock;
 use crate::store::backend::{
     Backend, Change, Claiming, Format1, Inspected, Publishing, Records, StoreResult,
@@ -208,6 +210,10 @@ impl Backend for Embedded {
     async fn pick(&self, name: &str) -> StoreResult<Option<Blob>> {
         let name = name.to_owned();
         self.run(move |inner| inner.pick(&name)).await
+    }
+
+    async fn listen(&self, _: Sender<Heard>, _: Duration) -> StoreResult<()> {
+        pending().await
     }
 
     async fn purge(&self) -> StoreResult<usize> {

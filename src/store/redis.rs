@@ -8,10 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::{FromRedisValue, RedisError};
 use serde::Serialize;
+use tokio::sync::mpsc::Sender;
+use tokio::time::timeout;
+use tokio_stream::StreamExt as _;
 use tracing::warn;
 
-use crate::broker::model::{Doubt, Fence, Generation, GrantId, Intent};
-use crate::broker::store::{Claim, Merged, StoreError, TOMBSTONE_LIFE};
+use crate::broker::model::{Doubt, Fence, Generation, GrantId, Intent, Position};
+use crate::broker::store::{Claim, Heard, Merged, StoreError, TOMBSTONE_LIFE};
 use crate::clock::from_unix_ms;
 use crate::store::backend::{
     Amend, Backend, Change, Claiming, Format1, Hold, Inspected, Over, Publishing, Records,
@@ -378,6 +381,21 @@ impl Backend for Redis {
         Ok(Some(note).filter(|note| !note.is_empty()).map(Blob))
     }
 
+    async fn listen(&self, heard: Sender<Heard>, silence: Duration) -> StoreResult<()> {
+        let link = timeout(silence, self.session.subscribe(&self.layout.events())).await;
+        let mut link = link.map_err(|_| silent())?.map_err(unavailable)?;
+        let mut told = heard.send(Heard::Linked).await.is_ok();
+        let mut messages = link.on_message();
+        while told {
+            let Ok(message) = timeout(silence, messages.next()).await else { return Err(silent()) };
+            let Some(message) = message else { break };
+            if let Some(event) = message.get_payload().ok().and_then(|text: String| event(&text)) {
+                told = heard.send(event).await.is_ok();
+            }
+        }
+        Ok(())
+    }
+
     /// Redis does it by itself.
     async fn purge(&self) -> StoreResult<usize> {
         Ok(0)
@@ -470,4 +488,17 @@ fn optional(time: Option<u64>) -> Vec<u8> {
 
 fn unavailable(error: RedisError) -> StoreError {
     StoreError::Unavailable(Box::new(error))
+}
+
+/// `GENERATION FENCE GRANT`, as our functions say it; marks and what others say are none.
+fn event(text: &str) -> Option<Heard> {
+    let mut parts = text.splitn(3, ' ');
+    let generation = Generation(parts.next()?.parse().ok()?);
+    let fence = Fence(parts.next()?.parse().ok()?);
+    let id = GrantId::parse(parts.next()?).ok()?;
+    Some(Heard::Changed { id, position: Position { generation, fence } })
+}
+
+fn silent() -> StoreError {
+    StoreError::Unavailable("nothing was heard for too long".into())
 }

@@ -32,6 +32,7 @@ use crate::store::seal::Seal;
 use crate::store::{Keyring, OpenError, keyring};
 
 mod enrolments;
+mod events;
 
 /// Records read at once while a store is converted.
 const CONVERTED_AT_ONCE: usize = 500;

@@ -14,6 +14,7 @@ mod domain;
 mod doubt;
 mod enrol;
 mod failures;
+mod follow;
 mod format_1;
 mod herd;
 mod interop;

@@ -2,7 +2,8 @@
 //!
 //! `PREFIX:{NN}:g:GRANT` the grants, `PREFIX:{NN}:due` the due index, `PREFIX:{NN}:ids` the names in
 //! order, `PREFIX:meta` whom the store belongs to, `PREFIX:mark:PROCESS` a mark of each process, which lives for
-//! a day, `PREFIX:note:NAME` an enrolment under way, which lives for ten minutes. `NN` is the shard, one of 256: fixed, because
+//! a day, `PREFIX:note:NAME` an enrolment under way, which lives for minutes, `PREFIX:events` the
+//! channel of changes. `NN` is the shard, one of 256: fixed, because
 //! keys of one shard change together and so must share a slot. No key of a live grant has a time to
 //! live.
 
@@ -60,7 +61,11 @@ impl Layout {
         format!("{}:{{{shard:02x}}}:ids", self.prefix)
     }
 
-    /// Where a store says whom it belongs to.
+    /// The channel in which our functions say what they changed.
+    pub(super) fn events(&self) -> String {
+        format!("{}:events", self.prefix)
+    }
+
     /// A note.
     pub(super) fn note(&self, name: &str) -> String {
         format!("{}:note:{name}", self.prefix)
@@ -71,6 +76,7 @@ impl Layout {
         format!("{}:mark:{process:016x}", self.prefix)
     }
 
+    /// Where a store says whom it belongs to.
     pub(super) fn meta(&self) -> String {
         format!("{}:meta", self.prefix)
     }

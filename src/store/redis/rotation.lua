@@ -368,7 +368,30 @@ local function mark(keys, args)
   local before = redis.call('HGET', keys[1], 'mark')
   redis.call('HSET', keys[1], 'mark', args[1])
   redis.call('PEXPIRE', keys[1], args[2])
+  -- Whoever listens knows by it that the link is alive.
+  redis.pcall('PUBLISH', string.match(keys[1], '^(.*):mark:') .. ':events', 'mark')
   return before or ''
+end
+
+-- Says in the channel of the prefix that something happened. Who may not publish changes things all the
+-- same.
+local function tell(prefix, what)
+  redis.pcall('PUBLISH', prefix .. ':events', what)
+end
+
+-- A function that says which grant it changed: generation, last fence, name. Its first key is the grant.
+local function telling(change)
+  return function(keys, args)
+    local answer = change(keys, args)
+    if answer == 1 or answer == 'published' or answer == 'remade' then
+      local prefix, id = string.match(keys[1], '^(.*):{%x%x}:g:(.*)$')
+      local gen, f = unpack(redis.call('HMGET', keys[1], 'gen', 'f'))
+      if prefix and gen then
+        tell(prefix, gen .. ' ' .. (f or '0') .. ' ' .. id)
+      end
+    end
+    return answer
+  end
 end
 
 local function register(name, callback, flags)
@@ -376,20 +399,20 @@ local function register(name, callback, flags)
 end
 
 register('claim', claim, {})
-register('start', start, {})
+register('start', telling(start), {})
 register('mark', mark, {})
 register('keep', keep, {})
 register('look', look, { 'no-writes' })
 register('pick', pick, { 'allow-oom' })
-register('start_over', start_over, {})
-register('discard', discard, { 'allow-oom' })
-register('entomb', entomb, { 'allow-oom' })
+register('start_over', telling(start_over), {})
+register('discard', telling(discard), { 'allow-oom' })
+register('entomb', telling(entomb), { 'allow-oom' })
 register('doubt', doubt, { 'allow-oom' })
 register('release', release, { 'allow-oom' })
-register('merge', merge, { 'allow-oom' })
-register('refuse', refuse, { 'allow-oom' })
-register('amend', amend, { 'allow-oom' })
-register('delete', delete, { 'allow-oom' })
+register('merge', telling(merge), { 'allow-oom' })
+register('refuse', telling(refuse), { 'allow-oom' })
+register('amend', telling(amend), { 'allow-oom' })
+register('delete', telling(delete), { 'allow-oom' })
 register('convert', convert, { 'allow-oom' })
 register('schedule', schedule, { 'allow-oom' })
 register('take_due', take_due, { 'allow-oom' })

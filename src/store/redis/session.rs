@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _,
@@ -118,6 +118,13 @@ impl Session {
     /// How our connections are called on the server.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Opens a connection of its own, on which everything comes that is said in `channel`.
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<PubSub, RedisError> {
+        let mut link = self.client.get_async_pubsub().await?;
+        link.subscribe(channel).await?;
+        Ok(link)
     }
 
     /// Runs a command. An error leaves open whether it ran, unless the server says so.

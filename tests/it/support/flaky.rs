@@ -9,10 +9,11 @@ use token_broker::broker::model::{
     Doubt, Ending, Enrolment, Generation, Grant, GrantId, Intent, Owner, Position, Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, Claims, DueIndex, Enrolments, Found, Grants, Health, Merged, Page, Seed,
-    Store, StoreError, Stored,
+    Amendment, Claim, Claims, DueIndex, Enrolments, Events, Found, Grants, Health, Heard, Merged,
+    Page, Seed, Store, StoreError, Stored,
 };
 use token_broker::secret::{Browser, EnrolmentId, EnrolmentState};
+use tokio::sync::mpsc::Sender;
 
 pub(crate) struct Flaky {
     pub(crate) store: Arc<dyn Store>,
@@ -62,6 +63,13 @@ impl Enrolments for Flaky {
     }
     async fn ending(&self, state: &EnrolmentState) -> StoreResult<Option<Ending>> {
         self.reach()?.ending(state).await
+    }
+}
+
+#[async_trait]
+impl Events for Flaky {
+    async fn listen(&self, heard: Sender<Heard>, silence: Duration) -> StoreResult<()> {
+        self.reach()?.listen(heard, silence).await
     }
 }
 
