@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use tokio::signal::ctrl_c;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
@@ -89,7 +90,7 @@ impl Enroll {
         let mut asking = client.clone();
         let ended = tokio::select! {
             ended = finish(&mut asking, started) => ended,
-            _ = ctrl_c() => {
+            () = stopped() => {
                 cancel(&mut client, id).await;
                 // Whoever reads from a terminal cannot be told to stop.
                 std::process::exit(EXIT_INTERRUPTED);
@@ -195,6 +196,15 @@ fn progress(state: EnrollmentState) -> &'static str {
         EnrollmentState::Answered => "consent is there; the provider is asked for the tokens ...",
         EnrollmentState::Granted => "connected",
         EnrollmentState::Failed | EnrollmentState::Cancelled | EnrollmentState::Unspecified => "",
+    }
+}
+
+/// Somebody stops the command, by Ctrl-C or as programs are stopped.
+async fn stopped() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return drop(ctrl_c().await) };
+    tokio::select! {
+        _ = ctrl_c() => {}
+        _ = terminate.recv() => {}
     }
 }
 

@@ -309,16 +309,18 @@ async fn what_went_wrong_is_told_at_both_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_line_that_goes_leaves_nothing() {
     let world = World::new().await;
-    let (mut enroll, mut told) = world.enroll(&["kroger/alice", "--provider", "default"]);
-    let url = until(&mut told, "http").trim().to_owned();
-    until(&mut told, "waiting for the browser");
-    let browser = Browser::new();
-    assert_eq!(browser.open(&url).status, 200);
-    let id = enroll.id().to_string();
-    let interrupted = std::process::Command::new("kill").args(["-s", "INT", &id]).status();
-    assert!(interrupted.unwrap().success());
-    assert_eq!(enroll.wait().unwrap().code(), Some(130));
-    assert_eq!(browser.open(&url).status, 404);
+    for signal in ["INT", "TERM"] {
+        let (mut enroll, mut told) = world.enroll(&["kroger/alice", "--provider", "default"]);
+        let url = until(&mut told, "http").trim().to_owned();
+        until(&mut told, "waiting for the browser");
+        let browser = Browser::new();
+        assert_eq!(browser.open(&url).status, 200);
+        let id = enroll.id().to_string();
+        let stopped = std::process::Command::new("kill").args(["-s", signal, &id]).status();
+        assert!(stopped.unwrap().success());
+        assert_eq!(enroll.wait().unwrap().code(), Some(130));
+        assert_eq!(browser.open(&url).status, 404);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
