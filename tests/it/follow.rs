@@ -11,8 +11,9 @@ use crate::support::authority::Authority;
 use crate::support::process::Program;
 use crate::support::redis::RedisServer;
 
-/// Others see a change within this time.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// Others see a change within milliseconds; machines may be busy. Without events they would serve the
+/// old token until it is due.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 struct World {
     authority: Authority,

@@ -169,7 +169,8 @@ async fn a_revocation_that_fails_is_not_the_callers_trouble() {
             let environment = [("TOKEN_BROKER_ADDRESS", address.as_str())];
             run(Path::new("/"), &["grant", "revoke", "kroger/alice"], &environment)
         });
-        while !world.program.page("/metrics").contains("tokenbroker_flights 1") {
+        let under_way = || world.program.page("/metrics").contains("tokenbroker_flights 1");
+        while !revoke.is_finished() && !under_way() {
             std::thread::sleep(Duration::from_millis(5));
         }
         world.run(&["get", "kroger/alice"]).unwrap();
