@@ -11,8 +11,7 @@ use tracing::info;
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::model::{
-    Descriptor, Doubt, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId, Reason,
-    Standing,
+    Descriptor, Doubt, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId, Standing,
 };
 use crate::broker::refresh::continuity::StoreCondition;
 use crate::broker::refresh::flight::Trigger;
@@ -323,10 +322,8 @@ impl Broker {
         let (state, trouble) = match (spent_by_time.as_ref().unwrap_or(&grant.standing), &doubt) {
             (Standing::Refused(verdict), _) => {
                 let (grant, verdict) = (grant.id.clone(), verdict.clone());
-                let state = match verdict.reason {
-                    Reason::GrantRevoked => State::Revoked,
-                    _ => State::ReauthRequired,
-                };
+                let revoked = verdict.is_revocation();
+                let state = if revoked { State::Revoked } else { State::ReauthRequired };
                 (state, Some(met(Error::GrantRefused { grant, verdict })))
             }
             (_, Some(doubt)) => {

@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::broker::Broker;
 use crate::broker::endpoint::{Consent, Failure, Question};
-use crate::broker::error::{Error, Violation};
+use crate::broker::error::Error;
 use crate::broker::model::{ENROLMENT_LIFE, Ending, Enrolment, GrantId, PageTerms, ProviderId};
 use crate::broker::store::{Found, Stored};
 use crate::secret::{CodeVerifier, EnrolmentId, EnrolmentState, Nonce, UserCode};
@@ -79,7 +79,7 @@ impl Broker {
         let redirect_uri = new.redirect_uri.or(consent.redirect_uri);
         let redirect_uri = redirect_uri.or_else(|| pages.map(|pages| pages.callback.clone()));
         let Some(redirect_uri) = redirect_uri else {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "redirect_uri",
                 "is required, or `redirect_url` in the settings of the provider, or `listen.pages`: \
                  where people are sent after consent, as it is registered at the provider",
@@ -105,10 +105,10 @@ impl Broker {
         self.question(&asked).await?;
         let begun = self.rotations.store.begin(asked.clone(), new.request.as_deref()).await?;
         let Some(enrolment) = begun else {
-            return Err(invalid("request_id", "was answered already; ask with another one"));
+            return Err(Error::invalid("request_id", "was answered already; ask with another one"));
         };
         if !same_question(&asked, &enrolment) {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "request_id",
                 "was used for another question; ask with another one",
             ));
@@ -148,7 +148,7 @@ impl Broker {
         };
         let url = self.rotations.endpoint.authorization_url(&enrolment.provider, question).await;
         url.map_err(|failure| unasked(&enrolment.provider, failure))?.ok_or_else(|| {
-            invalid("provider_id", "has no `authorize_url` or `base_url` in its settings")
+            Error::invalid("provider_id", "has no `authorize_url` or `base_url` in its settings")
         })
     }
 
@@ -208,8 +208,4 @@ fn same_question(one: &Enrolment, other: &Enrolment) -> bool {
         ..enrolment.clone()
     };
     what(one) == what(other) && one.page.is_some() == other.page.is_some()
-}
-
-fn invalid(field: &'static str, description: &str) -> Error {
-    Error::Invalid(vec![Violation { field, description: description.to_owned() }])
 }

@@ -213,6 +213,11 @@ impl From<StoreError> for Error {
 }
 
 impl Error {
+    /// One field is malformed.
+    pub(super) fn invalid(field: &'static str, description: &str) -> Self {
+        Self::Invalid(vec![Violation { field, description: description.to_owned() }])
+    }
+
     /// A refresh token was sent and nobody knows whether it was spent.
     pub(super) fn in_doubt(&self) -> bool {
         matches!(self, Self::Upstream { failure, .. }

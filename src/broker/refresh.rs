@@ -3,8 +3,9 @@
 //! Reading order: [`join`] and [`flight`] one refresh for each grant, [`rotation`] how it is done,
 //! [`claim`] under what right, [`answer`] what replies mean (with `pair`), [`providers`] whose
 //! trouble a failure is, [`resend`] (with `doubt`) what follows a lost answer, [`publish`] how a
-//! pair is kept, [`continuity`] whether the store keeps it, [`revoke`] how it ends on purpose, [`pacing`] who waits after a failure, [`follow`] what other processes change, [`scheduler`] what happens unasked. Nothing
-//! here knows of callers or operators.
+//! pair is kept, [`continuity`] whether the store keeps it, [`revoke`] how it ends on purpose,
+//! [`pacing`] who waits after a failure, [`follow`] what other processes change, [`scheduler`] what
+//! happens unasked. Nothing here knows of callers or operators.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -45,9 +45,7 @@ impl Broker {
         info!(grant.id = %id, ?resolution, "an operator resolves a grant");
         match (&grant.standing, doubt, resolution) {
             // What was taken back is gone.
-            (Standing::Refused(verdict), _, Resolution::Retry)
-                if verdict.reason == Reason::GrantRevoked =>
-            {
+            (Standing::Refused(verdict), _, Resolution::Retry) if verdict.is_revocation() => {
                 usable(&grant)?;
             }
             (Standing::Refused(_), _, Resolution::Retry) => {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::broker::error::{Error, Violation};
-use crate::broker::model::{GrantId, Reason, Standing};
+use crate::broker::error::Error;
+use crate::broker::model::{GrantId, Standing};
 use crate::broker::refresh::flight::Trigger;
 use crate::broker::refresh::join::Joined;
 use crate::broker::{Broker, Overview, State};
@@ -24,8 +24,8 @@ impl Broker {
         self.delete_grant(id, Some(ended.view.grant.etag())).await
     }
 
-    /// Takes a grant's tokens back at its provider and ends it, if it has the etag. A refresh that is under way ends
-    /// first. May be asked again, also after the deadline: then it goes on by itself.
+    /// Takes a grant's tokens back at its provider and ends it, if it has the etag. A refresh that is
+    /// under way ends first. May be asked again, also after the deadline: then it goes on by itself.
     pub async fn revoke_grant(
         self: &Arc<Self>,
         id: &GrantId,
@@ -38,17 +38,15 @@ impl Broker {
                 return Err(Error::EtagMismatch(id.clone()));
             }
             if !grant.descriptor.kind.spends() {
-                return Err(Error::Invalid(vec![Violation {
-                    field: "grant_id",
-                    description:
-                        "names a grant of the client's own right, which no consent stands \
-                                  behind; disable or delete it"
-                            .to_owned(),
-                }]));
+                return Err(Error::invalid(
+                    "grant_id",
+                    "names a grant of the client's own right, which no consent stands behind; \
+                     disable or delete it",
+                ));
             }
             let entry = self.rotations.known.enter(grant.clone());
             if let Standing::Refused(verdict) = &grant.standing {
-                if verdict.reason != Reason::GrantRevoked {
+                if !verdict.is_revocation() {
                     info!(grant.id = %id, "what is left of a refused grant is taken back");
                     self.rotations.can_take_back(&grant).await?;
                     self.rotations.take_back(&grant).await?;
@@ -56,12 +54,9 @@ impl Broker {
                 return Ok(self.overview(&entry));
             }
             let joined = self.rotations.join_or_start(&entry, grant.generation(), Trigger::Revoke);
-            let (flight, ours) = match joined? {
-                Joined::Running(flight) => {
-                    let ours = flight.revokes();
-                    (flight, ours)
-                }
-                Joined::OtherGeneration(flight) => (flight, false),
+            let (ours, flight) = match joined? {
+                Joined::Running(flight) => (flight.revokes(), flight),
+                Joined::OtherGeneration(flight) => (false, flight),
                 Joined::Replaced(_) => continue,
             };
             let ended = flight.wait(id, deadline).await;

@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 
 use crate::broker::enrol::Entered;
+use crate::broker::model::Enrolment;
 use crate::pages::query::one;
 use crate::pages::{Pages, browser, failure, page, text};
 use crate::secret::{Browser, EnrolmentId};
@@ -21,10 +22,7 @@ pub(super) async fn ask(
     let known = browser::known(&headers, pages.secure);
     let browser = known.clone().unwrap_or_else(Browser::random);
     let mut response = match pages.broker.page(&id).await {
-        Ok(enrolment) => {
-            let now = pages.broker.clock().now();
-            page(StatusCode::OK, &text::ask(&enrolment, &browser.form_proof(), now, None))
-        }
+        Ok(enrolment) => question(&pages, &enrolment, &browser, None),
         Err(error) => return failure(&error),
     };
     if known.is_none()
@@ -55,18 +53,24 @@ pub(super) async fn entered(
     let typed = one(&form, "code").unwrap_or_default();
     match pages.broker.enter_code(&id, &typed, &browser).await {
         Ok(Entered::Go { url }) => page(StatusCode::OK, &text::go(&url)),
-        Ok(Entered::Wrong) => match pages.broker.page(&id).await {
-            Ok(enrolment) => {
-                let (proof, now) = (browser.form_proof(), pages.broker.clock().now());
-                let again = text::ask(&enrolment, &proof, now, Some("That is not the code."));
-                page(StatusCode::FORBIDDEN, &again)
-            }
-            Err(error) => failure(&error),
-        },
+        Ok(Entered::Wrong(enrolment)) => {
+            question(&pages, &enrolment, &browser, Some("That is not the code."))
+        }
         Ok(Entered::WrongTooOften) => page(StatusCode::FORBIDDEN, &text::wrong_too_often()),
         Ok(Entered::OtherBrowser) => page(StatusCode::FORBIDDEN, &text::other_browser()),
         Err(error) => failure(&error),
     }
+}
+
+fn question(
+    pages: &Pages,
+    enrolment: &Enrolment,
+    browser: &Browser,
+    wrong: Option<&str>,
+) -> Response {
+    let status = if wrong.is_some() { StatusCode::FORBIDDEN } else { StatusCode::OK };
+    let now = pages.broker.clock().now();
+    page(status, &text::ask(enrolment, &browser.form_proof(), now, wrong))
 }
 
 fn named(query: &str) -> Option<EnrolmentId> {

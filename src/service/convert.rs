@@ -8,27 +8,22 @@ use prost::Message as _;
 use tokio::time::Instant;
 
 use crate::broker::advice::advice;
-use crate::broker::enrol::{Answer, Asked, NewEnrolment, Stage};
 use crate::broker::error::{Error, Violation};
-use crate::broker::model::{
-    Doubt, DoubtKind, Ending, Enrolment, Generation, GrantId, GrantKind, ProviderId,
-};
+use crate::broker::model::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::serving::{Degraded, Rejected, Want};
 use crate::broker::view::{Encoded, Trouble, View};
 use crate::broker::{NewGrant, Overview, Resolution, State, endpoint};
 use crate::clock::between;
 use crate::proto;
-use crate::secret::{AuthorizationCode, EnrolmentId, EnrolmentState, RefreshToken};
+use crate::secret::RefreshToken;
 use crate::service::status::{classify, contract_reason};
+
+mod enrolment;
+
+pub(super) use enrolment::{answer, asked, enrolment, enrolment_id, standing};
 
 /// Longest refresh token that is accepted; providers stay below 4 KiB.
 const REFRESH_TOKEN_LEN_MAX: usize = 16 * 1024;
-/// Longest redirect address.
-const URI_LEN_MAX: usize = 2 * 1024;
-/// Longest id of a request, and longest state.
-const REQUEST_ID_LEN_MAX: usize = 128;
-/// Longest name of who begins an enrolment, in characters.
-const STARTED_BY_MAX: usize = 128;
 /// Characters of a fingerprint: base64url of 12 bytes.
 const FINGERPRINT_LEN: usize = 16;
 /// Most labels of a grant.
@@ -164,101 +159,6 @@ pub(super) fn import(request: proto::ImportGrantRequest) -> Result<(NewGrant, bo
         replace: request.replace,
     });
     checks.done(new.map(|new| (new, verify)))
-}
-
-pub(super) fn enrolment(request: proto::StartEnrollmentRequest) -> Result<NewEnrolment, Error> {
-    let mut checks = Checks::default();
-    let id = checks.grant_id(&request.grant_id);
-    let labels = request.labels.into_iter().collect();
-    checks.common(&request.provider_id, &request.scopes, &labels);
-    let uri = &request.redirect_uri;
-    let whole = |uri: &str| url::Url::parse(uri).is_ok_and(|url| url.fragment().is_none());
-    if !uri.is_empty() && (uri.len() > URI_LEN_MAX || !whole(uri)) {
-        checks.fail("redirect_uri", "must be an absolute URL without a fragment, of 2 KiB at most");
-    }
-    if request.request_id.len() > REQUEST_ID_LEN_MAX {
-        checks.fail("request_id", "must be at most 128 bytes long");
-    }
-    if request.started_by.chars().count() > STARTED_BY_MAX {
-        checks.fail("started_by", "must be at most 128 characters long");
-    }
-    let given = |text: String| Some(text).filter(|text| !text.is_empty());
-    let new = id.map(|grant| NewEnrolment {
-        grant,
-        provider: ProviderId::new(&request.provider_id),
-        scopes: request.scopes,
-        labels,
-        redirect_uri: given(request.redirect_uri),
-        request: given(request.request_id),
-        started_by: request.started_by,
-        paste: request.paste,
-        other_account: request.allow_other_account,
-    });
-    checks.done(new)
-}
-
-pub(super) fn asked(asked: Asked) -> proto::StartEnrollmentResponse {
-    let Asked { enrolment, url } = asked;
-    let common = proto::StartEnrollmentResponse {
-        enrollment_id: enrolment.id.expose().to_owned(),
-        expire_time: Some(enrolment.expires_at.into()),
-        ..proto::StartEnrollmentResponse::default()
-    };
-    match enrolment.page {
-        Some(page) => proto::StartEnrollmentResponse {
-            start_url: url,
-            user_code: page.code.expose().to_owned(),
-            ..common
-        },
-        None => proto::StartEnrollmentResponse {
-            state: enrolment.state.expose().to_owned(),
-            authorization_url: url,
-            ..common
-        },
-    }
-}
-
-pub(super) fn enrolment_id(text: &str) -> Result<EnrolmentId, Error> {
-    let mut checks = Checks::default();
-    if text.is_empty() || text.len() > REQUEST_ID_LEN_MAX {
-        checks.fail("enrollment_id", "is required, as StartEnrollment gave it");
-    }
-    checks.done(Some(EnrolmentId::new(text)))
-}
-
-pub(super) fn standing((enrolment, at): (Enrolment, Stage)) -> proto::Enrollment {
-    use proto::EnrollmentState as Wire;
-    let (state, failure) = match at {
-        Stage::Waiting => (Wire::Waiting, String::new()),
-        Stage::Opened => (Wire::Opened, String::new()),
-        Stage::Answered => (Wire::Answered, String::new()),
-        Stage::Ended(Ending::Granted(_)) => (Wire::Granted, String::new()),
-        Stage::Ended(Ending::Failed(why)) => (Wire::Failed, why),
-        Stage::Ended(Ending::Cancelled) => (Wire::Cancelled, String::new()),
-    };
-    proto::Enrollment {
-        enrollment_id: enrolment.id.expose().to_owned(),
-        grant_id: enrolment.grant.to_string(),
-        provider_id: enrolment.provider.to_string(),
-        state: state.into(),
-        failure,
-        expire_time: Some(enrolment.expires_at.into()),
-    }
-}
-
-pub(super) fn answer(request: proto::CompleteEnrollmentRequest) -> Result<Answer, Error> {
-    let mut checks = Checks::default();
-    for (field, text, most) in [
-        ("state", &request.state, REQUEST_ID_LEN_MAX),
-        ("code", &request.code, REFRESH_TOKEN_LEN_MAX),
-    ] {
-        if text.is_empty() || text.len() > most {
-            checks.fail(field, "is required, as the provider sent it to the redirect address");
-        }
-    }
-    let issuer = Some(request.iss).filter(|iss| !iss.is_empty());
-    let (state, code) = (EnrolmentState::new(request.state), AuthorizationCode::new(request.code));
-    checks.done(Some(Answer { state, code, issuer }))
 }
 
 pub(super) fn create(request: proto::CreateGrantRequest) -> Result<NewGrant, Error> {

@@ -22,7 +22,7 @@ use crate::broker::endpoint::{
 };
 use crate::broker::model::{DoubtKind, ProviderId, Reason};
 use crate::clock::{Clock, between};
-use crate::secret::{Account, Nonce};
+use crate::secret::{Account, Nonce, RefreshToken};
 use crate::upstream::authorize::authorization_url;
 use crate::upstream::form::Form;
 use crate::upstream::http::metadata::{Freshness, Metadata};
@@ -46,8 +46,27 @@ pub struct Http {
 /// One provider, and what it said of itself.
 struct Upstream {
     provider: Provider,
+    /// Where it is, as far as that is configured.
+    configured: Arc<Endpoints>,
     client: Client,
     metadata: Metadata,
+}
+
+/// An answer, as far as it came.
+struct Arrived {
+    status: u16,
+    body: Vec<u8>,
+    whole: bool,
+    deflated: bool,
+    retry_after: Option<Duration>,
+}
+
+impl Arrived {
+    /// The same, as an answer to `sent`.
+    fn raw<'a>(&'a self, sent: Option<&'a RefreshToken>) -> Raw<'a> {
+        let Self { status, whole, deflated, retry_after, .. } = *self;
+        Raw { status, body: &self.body, whole, deflated, retry_after, sent }
+    }
 }
 
 /// A provider cannot be talked to.
@@ -65,8 +84,8 @@ impl Http {
         let each = providers.into_iter().map(|provider| {
             let failed = |source| BuildError { id: provider.id.clone(), source };
             let client = wire::client(&provider).map_err(failed)?;
-            let id = provider.id.clone();
-            Ok((id, Upstream { provider, client, metadata: Metadata::default() }))
+            let (id, configured) = (provider.id.clone(), Arc::new(provider.endpoints.clone()));
+            Ok((id, Upstream { provider, configured, client, metadata: Metadata::default() }))
         });
         Ok(Self { providers: each.collect::<Result<_, _>>()?, clock })
     }
@@ -84,6 +103,15 @@ impl Http {
         Some(between(self.clock.now(), httpdate::parse_http_date(text).ok()?))
     }
 
+    /// Reads all that comes of an answer.
+    async fn arrive(&self, response: Response, deadline: Instant) -> Arrived {
+        let status = response.status().as_u16();
+        let retry_after = self.retry_after(response.headers());
+        let deflated = response.headers().get(CONTENT_ENCODING).is_some_and(|how| how == "deflate");
+        let (body, whole) = read(response, deadline).await;
+        Arrived { status, body, whole, deflated, retry_after }
+    }
+
     /// What a request brings; its refresh token stands apart.
     async fn request(&self, id: &ProviderId, request: &Request) -> Result<Reply, Failure> {
         let upstream = self.upstream(id)?;
@@ -95,15 +123,12 @@ impl Http {
         let deadline = Instant::now() + provider.habits.listen_max;
         let form = Form::exchange(provider, request, url, self.clock.now());
         let response = upstream.post(url, form, deadline).await?;
-        let status = response.status().as_u16();
-        let retry_after = self.retry_after(response.headers());
-        let deflated = response.headers().get(CONTENT_ENCODING).is_some_and(|how| how == "deflate");
         let sent = match request {
             Request::RefreshToken(token) => Some(token),
             Request::ClientCredentials { .. } | Request::AuthorizationCode { .. } => None,
         };
-        let (body, whole) = read(response, deadline).await;
-        let raw = Raw { status, body: &body, whole, deflated, retry_after, sent };
+        let arrived = self.arrive(response, deadline).await;
+        let raw = arrived.raw(sent);
         let mut reply = judge(provider, &raw);
         let gone = |failure: &Failure| failure.reason == Reason::ProviderEndpointMisconfigured;
         if reply.issued.as_ref().err().is_some_and(gone) {
@@ -162,11 +187,8 @@ impl Http {
         if response.status().is_success() {
             return Ok(());
         }
-        let status = response.status().as_u16();
-        let retry_after = self.retry_after(response.headers());
-        let (body, whole) = read(response, deadline).await;
-        let raw = Raw { status, body: &body, whole, deflated: false, retry_after, sent: None };
-        match judge(provider, &raw).issued {
+        let arrived = self.arrive(response, deadline).await;
+        match judge(provider, &arrived.raw(None)).issued {
             Err(failure) if is_unknown(&failure) => Ok(()),
             Err(failure) => Err(NotRevoked::Failed(failure)),
             // A status of failure never holds a token.
@@ -184,7 +206,7 @@ fn is_unknown(failure: &Failure) -> bool {
 impl Upstream {
     /// Where it is, as configured and as it said when it was asked.
     fn known(&self) -> Arc<Endpoints> {
-        self.metadata.found().unwrap_or_else(|| Arc::new(self.provider.endpoints.clone()))
+        self.metadata.found().unwrap_or_else(|| Arc::clone(&self.configured))
     }
 
     /// Where it is, as configured and as it says.

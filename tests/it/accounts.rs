@@ -1,22 +1,21 @@
 //! Whose consent a grant stands on; and who the client is where it signs that itself.
 
 use serde_json::json;
-use token_broker::client::{CallError, Client};
-use token_broker::proto::{CompleteEnrollmentRequest, StartEnrollmentRequest};
+use token_broker::client::CallError;
+use token_broker::proto::StartEnrollmentRequest;
 
-use crate::herd::settings;
 use crate::support::authority::Authority;
+use crate::support::consent::{World, answer};
 use crate::support::process::Program;
 
-struct World {
-    authority: Authority,
-    dir: tempfile::TempDir,
-    program: Program,
-    client: Client,
+const REGISTERED: (&str, &str) = ("REDIRECT_URL", "http://localhost:1/back");
+
+struct Asking {
+    world: World,
     scopes: Vec<String>,
 }
 
-impl World {
+impl Asking {
     /// Of a provider that signs who people are.
     async fn signed() -> Self {
         let authority = Authority::new();
@@ -27,26 +26,14 @@ impl World {
             "authorization_endpoint": format!("{base}/authorize"),
             "jwks_uri": format!("{base}/keys"),
         }));
-        let issuer = [
-            ("TOKEN_BROKER__PROVIDERS__DEFAULT__ISSUER", base.as_str()),
+        let issuer = base.clone();
+        let more = [
+            REGISTERED,
+            ("TOKEN_BROKER__PROVIDERS__DEFAULT__ISSUER", issuer.as_str()),
             ("TOKEN_BROKER__PROVIDERS__DEFAULT__DISCOVERY", "true"),
         ];
-        Self::new(authority, &base, &issuer, vec!["openid".to_owned()]).await
-    }
-
-    async fn new(
-        authority: Authority,
-        base: &str,
-        more: &[(&str, &str)],
-        scopes: Vec<String>,
-    ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut environment = settings(base, "redb:store.redb");
-        environment.push(("REDIRECT_URL", "http://localhost:1/back"));
-        environment.extend_from_slice(more);
-        let program = Program::start(dir.path(), &["serve"], &environment);
-        let client = Client::connect(&format!("http://{}", program.api)).await.unwrap();
-        Self { authority, dir, program, client, scopes }
+        let world = World::before(authority, base, &more).await;
+        Self { world, scopes: vec!["openid".to_owned()] }
     }
 
     /// A person consents for kroger/alice.
@@ -58,21 +45,20 @@ impl World {
             allow_other_account: other_account,
             ..StartEnrollmentRequest::default()
         };
-        let asked = self.client.admin.start_enrollment(request).await?.into_inner();
-        let address = self.authority.answer(person, &asked.authorization_url);
-        let code = address.split("code=").nth(1).unwrap().split('&').next().unwrap().to_owned();
-        let request = CompleteEnrollmentRequest { state: asked.state, code, iss: String::new() };
-        self.client.admin.complete_enrollment(request).await?;
+        let World { client, authority, .. } = &mut self.world;
+        let asked = client.admin.start_enrollment(request).await?.into_inner();
+        let address = authority.answer(person, &asked.authorization_url);
+        client.admin.complete_enrollment(answer(&address)).await?;
         Ok(())
     }
 
     /// The consent of this person is what the grant stands on: its refresh token is good.
     fn stands_on(&self, person: &str) {
         std::thread::sleep(std::time::Duration::from_millis(250));
-        let before = self.authority.head(person);
-        let (ok, _, errors) = self.program.cli(&["refresh", "kroger/alice"]);
+        let before = self.world.authority.head(person);
+        let (ok, _, errors) = self.world.program.cli(&["refresh", "kroger/alice"]);
         assert!(ok, "{errors}");
-        assert_ne!(self.authority.head(person), before, "it was {person}'s that was spent");
+        assert_ne!(self.world.authority.head(person), before, "it was {person}'s that was spent");
     }
 
     /// The same, whoever says whose consent it is.
@@ -86,55 +72,55 @@ impl World {
         self.stands_on("alice");
         self.consent("mallory", true).await.unwrap();
         self.stands_on("mallory");
-        self.authority.audit();
+        self.world.authority.audit();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_consent_of_another_person_is_not_taken() {
-    let mut world = World::signed().await;
-    world.only_alice().await;
+    let mut asking = Asking::signed().await;
+    asking.only_alice().await;
     // Nothing of them lies open.
-    let (_, log) = world.program.stop();
-    let file = std::fs::read(world.dir.path().join("store.redb")).unwrap();
+    let World { program, dir, .. } = asking.world;
+    let (_, log) = program.stop();
+    let file = std::fs::read(dir.path().join("store.redb")).unwrap();
     assert!(!log.contains("mallory") && !file.windows(7).any(|window| window == b"mallory"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_of_the_reply_says_it_where_nothing_is_signed() {
-    let authority = Authority::new();
-    let base = authority.serve().await;
-    let field = [("TOKEN_BROKER__PROVIDERS__DEFAULT__ACCOUNT_FIELD", "person.id")];
-    World::new(authority, &base, &field, Vec::new()).await.only_alice().await;
+    let field = ("TOKEN_BROKER__PROVIDERS__DEFAULT__ACCOUNT_FIELD", "person.id");
+    let world = World::new(&[REGISTERED, field]).await;
+    Asking { world, scopes: Vec::new() }.only_alice().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_of_a_person_is_checked() {
-    let mut world = World::signed().await;
-    world.consent("alice", false).await.unwrap();
+    let mut asking = Asking::signed().await;
+    asking.consent("alice", false).await.unwrap();
     for lie in [
         json!({"nonce": "another"}),
         json!({"aud": "another"}),
         json!({"iss": "https://another.example"}),
         json!({"exp": 1}),
     ] {
-        world.authority.lies(&lie);
-        let error = world.consent("alice", false).await.unwrap_err();
+        asking.world.authority.lies(&lie);
+        let error = asking.consent("alice", false).await.unwrap_err();
         assert!(format!("{error:?}").contains("EnrollmentAccountUnproven"), "{lie}: {error:?}");
-        world.stands_on_nothing_new();
+        asking.stands_on_nothing_new();
     }
-    world.authority.lies(&json!({}));
+    asking.world.authority.lies(&json!({}));
     // The provider has a new key since it was asked.
-    world.authority.signs();
-    world.consent("alice", false).await.unwrap();
-    world.stands_on("alice");
-    world.authority.audit();
+    asking.world.authority.signs();
+    asking.consent("alice", false).await.unwrap();
+    asking.stands_on("alice");
+    asking.world.authority.audit();
 }
 
-impl World {
+impl Asking {
     /// What was there before is served still.
     fn stands_on_nothing_new(&self) {
-        let (ok, _, errors) = self.program.cli(&["get", "kroger/alice"]);
+        let (ok, _, errors) = self.world.program.cli(&["get", "kroger/alice"]);
         assert!(ok, "{errors}");
     }
 }

@@ -8,6 +8,7 @@ use token_broker::proto::{CompleteEnrollmentRequest, StartEnrollmentRequest};
 
 use crate::herd::import;
 use crate::support::authority::Authority;
+use crate::support::consent::answer;
 use crate::support::process::Program;
 
 fn start(dir: &std::path::Path, issuer: &str, more: &[(&str, &str)]) -> Program {
@@ -49,9 +50,7 @@ async fn an_issuer_is_all_that_is_needed() {
         };
         let asked = client.admin.start_enrollment(request).await.unwrap().into_inner();
         let address = authority.answer("alice", &asked.authorization_url);
-        let code = address.split("code=").nth(1).unwrap().split('&').next().unwrap().to_owned();
-        let iss = iss.to_owned();
-        let request = CompleteEnrollmentRequest { state: asked.state, code, iss };
+        let request = CompleteEnrollmentRequest { iss: iss.to_owned(), ..answer(&address) };
         client.admin.complete_enrollment(request).await
     };
     // It says that its answers name it: one that does not is none of its own.

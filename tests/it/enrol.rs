@@ -1,45 +1,31 @@
 //! Enrolment: a person's consent becomes a grant.
 
 use std::io::Write as _;
-use std::process::Stdio;
 use std::time::Duration;
 
 use token_broker::broker::enrol::{Answer, NewEnrolment, Stage};
 use token_broker::broker::error::Error;
 use token_broker::broker::model::{Ending, GrantId, ProviderId};
 use token_broker::client::{CallError, Client};
-use token_broker::proto::{
-    CompleteEnrollmentRequest, CompleteEnrollmentResponse, Grant, StartEnrollmentRequest,
-    StartEnrollmentResponse,
-};
+use token_broker::proto::{Grant, StartEnrollmentRequest, StartEnrollmentResponse};
 use token_broker::secret::AuthorizationCode;
 use tonic::Code;
 
-use crate::herd::{import, redis_settings, settings};
+use crate::herd::{import, redis_settings};
 use crate::support::authority::{Authority, Fault, Way};
-use crate::support::process::{Program, program, text};
+use crate::support::consent::{World, answer, enroll, start};
+use crate::support::process::{Program, text};
 use crate::support::redis::RedisServer;
 
 const REDIRECT: &str = "http://localhost:8080/callback";
 
-struct World {
-    authority: Authority,
-    base: String,
-    dir: tempfile::TempDir,
-    program: Program,
-    client: Client,
+const REGISTERED: (&str, &str) = ("REDIRECT_URL", REDIRECT);
+
+async fn world(more: &[(&str, &str)]) -> World {
+    World::new(&[&[REGISTERED], more].concat()).await
 }
 
 impl World {
-    async fn new(more: &[(&str, &str)]) -> Self {
-        let authority = Authority::new();
-        let base = authority.serve().await;
-        let dir = tempfile::tempdir().unwrap();
-        let program = start(dir.path(), &base, more);
-        let client = Client::connect(&format!("http://{}", program.api)).await.unwrap();
-        Self { authority, base, dir, program, client }
-    }
-
     async fn ask(&mut self, id: &str, request: &str) -> Result<StartEnrollmentResponse, CallError> {
         let request = StartEnrollmentRequest {
             grant_id: id.to_owned(),
@@ -51,41 +37,9 @@ impl World {
     }
 
     async fn end(&mut self, address: &str) -> Result<Grant, CallError> {
-        let request = parts(address);
-        let ended: Result<CompleteEnrollmentResponse, _> =
-            self.client.admin.complete_enrollment(request).await.map(tonic::Response::into_inner);
-        Ok(ended?.grant.unwrap())
+        let ended = self.client.admin.complete_enrollment(answer(address)).await?;
+        Ok(ended.into_inner().grant.unwrap())
     }
-
-    /// The token of a grant, and that its refresh token is good.
-    fn lives(&self, id: &str) {
-        let (ok, _, errors) = self.program.cli(&["get", id]);
-        assert!(ok, "{errors}");
-        std::thread::sleep(Duration::from_millis(250));
-        let (ok, _, errors) = self.program.cli(&["refresh", id]);
-        assert!(ok, "{errors}");
-        self.authority.audit();
-    }
-}
-
-fn start(dir: &std::path::Path, base: &str, more: &[(&str, &str)]) -> Program {
-    let mut environment = settings(base, "redb:store.redb");
-    environment.push(("REDIRECT_URL", REDIRECT));
-    environment.extend_from_slice(more);
-    Program::start(dir, &["serve"], &environment)
-}
-
-/// What the provider appended to the redirect address.
-fn parts(address: &str) -> CompleteEnrollmentRequest {
-    let address = url::Url::parse(address).unwrap();
-    let part = |name: &str| {
-        let mut pairs = address.query_pairs();
-        pairs
-            .find(|(found, _)| found == name)
-            .map(|(_, value)| value.into_owned())
-            .unwrap_or_default()
-    };
-    CompleteEnrollmentRequest { state: part("state"), code: part("code"), iss: part("iss") }
 }
 
 fn reason(error: &CallError) -> String {
@@ -94,7 +48,7 @@ fn reason(error: &CallError) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consent_becomes_a_living_grant() {
-    let mut world = World::new(&[]).await;
+    let mut world = world(&[]).await;
     let asked = world.ask("kroger/alice", "").await.unwrap();
     assert!(asked.authorization_url.starts_with(&format!("{}/authorize?", world.base)));
     assert!(asked.authorization_url.contains("code_challenge_method=S256"));
@@ -120,13 +74,13 @@ async fn a_consent_becomes_a_living_grant() {
         let bytes = secret.as_bytes();
         assert!(!file.windows(bytes.len()).any(|window| window == bytes), "in the store");
     }
-    let program = start(dir.path(), &base, &[]);
+    let program = start(dir.path(), &base, &[REGISTERED]);
     assert!(program.cli(&["get", "kroger/alice"]).0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consent_mends_a_grant_in_place() {
-    let mut world = World::new(&[]).await;
+    let mut world = world(&[]).await;
     let file = world.dir.path().join("dead");
     std::fs::write(&file, "never-given-out").unwrap();
     let (ok, _, errors) = world.program.cli(&[
@@ -162,17 +116,14 @@ async fn a_consent_mends_a_grant_in_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn asking_again_with_the_same_id_is_the_same_question() {
-    let mut world = World::new(&[]).await;
+    let mut world = world(&[]).await;
     let first = world.ask("kroger/alice", "ticket-7").await.unwrap();
     let again = world.ask("kroger/alice", "ticket-7").await.unwrap();
     assert_eq!((&first.state, &first.authorization_url), (&again.state, &again.authorization_url));
     let other = world.ask("kroger/alice", "ticket-8").await.unwrap();
     assert_ne!(first.state, other.state);
     // The broker is killed between question and answer.
-    world.program.signal("KILL");
-    world.program.end();
-    world.program = start(world.dir.path(), &world.base, &[]);
-    world.client = Client::connect(&format!("http://{}", world.program.api)).await.unwrap();
+    world.die(&[REGISTERED]).await;
     let address = world.authority.answer("alice", &first.authorization_url);
     assert!(world.end(&address).await.is_ok(), "any process with the store may end it");
     world.lives("kroger/alice");
@@ -193,7 +144,7 @@ async fn asking_again_with_the_same_id_is_the_same_question() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_wrong_is_told_and_no_code_is_sent_twice() {
     let issuer = [("TOKEN_BROKER__PROVIDERS__DEFAULT__ISSUER", "https://provider.example")];
-    let mut world = World::new(&issuer).await;
+    let mut world = world(&issuer).await;
     import(&world.program, world.dir.path(), "kroger/alice", &world.authority.consent("alice"));
     let forged = format!("{REDIRECT}?code=x&state={}", "A".repeat(43));
     assert!(reason(&world.end(&forged).await.unwrap_err()).contains("EnrollmentNotFound"));
@@ -233,23 +184,16 @@ async fn what_goes_wrong_is_told_and_no_code_is_sent_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_takes_a_pasted_address() {
-    let world = World::new(&[]).await;
-    let mut enroll = program(world.dir.path())
-        .args(["grant", "enroll", "kroger/alice", "--provider", "default"])
-        .env("TOKEN_BROKER_ADDRESS", format!("http://{}", world.program.api))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut told = std::io::BufReader::new(enroll.stderr.take().unwrap());
+    let world = world(&[]).await;
+    let arguments = ["kroger/alice", "--provider", "default"];
+    let (mut waits, mut told) = enroll(&world.program, &arguments);
     let url = std::io::BufRead::lines(&mut told)
         .map_while(Result::ok)
         .find(|line| line.contains("http"))
         .unwrap();
     let address = world.authority.answer("alice", url.trim());
-    writeln!(enroll.stdin.take().unwrap(), "{address}").unwrap();
-    let output = enroll.wait_with_output().unwrap();
+    writeln!(waits.stdin.take().unwrap(), "{address}").unwrap();
+    let output = waits.wait_with_output().unwrap();
     assert!(output.status.success() && text(&output.stdout).contains("kroger/alice"), "{output:?}");
     world.lives("kroger/alice");
 }
@@ -276,8 +220,8 @@ async fn an_enrolment_on_redis_is_taken_once() {
     let address = world.authority.answer("alice", &asked.authorization_url);
     let mut other = world.client.clone();
     let (first, second) = tokio::join!(
-        world.client.admin.complete_enrollment(parts(&address)),
-        other.admin.complete_enrollment(parts(&address)),
+        world.client.admin.complete_enrollment(answer(&address)),
+        other.admin.complete_enrollment(answer(&address)),
     );
     let codes = [first.err(), second.err()].map(|error| error.map(|status| status.code()));
     assert!(codes.contains(&None) && codes.contains(&Some(Code::NotFound)), "{codes:?}");
@@ -287,7 +231,7 @@ async fn an_enrolment_on_redis_is_taken_once() {
 /// The code is spent, and the store does not take what it brought.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consent_waits_for_the_store() {
-    let mut world = World::new(&[("TOKEN_BROKER__TIMING__CALLER_WAIT_MAX", "1s")]).await;
+    let mut world = world(&[("TOKEN_BROKER__TIMING__CALLER_WAIT_MAX", "1s")]).await;
     let asked = world.ask("kroger/alice", "").await.unwrap();
     let address = world.authority.answer("alice", &asked.authorization_url);
     world.authority.delay(Duration::from_millis(500));

@@ -12,8 +12,9 @@ use token_broker::proto::StartEnrollmentRequest;
 
 use crate::support::browser::Browser;
 use crate::support::chromium::Chromium;
+use crate::support::consent::enroll;
 use crate::support::front::Front;
-use crate::support::process::{Program, program};
+use crate::support::process::Program;
 use crate::support::signer::Signer;
 
 const PERSON: &str = "alice";
@@ -354,21 +355,14 @@ async fn one_client() -> World {
 }
 
 /// A command line that waits: the link and the code that it shows.
-fn enroll(world: &World, more: &[&str]) -> (Child, String, String) {
-    let mut enroll = program(world.dir.path())
-        .args(["grant", "enroll", "always/alice", "--scope", "openid"])
-        .args(more)
-        .envs([("USER", "ana"), ("TOKEN_BROKER_ADDRESS", &format!("http://{}", world.program.api))])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut told = BufReader::new(enroll.stderr.take().unwrap()).lines().map_while(Result::ok);
+fn enrolling(world: &World, more: &[&str]) -> (Child, String, String) {
+    let arguments = [&["always/alice", "--scope", "openid"], more].concat();
+    let (waits, told) = enroll(&world.program, &arguments);
+    let mut told = told.lines().map_while(Result::ok);
     let url = told.find(|line| line.contains("http")).unwrap().trim().to_owned();
     let code = told.find(|line| line.contains("code") || line.contains("Paste")).unwrap();
     std::thread::spawn(move || told.for_each(drop));
-    (enroll, url, code.split_whitespace().last().unwrap().to_owned())
+    (waits, url, code.split_whitespace().last().unwrap().to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -377,7 +371,7 @@ async fn chromium_goes_from_the_command_line_to_a_token() {
     let world = one_client().await;
     let chromium = Chromium::start();
     // A person who says no.
-    let (waits, url, code) = enroll(&world, &[]);
+    let (waits, url, code) = enrolling(&world, &[]);
     chromium.open(&url);
     chromium.fill("#code", &code);
     chromium.press("form button");
@@ -385,7 +379,7 @@ async fn chromium_goes_from_the_command_line_to_a_token() {
     chromium.shows("Not connected", "0-denied");
     assert!(!waits.wait_with_output().unwrap().status.success());
 
-    let (waits, url, code) = enroll(&world, &[]);
+    let (waits, url, code) = enrolling(&world, &[]);
     chromium.open(&url);
     chromium.shows("Connect an account", "1-start");
     chromium.fill("#code", "BBBB-BBBB");
@@ -410,7 +404,7 @@ async fn chromium_goes_from_the_command_line_to_a_token() {
     // Links that lead nowhere, and answers of others.
     chromium.open(&url);
     chromium.shows("Nothing waits here", "5-nothing-waits");
-    let (waits, url, code) = enroll(&world, &[]);
+    let (waits, url, code) = enrolling(&world, &[]);
     let page = world.browser.open(&url);
     let question = world.browser.enter(&url, &page, &code).link();
     let answer = world.browser.consent(&question, PERSON, &world.callback);
@@ -420,7 +414,7 @@ async fn chromium_goes_from_the_command_line_to_a_token() {
     assert!(waits.wait_with_output().unwrap().status.success());
 
     // The address is pasted where no browser reaches the pages.
-    let (mut waits, url, _) = enroll(&world, &["--paste"]);
+    let (mut waits, url, _) = enrolling(&world, &["--paste"]);
     chromium.open(&url);
     // The server knows this browser, and asks no more.
     chromium.shows("Nearly there", "7-paste");

@@ -2,40 +2,28 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::ChildStderr;
 use std::time::Duration;
 
-use token_broker::client::Client;
 use token_broker::proto::{
     CancelEnrollmentRequest, EnrollmentState, GetEnrollmentRequest, StartEnrollmentRequest,
     StartEnrollmentResponse,
 };
 use url::Url;
 
-use crate::herd::settings;
-use crate::support::authority::{Authority, Fault, Way};
+use crate::support::authority::{Fault, Way};
 use crate::support::browser::{Browser, Page};
-use crate::support::process::{Program, program, text};
+use crate::support::consent::{World, enroll};
+use crate::support::process::text;
 
-struct World {
-    authority: Authority,
-    base: String,
-    dir: tempfile::TempDir,
-    program: Program,
-    client: Client,
+const PAGES: (&str, &str) = ("TOKEN_BROKER__LISTEN__PAGES", "127.0.0.1:0");
+
+async fn world() -> World {
+    World::new(&[PAGES]).await
 }
 
 impl World {
-    async fn new() -> Self {
-        let authority = Authority::new();
-        let base = authority.serve().await;
-        let dir = tempfile::tempdir().unwrap();
-        let program = start(dir.path(), &base);
-        let client = Client::connect(&format!("http://{}", program.api)).await.unwrap();
-        Self { authority, base, dir, program, client }
-    }
-
-    async fn ask(&mut self, id: &str) -> StartEnrollmentResponse {
+    async fn ask_by_page(&mut self, id: &str) -> StartEnrollmentResponse {
         let request = StartEnrollmentRequest {
             grant_id: id.to_owned(),
             provider_id: "default".to_owned(),
@@ -56,37 +44,6 @@ impl World {
         let shown = shown.enrollment.unwrap();
         (shown.state(), shown.failure)
     }
-
-    /// The grant has a token, and a refresh token that is good.
-    fn lives(&self, id: &str) {
-        let (ok, _, errors) = self.program.cli(&["get", id]);
-        assert!(ok, "{errors}");
-        std::thread::sleep(Duration::from_millis(250));
-        let (ok, _, errors) = self.program.cli(&["refresh", id]);
-        assert!(ok, "{errors}");
-        self.authority.audit();
-    }
-
-    fn enroll(&self, arguments: &[&str]) -> (Child, BufReader<ChildStderr>) {
-        let mut enroll = program(self.dir.path())
-            .args(["grant", "enroll"])
-            .args(arguments)
-            .env("TOKEN_BROKER_ADDRESS", format!("http://{}", self.program.api))
-            .env("USER", "ana")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let told = BufReader::new(enroll.stderr.take().unwrap());
-        (enroll, told)
-    }
-}
-
-fn start(dir: &std::path::Path, base: &str) -> Program {
-    let mut environment = settings(base, "redb:store.redb");
-    environment.push(("TOKEN_BROKER__LISTEN__PAGES", "127.0.0.1:0"));
-    Program::start(dir, &["serve"], &environment)
 }
 
 /// Reads until a line holds `part`.
@@ -105,9 +62,9 @@ fn begin(browser: &Browser, asked: &StartEnrollmentResponse) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_the_command_line_through_the_browser_to_a_token() {
-    let world = World::new().await;
+    let world = world().await;
     // The only provider goes without saying.
-    let (enroll, mut told) = world.enroll(&["kroger/alice"]);
+    let (waits, mut told) = enroll(&world.program, &["kroger/alice"]);
     let url = until(&mut told, "http").trim().to_owned();
     let code = until(&mut told, "code").split_whitespace().last().unwrap().to_owned();
     until(&mut told, "waiting for the browser");
@@ -126,7 +83,7 @@ async fn from_the_command_line_through_the_browser_to_a_token() {
     assert!(callback.starts_with(&format!("http://{}/oauth/callback?", world.program.pages)));
     let page = browser.open(&callback);
     assert_eq!((page.status, page.title()), (200, "Connected".to_owned()), "{page:?}");
-    let output = enroll.wait_with_output().unwrap();
+    let output = waits.wait_with_output().unwrap();
     assert!(output.status.success() && text(&output.stdout).contains("kroger/alice"), "{output:?}");
     world.lives("kroger/alice");
     // Nothing of it is in the log.
@@ -142,8 +99,8 @@ async fn from_the_command_line_through_the_browser_to_a_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_is_bare_and_bolted() {
-    let mut world = World::new().await;
-    let asked = world.ask("kroger/alice").await;
+    let mut world = world().await;
+    let asked = world.ask_by_page("kroger/alice").await;
     let browser = Browser::new();
     let base = format!("http://{}", world.program.pages);
     let ask = browser.open(&asked.start_url);
@@ -189,9 +146,9 @@ async fn every_page_is_bare_and_bolted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_taken_from_the_browser_that_entered_the_code() {
-    let mut world = World::new().await;
+    let mut world = world().await;
     let (own, stranger) = (Browser::new(), Browser::new());
-    let asked = world.ask("kroger/alice").await;
+    let asked = world.ask_by_page("kroger/alice").await;
     let callback = world.consent(&own, &asked);
     // A mailed address connects nothing.
     let page = stranger.open(&callback);
@@ -206,7 +163,7 @@ async fn an_answer_is_taken_from_the_browser_that_entered_the_code() {
     assert_eq!(page.title(), "Connected");
 
     // An answer whose code was never entered.
-    let asked = world.ask("kroger/bob").await;
+    let asked = world.ask_by_page("kroger/bob").await;
     let (callback, _) = callback.split_once("state=").unwrap();
     assert_eq!(own.open(&format!("{callback}state=forged")).status, 404);
     // The form of a stranger's page: it has the code, and not what our page holds.
@@ -220,8 +177,8 @@ async fn an_answer_is_taken_from_the_browser_that_entered_the_code() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_is_not_guessed() {
-    let mut world = World::new().await;
-    let asked = world.ask("kroger/alice").await;
+    let mut world = world().await;
+    let asked = world.ask_by_page("kroger/alice").await;
     let browser = Browser::new();
     let mut page = browser.open(&asked.start_url);
     for _ in 0..4 {
@@ -235,7 +192,7 @@ async fn a_code_is_not_guessed() {
     assert!(state == EnrollmentState::Failed && why.contains("wrong too often"), "{why}");
 
     // Whoever is through is not thrown out by the guesses of others.
-    let asked = world.ask("kroger/alice").await;
+    let asked = world.ask_by_page("kroger/alice").await;
     let callback = world.consent(&browser, &asked);
     let stranger = Browser::new();
     let page = stranger.open(&asked.start_url);
@@ -250,9 +207,9 @@ async fn a_code_is_not_guessed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn impatience_and_repetition_change_nothing() {
-    let mut world = World::new().await;
+    let mut world = world().await;
     let browser = Browser::new();
-    let asked = world.ask("kroger/alice").await;
+    let asked = world.ask_by_page("kroger/alice").await;
     let callback = world.consent(&browser, &asked);
     world.authority.delay(Duration::from_millis(700));
     let titles: Vec<_> = std::thread::scope(|scope| {
@@ -267,7 +224,8 @@ async fn impatience_and_repetition_change_nothing() {
     assert_eq!(world.stands(&asked).await.0, EnrollmentState::Granted);
 
     // Two enrolments of one grant at once, in one browser: the later consent is what lives.
-    let (one, two) = (world.ask("kroger/alice").await, world.ask("kroger/alice").await);
+    let (one, two) =
+        (world.ask_by_page("kroger/alice").await, world.ask_by_page("kroger/alice").await);
     let (first, second) = (world.consent(&browser, &one), world.consent(&browser, &two));
     assert_eq!(browser.open(&second).title(), "Connected");
     assert_eq!(browser.open(&first).title(), "Connected");
@@ -278,15 +236,12 @@ async fn impatience_and_repetition_change_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_went_wrong_is_told_at_both_ends() {
-    let mut world = World::new().await;
+    let mut world = world().await;
     let browser = Browser::new();
-    let asked = world.ask("kroger/alice").await;
+    let asked = world.ask_by_page("kroger/alice").await;
     let callback = world.consent(&browser, &asked);
     // The broker is killed between the code and the answer.
-    world.program.signal("KILL");
-    world.program.end();
-    world.program = start(world.dir.path(), &world.base);
-    world.client = Client::connect(&format!("http://{}", world.program.api)).await.unwrap();
+    world.die(&[PAGES]).await;
     let callback = callback.split_once("/oauth").unwrap().1;
     let callback = format!("http://{}/oauth{callback}", world.program.pages);
     world.authority.next(Fault::After(Way::Reset));
@@ -297,7 +252,7 @@ async fn what_went_wrong_is_told_at_both_ends() {
     assert_eq!(browser.open(&callback).title(), "Not connected");
     assert_eq!(world.authority.posts(), 1, "no code is sent twice");
 
-    let asked = world.ask("kroger/alice").await;
+    let asked = world.ask_by_page("kroger/alice").await;
     let question = begin(&browser, &asked);
     let request = CancelEnrollmentRequest { enrollment_id: asked.enrollment_id.clone() };
     world.client.admin.cancel_enrollment(request).await.unwrap();
@@ -308,31 +263,32 @@ async fn what_went_wrong_is_told_at_both_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_line_that_goes_leaves_nothing() {
-    let world = World::new().await;
+    let world = world().await;
     for signal in ["INT", "TERM"] {
-        let (mut enroll, mut told) = world.enroll(&["kroger/alice", "--provider", "default"]);
+        let (mut waits, mut told) =
+            enroll(&world.program, &["kroger/alice", "--provider", "default"]);
         let url = until(&mut told, "http").trim().to_owned();
         until(&mut told, "waiting for the browser");
         let browser = Browser::new();
         assert_eq!(browser.open(&url).status, 200);
-        let id = enroll.id().to_string();
+        let id = waits.id().to_string();
         let stopped = std::process::Command::new("kill").args(["-s", signal, &id]).status();
         assert!(stopped.unwrap().success());
-        assert_eq!(enroll.wait().unwrap().code(), Some(130));
+        assert_eq!(waits.wait().unwrap().code(), Some(130));
         assert_eq!(browser.open(&url).status, 404);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_browser_reaches_the_pages_the_address_is_pasted() {
-    let world = World::new().await;
-    let (mut enroll, mut told) = world.enroll(&["kroger/alice", "--paste"]);
+    let world = world().await;
+    let (mut waits, mut told) = enroll(&world.program, &["kroger/alice", "--paste"]);
     let question = until(&mut told, "http").trim().to_owned();
     let callback = world.authority.answer("alice", &question);
     let page = Browser::new().open(&callback);
     assert_eq!(page.title(), "Nearly there");
-    std::io::Write::write_all(&mut enroll.stdin.take().unwrap(), callback.as_bytes()).unwrap();
-    let output = enroll.wait_with_output().unwrap();
+    std::io::Write::write_all(&mut waits.stdin.take().unwrap(), callback.as_bytes()).unwrap();
+    let output = waits.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     world.lives("kroger/alice");
 }

@@ -5,6 +5,7 @@ pub(crate) mod authority;
 pub(crate) mod browser;
 pub(crate) mod calls;
 pub(crate) mod chromium;
+pub(crate) mod consent;
 pub(crate) mod flaky;
 pub(crate) mod front;
 pub(crate) mod process;

@@ -30,7 +30,7 @@ pub enum Entered {
         url: String,
     },
     /// It is another one; the person may try again.
-    Wrong,
+    Wrong(Box<Enrolment>),
     /// It was another one too often.
     WrongTooOften,
     /// Another browser entered it before.
@@ -91,7 +91,7 @@ impl Broker {
         }
         if !enrolment.page.as_ref().is_some_and(|page| page.code.is(typed)) {
             if store.count_mistake(id, MISTAKES_MAX).await? {
-                return Ok(Entered::Wrong);
+                return Ok(Entered::Wrong(Box::new(enrolment)));
             }
             warn!(grant.id = %enrolment.grant, "an enrolment ends: its code was wrong too often");
             let why = "the code was wrong too often".to_owned();
@@ -119,10 +119,7 @@ impl Broker {
                 return Err(Error::EnrolmentUnknown);
             }
             Found::Waiting(enrolment) => enrolment,
-            Found::Answered => {
-                let ending = store.ending(&state).await?;
-                return Ok(ending.map_or(Landing::UnderWay, Landing::Ended));
-            }
+            Found::Answered => return self.landed(&state).await,
             Found::Nothing => return Err(Error::EnrolmentUnknown),
         };
         if enrolment.page.is_none() {
@@ -139,21 +136,25 @@ impl Broker {
                 if store.take(&state).await?.is_some() {
                     self.conclude(&enrolment, Ending::Failed(words)).await;
                 }
+                self.landed(&state).await
             }
             Told::Code { code, issuer } => {
                 let answer = Answer { state: state.clone(), code, issuer };
                 let ended = timeout(LANDING_WAIT, self.complete_enrolment(answer)).await;
                 // What comes of it is kept; only what was not begun is told from here.
-                return match (store.ending(&state).await?, ended) {
-                    (Some(ending), _) => Ok(Landing::Ended(ending)),
-                    (None, Ok(Err(error))) if !matches!(error, Error::EnrolmentUnknown) => {
-                        Err(error)
-                    }
-                    (None, _) => Ok(Landing::UnderWay),
-                };
+                let landing = self.landed(&state).await?;
+                match (&landing, ended) {
+                    (Landing::UnderWay, Ok(Err(Error::EnrolmentUnknown))) => Ok(landing),
+                    (Landing::UnderWay, Ok(Err(error))) => Err(error),
+                    _ => Ok(landing),
+                }
             }
         }
-        let ending = store.ending(&state).await?;
+    }
+
+    /// How an enrolment ended that has its answer.
+    async fn landed(&self, state: &EnrolmentState) -> Result<Landing, Error> {
+        let ending = self.rotations.store.ending(state).await?;
         Ok(ending.map_or(Landing::UnderWay, Landing::Ended))
     }
 }

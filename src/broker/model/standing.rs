@@ -22,6 +22,13 @@ pub struct Verdict {
     pub given_up: Option<Doubt>,
 }
 
+impl Verdict {
+    /// It is no word of the provider's: an operator took the tokens back. Nothing lifts it.
+    pub fn is_revocation(&self) -> bool {
+        self.reason == Reason::GrantRevoked
+    }
+}
+
 /// Whether a grant can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {

@@ -195,7 +195,7 @@ impl Rotations {
                     Standing::Refused(verdict)
                         if verdict.time >= since
                             && verdict.given_up.is_none()
-                            && verdict.reason != Reason::GrantRevoked =>
+                            && !verdict.is_revocation() =>
                     {
                         lifted += usize::from(self.lift(grant).await?);
                     }

@@ -124,12 +124,19 @@ impl Rotations {
         if let Some(held) = &grant.intent {
             return Ok(Some(held.clone()));
         }
-        let owner = self.next_owner();
-        let watch = self.settings.suspect_after;
-        let claim = self.store.claim(&grant.id, grant.generation(), owner, None, watch).await?;
-        let Claim::Granted(held) = claim else { return Ok(None) };
+        let Some(held) = self.claim_anew(grant).await? else { return Ok(None) };
         let ours = self.store.doubt(&grant.id, &held, doubt, None).await?;
         Ok(ours.then_some(held))
+    }
+
+    /// Claims where the store has lost the claim; `None`: the grant has moved, or is held again.
+    pub(super) async fn claim_anew(&self, grant: &Grant) -> Result<Option<Intent>, StoreError> {
+        let (owner, watch) = (self.next_owner(), self.settings.suspect_after);
+        let claim = self.store.claim(&grant.id, grant.generation(), owner, None, watch).await?;
+        Ok(match claim {
+            Claim::Granted(intent) => Some(intent),
+            Claim::Busy(_) | Claim::Moved => None,
+        })
     }
 
     /// Gives a claim back, at once or once the store answers again.

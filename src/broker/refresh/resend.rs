@@ -203,7 +203,7 @@ impl Rotations {
         if waits && grant.intent.is_none() {
             return Err(in_doubt(grant, &doubt, next));
         }
-        let Some(held) = self.held(entry, grant, &doubt).await? else { return Ok(None) };
+        let Some(held) = self.held(grant, &doubt).await? else { return Ok(None) };
         if waits {
             self.record_doubt(entry, &held, &doubt, next).await;
             return Err(in_doubt(grant, &doubt, next));
@@ -228,7 +228,7 @@ impl Rotations {
         grant: &Grant,
         doubt: &Doubt,
     ) -> Result<Option<Intent>, Error> {
-        let Some(held) = self.held(entry, grant, doubt).await? else { return Ok(None) };
+        let Some(held) = self.held(grant, doubt).await? else { return Ok(None) };
         let watch = self.clock.now() + self.settings.suspect_after;
         if !self.store.doubt(&entry.id, &held, doubt, Some(watch)).await? {
             return Ok(None);
@@ -237,12 +237,7 @@ impl Rotations {
     }
 
     /// The claim under which a doubt is kept; `None`: the grant has moved.
-    async fn held(
-        &self,
-        entry: &Entry,
-        grant: &Grant,
-        doubt: &Doubt,
-    ) -> Result<Option<Intent>, Error> {
+    async fn held(&self, grant: &Grant, doubt: &Doubt) -> Result<Option<Intent>, Error> {
         match &grant.intent {
             // Another process is at it.
             Some(held)
@@ -252,15 +247,7 @@ impl Rotations {
             }
             Some(held) => Ok(Some(held.clone())),
             // The store has lost the claim; what this process remembers is told to it anew.
-            None => {
-                let (owner, watch) = (self.next_owner(), self.settings.suspect_after);
-                let claim =
-                    self.store.claim(&entry.id, grant.generation(), owner, None, watch).await;
-                Ok(match claim? {
-                    Claim::Granted(intent) => Some(intent),
-                    Claim::Busy(_) | Claim::Moved => None,
-                })
-            }
+            None => Ok(self.claim_anew(grant).await?),
         }
     }
 

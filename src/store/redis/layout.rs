@@ -1,11 +1,10 @@
 //! Layout: which keys a grant has.
 //!
-//! `PREFIX:{NN}:g:GRANT` the grants, `PREFIX:{NN}:due` the due index, `PREFIX:{NN}:ids` the names in
-//! order, `PREFIX:meta` whom the store belongs to, `PREFIX:mark:PROCESS` a mark of each process, which lives for
-//! a day, `PREFIX:note:NAME` an enrolment under way, which lives for minutes, `PREFIX:events` the
-//! channel of changes. `NN` is the shard, one of 256: fixed, because
-//! keys of one shard change together and so must share a slot. No key of a live grant has a time to
-//! live.
+//! `PREFIX:{NN}:g:GRANT` the grants, `PREFIX:{NN}:due` the due index, `PREFIX:{NN}:ids` the names
+//! in order, `PREFIX:meta` whom the store belongs to, `PREFIX:mark:PROCESS` a mark of each process,
+//! which lives for a day, `PREFIX:note:NAME` an enrolment under way, which lives for minutes,
+//! `PREFIX:events` the channel of changes. `NN` is the shard, one of 256: fixed, because keys of
+//! one shard change together and so must share a slot. No key of a live grant has a time to live.
 
 use aws_lc_rs::digest::{SHA256, digest};
 

@@ -361,6 +361,12 @@ local function pick(keys, args)
   return note or ''
 end
 
+-- Says in the channel of the prefix that something happened. Who may not publish changes things all the
+-- same.
+local function tell(prefix, what)
+  redis.pcall('PUBLISH', prefix .. ':events', what)
+end
+
 -- Leaves a mark, and says which one was there. Like a claim it is refused when Redis is full: it
 -- proves that a claim could be written. It needs no right that a claim does not.
 -- keys: mark   args: mark, its life in ms
@@ -369,14 +375,8 @@ local function mark(keys, args)
   redis.call('HSET', keys[1], 'mark', args[1])
   redis.call('PEXPIRE', keys[1], args[2])
   -- Whoever listens knows by it that the link is alive.
-  redis.pcall('PUBLISH', string.match(keys[1], '^(.*):mark:') .. ':events', 'mark')
+  tell(string.match(keys[1], '^(.*):mark:'), 'mark')
   return before or ''
-end
-
--- Says in the channel of the prefix that something happened. Who may not publish changes things all the
--- same.
-local function tell(prefix, what)
-  redis.pcall('PUBLISH', prefix .. ':events', what)
 end
 
 -- A function that says which grant it changed: generation, last fence, name. Its first key is the grant.

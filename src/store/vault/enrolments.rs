@@ -14,6 +14,7 @@ use crate::secret::{Browser, EnrolmentId, EnrolmentState};
 use crate::store::backend::StoreResult;
 use crate::store::keyring;
 use crate::store::plain::{PlainEnding, PlainEnrolment};
+use crate::store::record::Blob;
 use crate::store::vault::Vault;
 
 #[async_trait]
@@ -48,8 +49,7 @@ impl Enrolments for Vault {
     async fn take(&self, state: &EnrolmentState) -> StoreResult<Option<Enrolment>> {
         let name = name_of("state", state.expose());
         let note = self.backend.pick(&name).await?;
-        let plain = note.and_then(|note| self.seal.open_note::<PlainEnrolment>(&name, &note));
-        Ok(plain.and_then(PlainEnrolment::enrolment))
+        Ok(note.and_then(|note| self.opened(&name, &note)))
     }
 
     async fn find(&self, state: &EnrolmentState) -> StoreResult<Found> {
@@ -58,14 +58,14 @@ impl Enrolments for Vault {
         if note.0.is_empty() {
             return Ok(Found::Answered);
         }
-        let plain = self.seal.open_note::<PlainEnrolment>(&name, &note);
-        let enrolment = plain.and_then(PlainEnrolment::enrolment);
-        Ok(enrolment.map_or(Found::Nothing, |enrolment| Found::Waiting(Box::new(enrolment))))
+        let enrolment = self.opened(&name, &note).map(Box::new);
+        Ok(enrolment.map_or(Found::Nothing, Found::Waiting))
     }
 
     async fn named(&self, id: &EnrolmentId) -> StoreResult<Option<Enrolment>> {
-        let plain = self.look::<PlainEnrolment>(&name_of("id", id.expose())).await?;
-        Ok(plain.and_then(PlainEnrolment::enrolment))
+        let name = name_of("id", id.expose());
+        let note = self.backend.look(&name).await?;
+        Ok(note.and_then(|note| self.opened(&name, &note)))
     }
 
     async fn bind(&self, id: &EnrolmentId, browser: &Browser) -> StoreResult<Browser> {
@@ -118,9 +118,11 @@ impl Vault {
         if note.0.is_empty() {
             return Ok(None);
         }
-        let plain = self.seal.open_note::<PlainEnrolment>(name, &note);
-        let opened = plain.and_then(PlainEnrolment::enrolment);
-        opened.map(Some).ok_or_else(sealed_by_another)
+        self.opened(name, &note).map(Some).ok_or_else(sealed_by_another)
+    }
+
+    fn opened(&self, name: &str, note: &Blob) -> Option<Enrolment> {
+        self.seal.open_note::<PlainEnrolment>(name, note)?.enrolment()
     }
 
     async fn keep<P: Serialize, T: DeserializeOwned>(

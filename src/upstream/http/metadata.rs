@@ -46,7 +46,7 @@ struct Asked {
 pub(super) enum Freshness {
     /// As it was read once.
     Known,
-    /// As it is now.
+    /// As it is now; a document may be [`DOCUMENT_AGE`] old.
     New,
 }
 
