@@ -37,7 +37,10 @@ pub const CLIENT_ID: &str = "demo-client";
 /// Bytes of randomness in a token.
 const TOKEN_BYTES: usize = 24;
 
-/// A strict authorization server with one person, alice, and one client.
+/// How long a code waits to be exchanged (RFC 6749 section 4.1.2).
+const CODE_LIFE: Duration = Duration::from_secs(600);
+
+/// A strict authorization server with one client, for whoever says who they are.
 #[derive(Clone)]
 pub struct DemoProvider {
     inner: Arc<Inner>,
@@ -54,11 +57,11 @@ struct Inner {
 #[derive(Default, Serialize, Deserialize)]
 struct Ledger {
     client_secret: String,
-    /// What each person consented to.
+    /// What came of each consent: a person may give several.
     #[serde(default)]
-    families: BTreeMap<String, Family>,
-    /// Codes that were not exchanged yet; nobody needs them after a restart.
-    #[serde(skip)]
+    consents: Vec<Family>,
+    /// Codes that were not exchanged yet.
+    #[serde(default)]
     codes: BTreeMap<String, Code>,
     /// Access tokens, and when they expire in ms.
     access: BTreeMap<String, u64>,
@@ -66,16 +69,26 @@ struct Ledger {
 }
 
 /// The refresh tokens of one consent.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Family {
+    person: String,
     /// The one that is good; none once the family is revoked.
     current: Option<String>,
     /// Those that were used.
     spent: Vec<String>,
 }
 
+impl Family {
+    fn of(person: &str) -> Self {
+        Self { person: person.to_owned(), current: None, spent: Vec::new() }
+    }
+}
+
 /// A person's consent to a question.
+#[derive(Serialize, Deserialize)]
 struct Code {
+    /// Until when, in ms.
+    expires_at: u64,
     person: String,
     redirect_uri: String,
     challenge: Option<String>,
@@ -105,8 +118,8 @@ impl DemoProvider {
     pub fn consent(&self) -> io::Result<RefreshToken> {
         let mut state = self.inner.state.lock();
         let token = random();
-        let current = Some(token.clone());
-        state.families.insert(ALICE.to_owned(), Family { current, spent: Vec::new() });
+        state.consents.retain(|family| family.person != ALICE);
+        state.consents.push(Family { current: Some(token.clone()), ..Family::of(ALICE) });
         self.inner.save(&state)?;
         Ok(RefreshToken::new(token))
     }
@@ -114,7 +127,8 @@ impl DemoProvider {
     /// Alice's family has a refresh token that is good.
     pub fn knows_alice(&self) -> bool {
         let state = self.inner.state.lock();
-        state.families.get(ALICE).is_some_and(|family| family.current.is_some())
+        let mut consents = state.consents.iter();
+        consents.any(|family| family.person == ALICE && family.current.is_some())
     }
 
     /// Answers on `listener` until the program ends.
@@ -139,8 +153,8 @@ impl Inner {
         fs::rename(&beside, &self.file)
     }
 
-    /// Issues an access token, and to a person a refresh token in place of the spent one.
-    fn issue(&self, state: &mut Ledger, person: Option<&str>) -> Response {
+    /// Issues an access token, and in a family a refresh token in place of the spent one.
+    fn issue(&self, state: &mut Ledger, family: Option<usize>) -> Response {
         let now = unix_ms(self.clock.now());
         let lifetime_ms = u64::try_from(self.lifetime.as_millis()).unwrap_or(u64::MAX);
         let access_token = random();
@@ -150,12 +164,12 @@ impl Inner {
             "access_token": access_token, "token_type": "Bearer",
             "expires_in": self.lifetime.as_secs(),
         });
-        if let Some(person) = person {
+        if let Some(family) = family.and_then(|at| state.consents.get_mut(at)) {
             let fresh = random();
-            let family = state.families.entry(person.to_owned()).or_default();
             family.spent.extend(family.current.replace(fresh.clone()));
             state.rotations += 1;
             reply["refresh_token"] = fresh.into();
+            reply["person"] = family.person.clone().into();
             info!(
                 rotations = state.rotations,
                 "demo provider: refresh token or code spent, new pair issued"
@@ -175,17 +189,18 @@ async fn token(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: String
     }
     let form: BTreeMap<_, _> = form_urlencoded::parse(body.as_bytes()).into_owned().collect();
     let parameter = |name: &str| form.get(name).map(String::as_str);
-    let person = match parameter("grant_type") {
+    let family = match parameter("grant_type") {
         Some("client_credentials") => return inner.issue(&mut state, None),
         Some("refresh_token") => parameter("refresh_token").map(|token| state.spender(token)),
-        Some("authorization_code") => parameter("code").map(|code| {
-            state.codes.remove(code).filter(|code| code.answered_by(&form)).map(|code| code.person)
-        }),
+        Some("authorization_code") => {
+            let now = unix_ms(inner.clock.now());
+            parameter("code").map(|code| state.begin(code, &form, now))
+        }
         _ => return refusal(StatusCode::BAD_REQUEST, "unsupported_grant_type"),
     };
-    match person {
+    match family {
         None => refusal(StatusCode::BAD_REQUEST, "invalid_request"),
-        Some(Some(person)) => inner.issue(&mut state, Some(&person)),
+        Some(Some(family)) => inner.issue(&mut state, Some(family)),
         Some(None) => {
             let _ = inner.save(&state);
             refusal(StatusCode::BAD_REQUEST, "invalid_grant")
@@ -201,7 +216,7 @@ async fn revoke(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Strin
     }
     let form: BTreeMap<_, _> = form_urlencoded::parse(body.as_bytes()).into_owned().collect();
     let token = form.get("token");
-    for family in state.families.values_mut() {
+    for family in &mut state.consents {
         if family.current.as_ref() == token {
             family.current = None;
             info!("demo provider: a refresh token is taken back, and its family ends");
@@ -214,11 +229,21 @@ async fn revoke(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Strin
 }
 
 impl Ledger {
-    /// Whose good refresh token this is. One that was used ends its family.
-    fn spender(&mut self, token: &str) -> Option<String> {
-        for (person, family) in &mut self.families {
+    /// The family that a code begins.
+    fn begin(&mut self, code: &str, form: &BTreeMap<String, String>, now: u64) -> Option<usize> {
+        let code = self.codes.remove(code)?;
+        if code.expires_at <= now || !code.answered_by(form) {
+            return None;
+        }
+        self.consents.push(Family::of(&code.person));
+        self.consents.len().checked_sub(1)
+    }
+
+    /// The family of a good refresh token. One that was used ends its family.
+    fn spender(&mut self, token: &str) -> Option<usize> {
+        for (at, family) in self.consents.iter_mut().enumerate() {
             if family.current.as_deref() == Some(token) {
-                return Some(person.clone());
+                return Some(at);
             }
             if family.spent.iter().any(|spent| spent == token) {
                 family.current = None;
@@ -251,12 +276,19 @@ async fn consented(State(inner): State<Arc<Inner>>, uri: Uri, body: String) -> R
     if decision.get("decision").map(String::as_str) == Some("allow") {
         let code = random();
         let person = decision.get("person").filter(|person| !person.is_empty());
+        let now = inner.clock.now();
         let consent = Code {
+            expires_at: unix_ms(now + CODE_LIFE),
             person: person.map_or_else(|| "bob".to_owned(), Clone::clone),
             redirect_uri: redirect_uri.clone(),
             challenge: question.get("code_challenge").cloned(),
         };
-        inner.state.lock().codes.insert(code.clone(), consent);
+        let mut state = inner.state.lock();
+        state.codes.retain(|_, code| code.expires_at > unix_ms(now));
+        state.codes.insert(code.clone(), consent);
+        if inner.save(&state).is_err() {
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
         answer.append_pair("code", &code);
     } else {
         answer.append_pair("error", "access_denied");

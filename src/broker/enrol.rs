@@ -11,8 +11,10 @@ use tracing::info;
 use crate::broker::Broker;
 use crate::broker::endpoint::{Consent, Failure, Question};
 use crate::broker::error::Error;
-use crate::broker::model::{ENROLMENT_LIFE, Ending, Enrolment, GrantId, PageTerms, ProviderId};
-use crate::broker::store::{Found, Stored};
+use crate::broker::model::{
+    Descriptor, ENROLMENT_LIFE, Ending, Enrolment, GrantId, GrantKind, PageTerms, ProviderId,
+};
+use crate::broker::store::{Found, StoreError, Stored};
 use crate::secret::{CodeVerifier, EnrolmentId, EnrolmentState, Nonce, UserCode};
 
 mod browser;
@@ -43,6 +45,8 @@ pub struct NewEnrolment {
     pub paste: bool,
     /// Another person's account than before is welcome.
     pub other_account: bool,
+    /// May take the place of a grant of another kind or provider.
+    pub replace: bool,
 }
 
 /// A question that a person can be shown.
@@ -70,8 +74,9 @@ pub enum Stage {
 impl Broker {
     /// Prepares the question to a person.
     pub async fn start_enrolment(&self, new: NewEnrolment) -> Result<Asked, Error> {
+        let before = self.consented(&new).await?;
         let scopes = match new.scopes {
-            none if none.is_empty() => self.scopes_of(&new.grant, &new.provider).await?,
+            none if none.is_empty() => before.map_or_else(Vec::new, |before| before.scopes),
             scopes => scopes,
         };
         let consent = self.consent(&new.provider, &scopes).await?;
@@ -123,18 +128,20 @@ impl Broker {
         Ok(Asked { enrolment, url })
     }
 
-    /// Consent again asks for what was asked for before.
-    async fn scopes_of(
-        &self,
-        grant: &GrantId,
-        provider: &ProviderId,
-    ) -> Result<Vec<String>, Error> {
-        Ok(match self.rotations.load(grant).await {
-            Ok(Some(Stored::Grant(grant))) if grant.descriptor.provider == *provider => {
-                grant.descriptor.scopes
+    /// The grant that goes on with this consent, which asks for what was asked for before. One that
+    /// came from elsewhere is not put aside unasked.
+    async fn consented(&self, new: &NewEnrolment) -> Result<Option<Descriptor>, Error> {
+        let before = match self.rotations.load(&new.grant).await {
+            Ok(Some(Stored::Grant(grant))) => grant.descriptor,
+            Ok(Some(Stored::Deleted(_)) | None) | Err(StoreError::Unreadable { .. }) => {
+                return Ok(None);
             }
-            _ => Vec::new(),
-        })
+            Err(error) => return Err(error.into()),
+        };
+        if before.provider == new.provider && before.kind == GrantKind::RefreshToken {
+            return Ok(Some(before));
+        }
+        if new.replace { Ok(None) } else { Err(Error::GrantAlreadyExists(new.grant.clone())) }
     }
 
     /// The question as a URL of the provider.

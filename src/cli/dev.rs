@@ -30,6 +30,9 @@ const API_PORT: u16 = 50_051;
 const OPS_PORT: u16 = 9_464;
 /// See [`API_PORT`]; `serve` has no pages unless told to.
 const PAGES_PORT: u16 = 9_465;
+/// Where the demo provider listens, unless somebody is there: a question that a browser shows is
+/// answered after a restart too.
+const PROVIDER_PORT: u16 = 9_466;
 
 #[derive(Debug, Args)]
 pub(super) struct Dev {
@@ -53,7 +56,10 @@ impl Dev {
         let provider =
             DemoProvider::open(&self.dir.join("provider.json"), self.token_lifetime, clock)
                 .map_err(told("the demo provider's memory cannot be read"))?;
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(told("loopback"))?;
+        let listener = match TcpListener::bind(("127.0.0.1", PROVIDER_PORT)).await {
+            Ok(listener) => listener,
+            Err(_) => TcpListener::bind(("127.0.0.1", 0)).await.map_err(told("loopback"))?,
+        };
         let upstream = listener.local_addr().map_err(told("loopback"))?;
         let config = self.config(&provider, upstream)?;
         telemetry::start_log(&config.log);
@@ -99,6 +105,7 @@ impl Dev {
         set("TIMING__FORCE_COOLDOWN", COOLDOWN.to_owned());
         set("PROVIDERS__DEMO__BASE_URL", format!("http://{upstream}"));
         set("PROVIDERS__DEMO__REVOKE_URL", format!("http://{upstream}/revoke"));
+        set("PROVIDERS__DEMO__ACCOUNT_FIELD", "person".to_owned());
         set("PROVIDERS__DEMO__CLIENT_ID", CLIENT_ID.to_owned());
         set("PROVIDERS__DEMO__CLIENT_SECRET", provider.client_secret().expose().to_owned());
         config::load(None, &layered).map_err(|problems| {

@@ -34,6 +34,11 @@ const LATE: Duration = Duration::from_secs(60);
 /// What is said if nobody knows how it ended.
 const UNHEARD: &str = "the broker did not tell how it ended; `token-broker grant show` says whether \
                        the grant lives";
+/// What is said of an enrolment that was stopped before its answer came.
+const CANCELLED: &str = "the enrolment was cancelled; nothing was changed";
+/// What is said of an address without an answer.
+const EMPTY: &str = "this address holds no `code` and `state`; paste the one that the browser was \
+                     sent to after consent";
 /// What shells expect of a command that was interrupted.
 const EXIT_INTERRUPTED: i32 = 130;
 
@@ -58,6 +63,9 @@ pub(super) struct Enroll {
     /// Take the consent of another account than the one that the grant stands on.
     #[arg(long)]
     other_account: bool,
+    /// Take the place of a grant of another kind or of another provider.
+    #[arg(long)]
+    replace: bool,
     /// Where the provider sends the browser, as it is registered there. With an address that is not
     /// the broker's the answer has to be pasted; nothing needs to listen there.
     #[arg(long, value_name = "URL")]
@@ -83,6 +91,7 @@ impl Enroll {
             started_by: who(),
             paste: self.paste,
             allow_other_account: self.other_account,
+            replace: self.replace,
         };
         let started = client.admin.start_enrollment(request).await.map_err(view::failure)?;
         let started = started.into_inner();
@@ -91,7 +100,8 @@ impl Enroll {
         let ended = tokio::select! {
             ended = finish(&mut asking, started) => ended,
             () = stopped() => {
-                cancel(&mut client, id).await;
+                let cancelled = cancel(&mut client, id).await;
+                out::note(if cancelled { CANCELLED } else { UNHEARD });
                 // Whoever reads from a terminal cannot be told to stop.
                 std::process::exit(EXIT_INTERRUPTED);
             }
@@ -121,7 +131,7 @@ async fn finish(
          whole address here within ten minutes:",
     );
     let pasted = spawn_blocking(pasted).await.map_err(|error| error.to_string())??;
-    let request = answer(&pasted, &started.state)?;
+    let request = answer(&pasted, &started)?;
     let ended = client.admin.complete_enrollment(request).await.map_err(view::failure)?;
     Ok(ended.into_inner().grant)
 }
@@ -138,6 +148,7 @@ async fn watch(
     let lapses = started.expire_time.and_then(|time| SystemTime::try_from(time).ok());
     let end = lapses.unwrap_or(clock.now()) + LATE;
     let mut told = EnrollmentState::Unspecified;
+    let mut heard = true;
     loop {
         let enrollment = match shown(client, &started.enrollment_id).await {
             Ok(enrollment) => enrollment,
@@ -151,10 +162,19 @@ async fn watch(
                 );
             }
             // A broker that is restarted goes on with it.
-            Err(status) if passes(status.code()) && clock.now() < end => Enrollment::default(),
+            Err(status) if passes(status.code()) && clock.now() < end => {
+                if std::mem::take(&mut heard) {
+                    out::note("the broker does not answer; it is asked again until it does ...");
+                }
+                sleep(POLL).await;
+                continue;
+            }
             Err(status) if passes(status.code()) => return Err(UNHEARD.to_owned()),
             Err(status) => return Err(view::failure(status)),
         };
+        if !std::mem::replace(&mut heard, true) {
+            out::note("the broker answers again");
+        }
         let state = enrollment.state();
         if state != told && !progress(state).is_empty() {
             out::note(progress(state));
@@ -168,7 +188,7 @@ async fn watch(
             }
             EnrollmentState::Failed => return Err(enrollment.failure),
             EnrollmentState::Cancelled => {
-                return Err("the enrolment was cancelled; nothing was changed".to_owned());
+                return Err(CANCELLED.to_owned());
             }
             _ => sleep(POLL).await,
         }
@@ -208,10 +228,13 @@ async fn stopped() {
     }
 }
 
-/// Best effort: what nobody answers lapses by itself.
-async fn cancel(client: &mut Client, enrollment_id: String) {
+/// Best effort: what nobody answers lapses by itself. `false` if it may end otherwise.
+async fn cancel(client: &mut Client, enrollment_id: String) -> bool {
     let request = CancelEnrollmentRequest { enrollment_id };
-    let _ = timeout(CANCEL_MAX, client.admin.cancel_enrollment(request)).await;
+    let cancelled = timeout(CANCEL_MAX, client.admin.cancel_enrollment(request)).await;
+    let Ok(Ok(cancelled)) = cancelled else { return false };
+    let enrollment = cancelled.into_inner().enrollment.unwrap_or_default();
+    enrollment.state() == EnrollmentState::Cancelled
 }
 
 /// The provider that goes without saying.
@@ -259,34 +282,50 @@ fn pasted() -> Result<Zeroizing<String>, Failure> {
 }
 
 /// What the provider appended to the redirect address (RFC 6749 section 4.1.2).
-fn answer(pasted: &str, state: &str) -> Result<CompleteEnrollmentRequest, Failure> {
+fn answer(
+    pasted: &str,
+    asked: &StartEnrollmentResponse,
+) -> Result<CompleteEnrollmentRequest, Failure> {
     let address = Url::parse(pasted.trim()).map_err(|_| {
-        "this is no address; paste all of what the address bar of the browser shows, from https:// on"
-            .to_owned()
+        "this is no address; paste all of what the address bar of the browser shows, with what \
+         stands before ://"
     })?;
-    let part = |name: &str| {
-        let mut pairs = address.query_pairs();
-        pairs.find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
-    };
-    if let Some(error) = part("error") {
-        let why = part("error_description").map_or(String::new(), |why| format!(" ({why})"));
-        return Err(format!("the provider says no: {error}{why}; nothing was changed"));
+    let back = Url::parse(&asked.authorization_url).ok().and_then(|url| part(&url, "redirect_uri"));
+    let back = back.and_then(|back| Url::parse(&back).ok());
+    if let Some(back) = back.filter(|back| place(back) != place(&address)) {
+        return Err(format!(
+            "this address is not where the provider sends people back to; paste the one that begins \
+             with {back}"
+        ));
     }
-    let (Some(code), Some(given)) = (part("code"), part("state")) else {
-        return Err(
-            "this address holds no `code` and `state`; paste the one that the browser was \
-                    sent to after consent"
-                .to_owned(),
-        );
+    let Some(state) = part(&address, "state") else {
+        return Err(EMPTY.to_owned());
     };
-    if given != state {
+    if state != asked.state {
         return Err(
             "this address answers another question; begin again, and paste the address that \
                     the browser is sent to then"
                 .to_owned(),
         );
     }
-    Ok(CompleteEnrollmentRequest { state: given, code, iss: part("iss").unwrap_or_default() })
+    if let Some(error) = part(&address, "error") {
+        let why = part(&address, "error_description");
+        let why = why.map_or(String::new(), |why| format!(" ({why})"));
+        return Err(format!("the provider says no: {error}{why}; nothing was changed"));
+    }
+    let code = part(&address, "code").ok_or(EMPTY)?;
+    Ok(CompleteEnrollmentRequest { state, code, iss: part(&address, "iss").unwrap_or_default() })
+}
+
+/// What an address says under a name.
+fn part(address: &Url, name: &str) -> Option<String> {
+    let mut pairs = address.query_pairs();
+    pairs.find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
+}
+
+/// An address without what was appended to it.
+fn place(address: &Url) -> &str {
+    &address[..url::Position::AfterPath]
 }
 
 #[cfg(test)]
@@ -295,7 +334,14 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_from_the_address() {
-        let read = answer(" https://b.example/cb?code=a%2Bb&state=s&iss=https%3A%2F%2Fp \n", "s");
+        let asked = StartEnrollmentResponse {
+            state: "s".to_owned(),
+            authorization_url: "https://p/authorize?redirect_uri=https%3A%2F%2Fb.example%2Fcb"
+                .to_owned(),
+            ..StartEnrollmentResponse::default()
+        };
+        let read =
+            answer(" https://b.example/cb?code=a%2Bb&state=s&iss=https%3A%2F%2Fp \n", &asked);
         let read = read.unwrap();
         assert_eq!((read.code.as_str(), read.iss.as_str()), ("a+b", "https://p"));
         for (pasted, why) in [
@@ -303,8 +349,10 @@ mod tests {
             ("https://b.example/cb?error=access_denied&state=s", "access_denied"),
             ("https://b.example/cb?state=s", "no `code`"),
             ("https://b.example/cb?code=c&state=t", "another question"),
+            ("https://b.example/cb?error=access_denied&state=t", "another question"),
+            ("https://elsewhere.example/cb?code=c&state=s", "begins with https://b.example/cb"),
         ] {
-            assert!(answer(pasted, "s").unwrap_err().contains(why), "{pasted}");
+            assert!(answer(pasted, &asked).unwrap_err().contains(why), "{pasted}");
         }
     }
 }

@@ -255,7 +255,11 @@ async fn list(
 ) -> Result<(), Failure> {
     let mut client = connect(target).await?;
     let mut grants = grants::all(&mut client, provider.unwrap_or_default(), Vec::new()).await?;
-    if let Some(within) = expiring {
+    if grants.is_empty() && !target.json {
+        out::note(
+            "import one with `token-broker grant import`, or let a person consent with `grant enroll`",
+        );
+    } else if let Some(within) = expiring {
         let soon = Clock::system().now() + within;
         let end =
             |grant: &proto::Grant| SystemTime::try_from(grant.refresh_token_expire_time?).ok();

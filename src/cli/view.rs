@@ -34,7 +34,7 @@ pub(super) fn token(token: &Token, outcome: Option<&str>) -> Value {
     let mut shown = json!({
         "access_token": token.access_token,
         "token_type": token.token_type,
-        "expire_time": time(token.expire_time.as_ref()),
+        "expire_time": instant(token.expire_time.as_ref()),
         "ttl_s": token.ttl.map_or(0, |ttl| ttl.seconds),
         "generation": token.generation,
         "fingerprint": token.fingerprint,
@@ -142,11 +142,10 @@ pub(super) fn grant_json(grant: &Grant) -> Value {
         "state": state(grant),
         "generation": grant.generation,
         "token_fingerprint": grant.token_fingerprint,
-        "token_expire_time": time(grant.token_expire_time.as_ref()),
-        "refresh_token_expire_time":
-            grant.refresh_token_expire_time.as_ref().map(|at| time(Some(at))),
-        "last_refresh_time": time(grant.last_refresh_time.as_ref()),
-        "next_refresh_time": time(grant.next_refresh_time.as_ref()),
+        "token_expire_time": instant(grant.token_expire_time.as_ref()),
+        "refresh_token_expire_time": instant(grant.refresh_token_expire_time.as_ref()),
+        "last_refresh_time": instant(grant.last_refresh_time.as_ref()),
+        "next_refresh_time": instant(grant.next_refresh_time.as_ref()),
         "scopes": grant.scopes,
         "labels": grant.labels,
         "keep_warm": grant.keep_warm,
@@ -155,8 +154,8 @@ pub(super) fn grant_json(grant: &Grant) -> Value {
         "doubt": grant.doubt.as_ref().map(|doubt| json!({
             "kind": doubt.kind().as_str_name().trim_start_matches("KIND_"),
             "provider_status": doubt.provider_status,
-            "since_time": time(doubt.since_time.as_ref()),
-            "last_sent_time": time(doubt.last_sent_time.as_ref()),
+            "since_time": instant(doubt.since_time.as_ref()),
+            "last_sent_time": instant(doubt.last_sent_time.as_ref()),
             "attempts": doubt.attempts,
             "retry_time": doubt.retry_time.as_ref().map(|at| time(Some(at))),
         })),
@@ -244,7 +243,7 @@ pub(super) fn status_json(
     });
     json!({
         "version": status.version,
-        "start_time": time(status.start_time.as_ref()),
+        "start_time": instant(status.start_time.as_ref()),
         "store": status.store,
         "store_available": status.store_available,
         "store_trouble": status.store_trouble,
@@ -259,7 +258,7 @@ pub(super) fn status_json(
 
 pub(super) fn grants(grants: &[Grant]) -> String {
     if grants.is_empty() {
-        return "no grants; import one with `token-broker grant import`".to_owned();
+        return "no grants".to_owned();
     }
     let head = ["GRANT", "PROVIDER", "STATE", "GENERATION", "TOKEN EXPIRES"].map(str::to_owned);
     let rows = grants.iter().map(|grant| {
@@ -385,9 +384,15 @@ fn kind(grant: &Grant) -> &'static str {
     name.strip_prefix("GRANT_KIND_").unwrap_or(name)
 }
 
+/// For people, who want to see that there is none.
 fn time(timestamp: Option<&Timestamp>) -> String {
-    let time = timestamp.and_then(|timestamp| SystemTime::try_from(*timestamp).ok());
-    time.map_or("-".to_owned(), |time| humantime::format_rfc3339_seconds(time).to_string())
+    instant(timestamp).unwrap_or("-".to_owned())
+}
+
+/// For scripts: null if there is none.
+fn instant(timestamp: Option<&Timestamp>) -> Option<String> {
+    let time = SystemTime::try_from(*timestamp?).ok()?;
+    Some(humantime::format_rfc3339_seconds(time).to_string())
 }
 
 /// Milliseconds below a second, seconds above.

@@ -175,6 +175,15 @@ fn listen(section: &file::Listen, problems: &mut Vec<Problem>) -> Option<Listen>
             "is needed with `listen.pages_url`: where the pages listen, such as 127.0.0.1:9465",
         ));
     }
+    let given = [("listen.ops", ops), ("listen.pages", pages.flatten())];
+    let mut others = vec![api];
+    for (path, address) in given {
+        if address.is_some_and(|address| address.port() != 0) && others.contains(&address) {
+            problems
+                .push(Problem::new(path, "is another listener's address; give it its own port"));
+        }
+        others.push(address);
+    }
     let pages = match pages {
         Some(address) => Some(pages_at(address?, section.pages_url.as_deref(), problems)?),
         None => None,
@@ -195,12 +204,15 @@ fn pages_at(address: SocketAddr, url: Option<&str>, problems: &mut Vec<Problem>)
         ));
         return None;
     };
-    let bare = |url: &Url| url.query().is_none() && url.fragment().is_none();
+    let bare = |url: &Url| {
+        let nobody = url.username().is_empty() && url.password().is_none();
+        nobody && url.query().is_none() && url.fragment().is_none()
+    };
     let parsed = Url::parse(url).ok().filter(bare);
     let Some(url) = parsed.filter(is_private) else {
         problems.push(Problem::new(
             "listen.pages_url",
-            "must be https://HOST, or http:// on loopback; without query and fragment",
+            "must be https://HOST, or http:// on loopback; without user, query and fragment",
         ));
         return None;
     };

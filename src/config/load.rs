@@ -38,14 +38,28 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Config, Ve
     let mut problems = secrets_in_file(&tree);
     tutorial(&mut tree, environment);
     problems.extend(overlay(&mut tree, environment, &schema));
-    problems.extend(validate(&tree, &schema));
-    if !problems.is_empty() {
-        return Err(sorted(problems));
+    let misfits = validate(&tree, &schema);
+    for misfit in &misfits {
+        remove(&mut tree, &misfit.path);
     }
-    let file: File = serde_json::from_value(tree).map_err(|_| {
-        vec![Problem::new("configuration", "cannot be read, though it fits the schema")]
-    })?;
-    let config = check::check(file, environment).map_err(sorted)?;
+    problems.extend(misfits);
+    let Ok(file) = serde_json::from_value::<File>(tree) else {
+        if problems.is_empty() {
+            let why = "cannot be read, though it fits the schema";
+            problems.push(Problem::new("configuration", why));
+        }
+        return Err(sorted(problems));
+    };
+    // What was told of a setting may be the cause of what else is said of it.
+    let told: Vec<_> = problems.iter().map(|problem| problem.path.clone()).collect();
+    let checked = check::check(file, environment).map_err(|more| {
+        more.into_iter().filter(|problem| !told.contains(&problem.path)).collect::<Vec<_>>()
+    });
+    let config = match checked {
+        Ok(config) if problems.is_empty() => config,
+        Ok(_) => return Err(sorted(problems)),
+        Err(more) => return Err(sorted(problems.into_iter().chain(more).collect())),
+    };
     Ok(Config { file: path.map(Path::to_owned), ..config })
 }
 
@@ -159,6 +173,20 @@ fn set(tree: &mut Value, path: &[&str], value: Value) {
     }
     if let Some(object) = tree.as_object_mut() {
         set(object.entry(*first).or_insert(Value::Null), rest, value);
+    }
+}
+
+/// Takes out what is wrong in form, so that the rest can be looked at too.
+fn remove(tree: &mut Value, path: &str) {
+    let (parents, last) = path.rsplit_once('.').unwrap_or(("", path));
+    let pointer: String = parents
+        .split('.')
+        .filter(|part| !part.is_empty())
+        .fold(String::new(), |pointer, part| pointer + "/" + part);
+    match tree.pointer_mut(&pointer) {
+        Some(Value::Object(object)) => drop(object.remove(last)),
+        Some(several @ Value::Array(_)) => *several = Value::Array(Vec::new()),
+        _ => {}
     }
 }
 

@@ -73,6 +73,14 @@ pub(super) fn provider(
             format!("`{name}` sounds like a token; callers get access tokens and nothing else"),
         ));
     }
+    let field = section.account_field.as_deref().filter(|name| !name.is_empty());
+    if field.is_some_and(|name| name.contains("token") || name.split('.').any(str::is_empty)) {
+        problems.push(Problem::new(
+            path("account_field"),
+            "names a member of the provider's reply that says whose account it is, such as `user_id` \
+             or `user.id`; not a token",
+        ));
+    }
     vague_rules(section, &path, problems);
     let error_map = section.error_map.iter().map(rule).collect();
     if problems.len() > before {
@@ -92,7 +100,7 @@ pub(super) fn provider(
         default_lifetime: section.default_lifetime.map_or(Duration::ZERO, |span| span.0),
         connect_timeout,
         habits,
-        account_field: section.account_field.clone().filter(|name| !name.is_empty()),
+        account_field: field.map(str::to_owned),
         attributes: section.attributes.clone(),
         error_map,
     })

@@ -79,9 +79,13 @@ impl Checks {
             );
         }
         let long = |text: &String| text.len() > LABEL_LEN_MAX;
-        if labels.len() > LABELS_MAX || labels.iter().any(|(name, value)| long(name) || long(value))
+        if labels.len() > LABELS_MAX
+            || labels.iter().any(|(name, value)| name.is_empty() || long(name) || long(value))
         {
-            self.fail("labels", "must be at most 32, names and values at most 256 bytes long");
+            self.fail(
+                "labels",
+                "must be at most 32, each with a name; names and values at most 256 bytes long",
+            );
         }
     }
 }

@@ -127,6 +127,27 @@ fn what_the_schema_cannot_say_is_checked_too() {
 }
 
 #[test]
+fn what_the_schema_tells_does_not_hide_the_rest() {
+    let text = "listen: {api: 'nowhere', ops: '127.0.0.1:9', pages: '127.0.0.1:9', \
+        pages_url: 'https://u:p@b.example'}\n\
+        timing: {poll: soon}\n\
+        providers: {kroger: {token_url: 'https://example.com/token', client_id: [], \
+        account_field: 'a..b', colour: red}}";
+    let secret = ("TOKEN_BROKER__PROVIDERS__KROGER__CLIENT_SECRET", "s");
+    let problems = file(text, &[secret]).unwrap_err();
+    let expected = [
+        "listen.api",
+        "listen.pages",
+        "listen.pages_url",
+        "providers.kroger.account_field",
+        "providers.kroger.client_id",
+        "providers.kroger.colour",
+        "timing.poll",
+    ];
+    assert_eq!(paths(&problems), expected, "{problems:#?}");
+}
+
+#[test]
 fn what_would_spin_starve_or_leak_is_refused() {
     let text = "timing: {poll: 0s, send_gate: 0ms}\n\
         providers: {kroger: {token_url: 'https://example.com/token', client_id: me, \

@@ -278,6 +278,7 @@ async fn a_question_lapses_after_ten_minutes() {
         started_by: String::new(),
         paste: false,
         other_account: false,
+        replace: false,
     };
     let asked = world.broker.start_enrolment(new()).await.unwrap().enrolment;
     let answer =
@@ -294,5 +295,43 @@ async fn a_question_lapses_after_ten_minutes() {
     for _ in 0..2 {
         let (_, stage) = world.broker.cancel_enrolment(&asked.id).await.unwrap();
         assert!(matches!(stage, Stage::Ended(Ending::Cancelled)), "{stage:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consent_does_not_put_a_grant_of_another_kind_aside_unasked() {
+    let mut world = world(&[]).await;
+    let (ok, _, errors) =
+        world.program.cli(&["grant", "create", "kroger/service", "--provider", "default"]);
+    assert!(ok, "{errors}");
+    let refused = world.ask("kroger/service", "").await.unwrap_err();
+    assert!(reason(&refused).contains("GrantAlreadyExists"), "{refused:?}");
+    let request = StartEnrollmentRequest {
+        grant_id: "kroger/service".to_owned(),
+        provider_id: "default".to_owned(),
+        replace: true,
+        ..StartEnrollmentRequest::default()
+    };
+    let asked = world.client.admin.start_enrollment(request).await.unwrap().into_inner();
+    let address = world.authority.answer("alice", &asked.authorization_url);
+    let grant = world.end(&address).await.unwrap();
+    assert_eq!(grant.kind(), token_broker::proto::GrantKind::RefreshToken);
+    world.lives("kroger/service");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_are_sent_to_addresses_only() {
+    let mut world = world(&[]).await;
+    for place in
+        ["javascript:alert(1)", "data:text/html,x", "file:///etc", "/callback", "http://x/#y"]
+    {
+        let request = StartEnrollmentRequest {
+            grant_id: "kroger/alice".to_owned(),
+            provider_id: "default".to_owned(),
+            redirect_uri: place.to_owned(),
+            ..StartEnrollmentRequest::default()
+        };
+        let refused = world.client.admin.start_enrollment(request).await.unwrap_err();
+        assert!(refused.message().contains("redirect_uri"), "{place}: {refused:?}");
     }
 }

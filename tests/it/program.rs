@@ -26,6 +26,12 @@ fn dev_prints_lines_that_work_as_pasted_and_goes_on_after_a_restart() {
     for line in pasted {
         if line.contains(" grant enroll ") {
             enrolls(line, dir.path());
+            // Another consent of the same person is a chain of its own.
+            enrolls(&line.replace("demo/bob", "demo/bob-too"), dir.path());
+            for grant in ["demo/bob", "demo/bob-too"] {
+                let (ok, _, errors) = dev.cli(&["grant", "rotate", grant]);
+                assert!(ok, "{grant}: {errors}");
+            }
             continue;
         }
         tried += 1;

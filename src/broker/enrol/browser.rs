@@ -119,6 +119,8 @@ impl Broker {
                 return Err(Error::EnrolmentUnknown);
             }
             Found::Waiting(enrolment) => enrolment,
+            // Whoever has only the address learns nothing of what came of it.
+            Found::Answered if browser.is_none() => return Ok(Landing::OtherBrowser),
             Found::Answered => return self.landed(&state).await,
             Found::Nothing => return Err(Error::EnrolmentUnknown),
         };

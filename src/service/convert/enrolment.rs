@@ -22,9 +22,12 @@ pub(in crate::service) fn enrolment(
     let labels = request.labels.into_iter().collect();
     checks.common(&request.provider_id, &request.scopes, &labels);
     let uri = &request.redirect_uri;
-    let whole = |uri: &str| url::Url::parse(uri).is_ok_and(|url| url.fragment().is_none());
-    if !uri.is_empty() && (uri.len() > URI_LEN_MAX || !whole(uri)) {
-        checks.fail("redirect_uri", "must be an absolute URL without a fragment, of 2 KiB at most");
+    if !uri.is_empty() && (uri.len() > URI_LEN_MAX || !is_redirect(uri)) {
+        checks.fail(
+            "redirect_uri",
+            "must be an absolute URL without a fragment, of 2 KiB at most: http, https, or an app's \
+             own scheme such as com.example.app:/",
+        );
     }
     if request.request_id.len() > REQUEST_ID_LEN_MAX {
         checks.fail("request_id", "must be at most 128 bytes long");
@@ -43,8 +46,18 @@ pub(in crate::service) fn enrolment(
         started_by: request.started_by,
         paste: request.paste,
         other_account: request.allow_other_account,
+        replace: request.replace,
     });
     checks.done(new)
+}
+
+/// A place that providers may send people to. Schemes of apps have a dot (RFC 8252 section 7.1), and
+/// those that run or show what the address itself holds have none.
+fn is_redirect(uri: &str) -> bool {
+    url::Url::parse(uri).is_ok_and(|url| {
+        let placed = matches!(url.scheme(), "http" | "https") || url.scheme().contains('.');
+        placed && url.fragment().is_none()
+    })
 }
 
 pub(in crate::service) fn asked(asked: Asked) -> proto::StartEnrollmentResponse {
