@@ -27,7 +27,7 @@ use crate::proto;
 use crate::proto::grant_admin_service_server::GrantAdminServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
 use crate::service::{Admin, Direct, Observe, Reasons, Tokens};
-use crate::store::{Replica, keyring};
+use crate::store::keyring;
 use crate::telemetry;
 use crate::upstream::Http;
 
@@ -64,8 +64,6 @@ pub struct App {
     pages: Option<(Listener, Routes)>,
     tasks: Tasks,
     stop_ops: CancellationToken,
-    /// Its lock is held until the process ends.
-    replica: Option<Replica>,
 }
 
 /// The program while it serves.
@@ -82,7 +80,6 @@ struct Parts {
     readiness: Readiness,
     tasks: Tasks,
     stop_ops: CancellationToken,
-    _replica: Option<Replica>,
 }
 
 /// Parts that run until they are told to stop, each with what it does.
@@ -120,13 +117,13 @@ impl App {
             ("the operators' port", Ok(()))
         });
 
-        let replica = opening::replica(&config)?;
+        let journal = opening::journal(&config)?;
         let endpoint = Arc::new(Http::new(config.providers.clone(), clock)?);
-        let store = tokio::select! {
-            store = opening::open_store(&config, clock) => store?,
+        let (store, replayed) = tokio::select! {
+            opened = opening::open_store(&config, journal.as_ref(), clock) => opened?,
             () = signals.asked() => return Ok(None),
         };
-        let mut settings = opening::settings(&config, replica.as_ref());
+        let mut settings = opening::settings(&config, journal.as_deref(), replayed);
         let pages = opening::pages(&config).await?;
         settings.pages = pages.as_ref().map(|pages| pages::addresses(&pages.base));
         let broker = Broker::new(store, endpoint, clock, settings, metrics, random());
@@ -170,7 +167,6 @@ impl App {
             pages,
             tasks,
             stop_ops,
-            replica,
         }))
     }
 
@@ -212,9 +208,8 @@ impl App {
         }
         self.readiness.open(true).await;
         let addresses = self.addresses;
-        let Self { config, signals, broker, readiness, tasks, stop_ops, replica, .. } = self;
-        let mut app =
-            Parts { config, signals, broker, readiness, tasks, stop_ops, _replica: replica };
+        let Self { config, signals, broker, readiness, tasks, stop_ops, .. } = self;
+        let mut app = Parts { config, signals, broker, readiness, tasks, stop_ops };
         let counted = watch::tell_ready(&app.config, &app.broker, addresses).await;
         let census = watch::take_censuses(Arc::clone(&app.broker), counted, app.stop_ops.clone());
         app.tasks.spawn(async move {

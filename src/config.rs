@@ -90,8 +90,8 @@ pub enum StoreConfig {
         address: Address,
         /// What all keys begin with.
         prefix: String,
-        /// Names this replica across restarts.
-        replica_file: Option<PathBuf>,
+        /// Where this replica writes down what the store is to take; `None`: nowhere.
+        journal: Option<PathBuf>,
         /// Do not refuse a Redis that may evict keys.
         allow_eviction: bool,
     },

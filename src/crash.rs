@@ -10,6 +10,8 @@ pub enum Moment {
     AfterClaim,
     /// The answer has arrived, and only memory has it.
     AfterReply,
+    /// The journal has the new pair, and the store was not asked to take it.
+    AfterJournal,
     /// The store has the new pair, and nobody was told.
     AfterMerge,
 }
@@ -21,6 +23,7 @@ impl Moment {
             "before_claim" => Some(Self::BeforeClaim),
             "after_claim" => Some(Self::AfterClaim),
             "after_reply" => Some(Self::AfterReply),
+            "after_journal" => Some(Self::AfterJournal),
             "after_merge" => Some(Self::AfterMerge),
             _ => None,
         }

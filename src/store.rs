@@ -2,8 +2,8 @@
 //!
 //! Reading order: [`vault`] is what the domain sees; `seal`, `plain` and [`keyring`] say what is
 //! sealed and how, `record` what is stored, `transition` how it may change, `backend` what keeps it: `embedded`
-//! (redb) or [`redis`]. `identity` says whom a store belongs to, [`replica`] who this process is
-//! among several.
+//! (redb) or [`redis`]. `identity` says whom a store belongs to, [`journal`] who this process is
+//! among several, and what it has not given to the store yet.
 
 use thiserror::Error;
 
@@ -14,17 +14,17 @@ mod backend;
 mod embedded;
 mod format_1;
 mod identity;
+pub mod journal;
 pub mod keyring;
 mod plain;
 mod record;
 pub mod redis;
-pub mod replica;
 mod seal;
 mod transition;
 pub mod vault;
 
+pub use journal::Journal;
 pub use keyring::Keyring;
-pub use replica::Replica;
 pub use vault::Vault;
 
 /// Why a store cannot be used.

@@ -17,22 +17,22 @@ use crate::broker::store::Store;
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
 use crate::store::redis::Admission;
-use crate::store::{Keyring, OpenError, Replica, Vault};
+use crate::store::{Journal, Keyring, OpenError, Vault};
 
 /// Waits for a store that does not answer at start.
 const STORE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
-/// Takes the name of this replica, where several may share a store.
-pub(super) fn replica(config: &Config) -> Result<Option<Replica>, AppError> {
-    let StoreConfig::Redis { replica_file, .. } = &config.store else { return Ok(None) };
-    let Some(path) = replica_file else {
+/// Takes the journal of this replica, where several may share a store.
+pub(super) fn journal(config: &Config) -> Result<Option<Arc<Journal>>, AppError> {
+    let StoreConfig::Redis { journal, .. } = &config.store else { return Ok(None) };
+    let Some(path) = journal else {
         warn!(
-            "without `store.replica_file` nobody can tell whether a silent replica has ended: \
-             refreshes that a crash interrupts wait for an operator"
+            "without `store.journal` a crash may lose a pair that Redis has not taken, and nobody can \
+             tell whether a silent replica has ended: refreshes that it interrupts wait for an operator"
         );
         return Ok(None);
     };
-    Ok(Some(Replica::take(path)?))
+    Ok(Some(Arc::new(Journal::open(path)?)))
 }
 
 /// The port of the pages, and what browsers know it by.
@@ -61,21 +61,29 @@ pub(super) async fn bind(
     Ok((listener, actual))
 }
 
-/// The settings of the domain, with what the name of this replica makes certain.
-pub(super) fn settings(config: &Config, replica: Option<&Replica>) -> Settings {
+/// The settings of the domain, with what the journal makes certain. `replayed`: all that it held is
+/// in the store.
+pub(super) fn settings(config: &Config, journal: Option<&Journal>, replayed: bool) -> Settings {
     let settings = config.settings.clone();
-    match replica {
-        Some(replica) => Settings {
-            replica: replica.name().to_owned(),
-            predecessors: Predecessors::SameReplicaGone,
-            ..settings
-        },
-        None => settings,
+    let Some(journal) = journal else { return settings };
+    let replica = journal.name().to_owned();
+    if replayed {
+        return Settings { replica, predecessors: Predecessors::SameReplicaGone, ..settings };
     }
+    warn!(
+        "the journal holds what the store could not be given: refreshes that a crash of this replica \
+         has interrupted wait for an operator"
+    );
+    Settings { replica, ..settings }
 }
 
-/// Opens the store. What may pass is waited for; what somebody has to mend ends the program.
-pub(super) async fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn Store>, AppError> {
+/// Opens the store, and gives it what the journal holds; whether that was all. What may pass is waited
+/// for; what somebody has to mend ends the program.
+pub(super) async fn open_store(
+    config: &Config,
+    journal: Option<&Arc<Journal>>,
+    clock: Clock,
+) -> Result<(Arc<dyn Store>, bool), AppError> {
     let ring = Arc::new(key_ring(config)?);
     let existing = config.expect_existing;
     let mut failures = 0;
@@ -90,8 +98,15 @@ pub(super) async fn open_store(config: &Config, clock: Clock) -> Result<Arc<dyn 
                 Vault::in_redis(address, prefix, admission, existing, ring, clock).await
             }
         };
+        let opened = match (opened, journal) {
+            (Ok(vault), Some(journal)) => {
+                let vault = vault.with_journal(Arc::clone(journal));
+                vault.replay().await.map(|replayed| (vault, replayed))
+            }
+            (opened, _) => opened.map(|vault| (vault, false)),
+        };
         match opened {
-            Ok(vault) => return Ok(Arc::new(vault)),
+            Ok((vault, replayed)) => return Ok((Arc::new(vault), replayed)),
             Err(OpenError::Unavailable(why)) => {
                 warn!(error = why, failures, "waiting for the token store");
                 sleep(STORE_BACKOFF.after(failures)).await;

@@ -44,6 +44,12 @@ pub struct Metrics {
     pub store_up: Gauge,
     /// What other replicas change is heard at once.
     pub events_up: Gauge,
+    /// The journal takes what is written.
+    pub journal_up: Gauge,
+    /// Pairs in the journal.
+    pub journal_entries: Gauge,
+    /// Of these, what the store cannot be given.
+    pub journal_stuck: Gauge,
 }
 
 /// Label of a provider.
@@ -138,6 +144,9 @@ impl Metrics {
             unpublished_pairs: Gauge::default(),
             store_up: Gauge::default(),
             events_up: Gauge::default(),
+            journal_up: Gauge::default(),
+            journal_entries: Gauge::default(),
+            journal_stuck: Gauge::default(),
         };
         registry.register(
             "token_requests",
@@ -194,17 +203,36 @@ impl Metrics {
             "Pairs that the provider issued and the store has not taken yet",
             metrics.unpublished_pairs.clone(),
         );
+        metrics.register_store(registry);
+        metrics
+    }
+
+    fn register_store(&self, registry: &mut Registry) {
         registry.register(
             "store_up",
             "The token store takes what is written, and has what it had",
-            metrics.store_up.clone(),
+            self.store_up.clone(),
         );
         registry.register(
             "store_events_up",
             "What other replicas change is heard at once; 0 with a store of one process",
-            metrics.events_up.clone(),
+            self.events_up.clone(),
         );
-        metrics
+        registry.register(
+            "journal_up",
+            "The journal takes what is written; 0 with a store of one process",
+            self.journal_up.clone(),
+        );
+        registry.register(
+            "journal_entries",
+            "Pairs in the journal: the store has not confirmed them, or not for a minute yet",
+            self.journal_entries.clone(),
+        );
+        registry.register(
+            "journal_stuck",
+            "Entries of the journal that the store cannot be given",
+            self.journal_stuck.clone(),
+        );
     }
 
     /// Makes the counters that alarms look at: they must be there before the first failure.

@@ -54,6 +54,19 @@ pub struct Health {
     pub deployment: String,
     /// It takes writes; and whether it has lost any. Or why it takes none.
     pub state: Result<Continuity, StoreError>,
+    /// The journal of this process; `None`: it has none, and needs none or has to do without.
+    pub journal: Option<JournalCondition>,
+}
+
+/// How the journal of this process is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JournalCondition {
+    /// Pairs in it: the store has not confirmed them, or not for long.
+    pub entries: usize,
+    /// Of these, and of lines that cannot be read: what the store cannot be given.
+    pub stuck: usize,
+    /// Why it takes nothing.
+    pub trouble: Option<String>,
 }
 
 /// Whether a store has what it had.

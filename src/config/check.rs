@@ -268,9 +268,7 @@ fn store(
     Some(StoreConfig::Redis {
         address: Address { url: url.to_owned(), password, timeout: section.timeout.0 },
         prefix: section.prefix.clone(),
-        replica_file: Some(&section.replica_file)
-            .filter(|file| !file.is_empty())
-            .map(PathBuf::from),
+        journal: Some(&section.journal).filter(|file| !file.is_empty()).map(PathBuf::from),
         allow_eviction: section.allow_eviction,
     })
 }

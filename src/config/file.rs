@@ -71,10 +71,11 @@ pub(super) struct Store {
     pub(super) prefix: String,
     /// Longest wait for one answer of Redis.
     pub(super) timeout: Span,
-    /// File that names this replica, made at the first start and locked while it runs. After a
-    /// crash it proves that the process before is gone, so that its refreshes are followed up at
-    /// once. Only for Redis; on a volume that survives restarts, one for each replica. Empty: none.
-    pub(super) replica_file: String,
+    /// File into which this replica writes each pair that a provider issued, sealed, before Redis is
+    /// asked to take it; what a crash leaves in it is given to Redis at the next start. It names the
+    /// replica and is locked while it runs, which proves after a crash that the process before is gone.
+    /// Only for Redis; on a volume that survives restarts, one for each replica. Empty: none.
+    pub(super) journal: String,
     /// Refuse to start with an empty store, instead of making a new one: a store that was lost is not
     /// taken for a first start.
     pub(super) expect_existing: bool,
@@ -419,7 +420,7 @@ impl Default for Store {
             password_file: None,
             prefix: "tb".to_owned(),
             timeout: s(1),
-            replica_file: "token-broker.replica".to_owned(),
+            journal: "token-broker.journal".to_owned(),
             expect_existing: false,
             allow_eviction: false,
         }

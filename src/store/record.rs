@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::model::{Doubt, DoubtKind, Fence, Generation, Intent, Owner, Position};
+use crate::broker::model::{Doubt, DoubtKind, Fence, Generation, GrantId, Intent, Owner, Position};
 use crate::clock::{from_unix_ms, unix_ms};
 
 /// A grant as the store holds it. Times are milliseconds since the Unix epoch.
@@ -63,6 +63,18 @@ impl<'de> Deserialize<'de> for Blob {
             .decode(text)
             .map(Self)
             .map_err(|_| serde::de::Error::custom("not base64"))
+    }
+}
+
+impl Serialize for GrantId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for GrantId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 

@@ -26,6 +26,7 @@ use crate::store::backend::{
 use crate::store::embedded::Embedded;
 use crate::store::format_1;
 use crate::store::identity::Identity;
+use crate::store::journal::{Entry, Journal};
 use crate::store::record::{Record, Sealed, StoredDoubt, millis};
 use crate::store::redis::{Address, Admission, Redis};
 use crate::store::seal::Seal;
@@ -33,6 +34,7 @@ use crate::store::{Keyring, OpenError, keyring};
 
 mod enrolments;
 mod events;
+mod replay;
 
 /// Records read at once while a store is converted.
 const CONVERTED_AT_ONCE: usize = 500;
@@ -45,6 +47,8 @@ pub struct Vault {
     identity: Identity,
     seal: Seal,
     clock: Clock,
+    /// Where several processes have the store: what this one has not given to it yet.
+    journal: Option<Arc<Journal>>,
     marks: Marks,
     /// Grants whose record was found damaged.
     damaged: Mutex<BTreeSet<GrantId>>,
@@ -86,6 +90,12 @@ impl Vault {
         Self::open(Box::new(backend), existing, ring, clock).await
     }
 
+    /// From now on pairs go into the journal first.
+    #[must_use]
+    pub fn with_journal(self, journal: Arc<Journal>) -> Self {
+        Self { journal: Some(journal), ..self }
+    }
+
     /// Reads whom the store belongs to; the first broker at a new store names it.
     async fn open(
         backend: Box<dyn Backend>,
@@ -115,6 +125,7 @@ impl Vault {
             identity,
             seal,
             clock,
+            journal: None,
             marks: Marks::default(),
             damaged: Mutex::default(),
         })
@@ -156,6 +167,18 @@ impl Vault {
         Err(OpenError::Unavailable(format!(
             "the record of grant {id} changes while it is converted"
         )))
+    }
+
+    /// A pair at its place, sealed.
+    fn publishing(&self, grant: &Grant, due_at: Option<SystemTime>) -> Publishing {
+        let Grant { id, position: at, descriptor, described, pair, .. } = grant;
+        Publishing {
+            at: *at,
+            descriptor: self.seal.descriptor(id, *described, descriptor),
+            pair: self.seal.pair(id, *at, descriptor, pair),
+            remake: false,
+            due_at: due_at.map(unix_ms),
+        }
     }
 
     fn open_record(&self, id: &GrantId, record: &Record) -> StoreResult<Stored> {
@@ -310,23 +333,34 @@ impl Grants for Vault {
         Ok(self.damaged(id).await? && self.backend.change(id, discard).await?)
     }
 
+    async fn journal(&self, grant: &Grant, due_at: Option<SystemTime>) -> StoreResult<()> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let publishing = self.publishing(grant, due_at);
+        let deployment = &self.identity.deployment;
+        let entry = Entry::new(&grant.id, deployment, publishing, self.clock.now_ms());
+        journal.write(entry).await.map_err(|why| StoreError::Unavailable(why.into()))
+    }
+
     async fn merge(&self, grant: &Grant, due_at: Option<SystemTime>) -> StoreResult<Merged> {
-        let Grant { id, position: at, descriptor, described, pair, .. } = grant;
-        let mut publishing = Publishing {
-            at: *at,
-            descriptor: self.seal.descriptor(id, *described, descriptor),
-            pair: self.seal.pair(id, *at, descriptor, pair),
-            remake: false,
-            due_at: due_at.map(unix_ms),
-        };
-        if let Some(merged) = self.backend.publish(id, publishing.clone()).await? {
-            return Ok(merged);
+        let (id, mut publishing) = (&grant.id, self.publishing(grant, due_at));
+        let mut merged = self.backend.publish(id, publishing.clone()).await?;
+        if merged.is_none() {
+            self.still_ours().await?;
+            publishing.remake = true;
+            merged = self.backend.publish(id, publishing).await?;
         }
-        self.still_ours().await?;
-        publishing.remake = true;
-        self.backend.publish(id, publishing).await?.ok_or_else(|| {
+        let merged = merged.ok_or_else(|| {
             StoreError::Refused("a missing grant could not be made again".to_owned())
-        })
+        })?;
+        match &self.journal {
+            // Replaced or deleted: nothing of it may come back.
+            Some(journal) if merged == Merged::Old => {
+                journal.forget(id, Some(grant.position)).await;
+            }
+            Some(journal) => journal.settle(id, grant.position),
+            None => {}
+        }
+        Ok(merged)
     }
 
     async fn amend(
@@ -362,6 +396,9 @@ impl Grants for Vault {
             let Some(known) = self.standing(id, expected).await? else { return Ok(false) };
             let delete = Change::Delete { expected: known.stamp(), at: self.above(Some(&known)) };
             if self.backend.change(id, delete).await? {
+                if let Some(journal) = &self.journal {
+                    journal.forget(id, None).await;
+                }
                 return Ok(true);
             }
         }
@@ -439,10 +476,15 @@ impl DueIndex for Vault {
 #[async_trait]
 impl Store for Vault {
     async fn health(&self) -> Health {
+        let state = self.inspect().await;
+        if let Some(journal) = &self.journal {
+            journal.sweep().await;
+        }
         Health {
             kind: self.backend.kind(),
             deployment: self.identity.deployment.clone(),
-            state: self.inspect().await,
+            state,
+            journal: self.journal.as_ref().map(|journal| journal.condition()),
         }
     }
 

@@ -110,6 +110,8 @@ fn faults() -> Vec<(Store, Fault)> {
         }
         add(Fault::StoreFull);
     }
+    // redb has no journal: its merge is the write to the disk.
+    rows.push((Store::Redis, Fault::KillAt("after_journal")));
     // Whoever runs as root may write to any file, so that redb has no such test.
     rows.push((Store::Redis, Fault::StoreReadOnly));
     rows.push((Store::Redis, Fault::StoreAway));

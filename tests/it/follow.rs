@@ -33,7 +33,7 @@ impl World {
         let settings = redis_settings(dir.path(), &base, &url);
         let replica = |name: &'static str| {
             let mut settings = settings.clone();
-            settings.push(("TOKEN_BROKER__STORE__REPLICA_FILE", name));
+            settings.push(("TOKEN_BROKER__STORE__JOURNAL", name));
             Program::start(dir.path(), &["serve"], &settings)
         };
         let programs = [replica("a"), replica("b")];

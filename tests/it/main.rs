@@ -18,6 +18,7 @@ mod follow;
 mod format_1;
 mod herd;
 mod interop;
+mod journal;
 mod pages;
 mod program;
 mod redis_admission;

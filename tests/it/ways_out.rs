@@ -290,8 +290,8 @@ async fn a_redis_in_use_is_not_started_as_restored() {
     let program = Program::start(dir.path(), &["serve"], &environment);
     let second = Program::spawn(dir.path(), &["serve"], &environment);
     let (code, log) = { second }.end();
-    assert!(code == Some(1) && log.contains("store.replica_file"), "one name, one process: {log}");
-    environment.push(("TOKEN_BROKER__STORE__REPLICA_FILE", "second.replica"));
+    assert!(code == Some(1) && log.contains("store.journal"), "one name, one process: {log}");
+    environment.push(("TOKEN_BROKER__STORE__JOURNAL", "second.journal"));
     let second = Program::spawn(dir.path(), &["serve", "--restored"], &environment);
     let (code, log) = { second }.end();
     assert!(code == Some(1) && log.contains("another token-broker is connected"), "{log}");

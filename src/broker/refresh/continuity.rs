@@ -10,7 +10,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::broker::error::{Error, chain};
 use crate::broker::refresh::Rotations;
-use crate::broker::store::{Continuity, StoreError};
+use crate::broker::store::{Continuity, JournalCondition, StoreError};
 
 /// How the store was when it was looked at last.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +21,8 @@ pub struct StoreCondition {
     pub deployment: String,
     /// Why it takes nothing, or what it has lost and did not get back yet.
     pub trouble: Option<String>,
+    /// The journal of this process, if it has one.
+    pub journal: Option<JournalCondition>,
 }
 
 const GIVEN_BACK: &str = "it is given back what it has lost";
@@ -94,6 +96,7 @@ impl Rotations {
     /// Looks at the store, and gives it back what it has lost. One caller at a time.
     pub(in crate::broker) async fn look_at_store(&self) {
         let health = self.store.health().await;
+        self.show_journal(health.journal.as_ref());
         let lacks = *self.watch.lacks.read();
         let (lacks, trouble) = match health.state {
             Err(failure) => (lacks, Some(chain(&failure))),
@@ -103,7 +106,8 @@ impl Rotations {
                     // It may take a while: everybody is to know before.
                     let trouble = Some(GIVEN_BACK.to_owned());
                     let (kind, deployment) = (health.kind, health.deployment.clone());
-                    self.note(StoreCondition { kind, deployment, trouble });
+                    let journal = health.journal.clone();
+                    self.note(StoreCondition { kind, deployment, trouble, journal });
                 }
                 match lacks {
                     Some(what) if !self.complete(what).await => {
@@ -114,7 +118,16 @@ impl Rotations {
             }
         };
         *self.watch.lacks.write() = lacks;
-        self.note(StoreCondition { kind: health.kind, deployment: health.deployment, trouble });
+        let (kind, deployment) = (health.kind, health.deployment);
+        self.note(StoreCondition { kind, deployment, trouble, journal: health.journal });
+    }
+
+    fn show_journal(&self, journal: Option<&JournalCondition>) {
+        let Some(journal) = journal else { return };
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.journal_up.set(i64::from(journal.trouble.is_none()));
+        self.metrics.journal_entries.set(number(journal.entries));
+        self.metrics.journal_stuck.set(number(journal.stuck));
     }
 
     /// Whether the store has all that is known here, after what it lacks was written back.

@@ -124,6 +124,10 @@ impl Rotations {
         let (id, standing) = (grant.id.clone(), Standing::Usable);
         let next = Grant { id, position, descriptor, described, pair, standing, intent: None };
         let due_at = self.due_at(&next, next.descriptor.keep_warm);
+        if let Err(failure) = self.store.journal(&next, due_at).await {
+            warn!(grant.id = %next.id, error = %chain(&failure), "the new pair is not in the journal");
+        }
+        crash::reached(self.settings.stop_at, Moment::AfterJournal).await;
         let step = || self.store.merge(&next, due_at);
         let mut waiting = None;
         let serve_from_memory = |failures, failure: &StoreError| {

@@ -89,6 +89,9 @@ impl Grants for Flaky {
     ) -> StoreResult<Option<Grant>> {
         self.reach()?.start_chain(id, expected, seed).await
     }
+    async fn journal(&self, _: &Grant, _: Option<SystemTime>) -> StoreResult<()> {
+        Ok(())
+    }
     async fn merge(&self, grant: &Grant, due_at: Option<SystemTime>) -> StoreResult<Merged> {
         self.reach()?.merge(grant, due_at).await
     }
