@@ -94,6 +94,8 @@ pub enum StoreConfig {
         journal: Option<PathBuf>,
         /// Do not refuse a Redis that may evict keys.
         allow_eviction: bool,
+        /// Replicas of Redis without which nothing is claimed.
+        replicas_min: u64,
     },
 }
 

@@ -92,9 +92,12 @@ pub(super) async fn open_store(
         let opened = match &config.store {
             StoreConfig::Memory => Vault::in_memory(ring, clock),
             StoreConfig::Redb(path) => Vault::in_file(path, existing, ring, clock).await,
-            StoreConfig::Redis { address, prefix, allow_eviction, .. } => {
-                let admission =
-                    Admission { allow_eviction: *allow_eviction, alone: config.restored };
+            StoreConfig::Redis { address, prefix, allow_eviction, replicas_min, .. } => {
+                let admission = Admission {
+                    allow_eviction: *allow_eviction,
+                    alone: config.restored,
+                    replicas_min: *replicas_min,
+                };
                 Vault::in_redis(address, prefix, admission, existing, ring, clock).await
             }
         };

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::broker::model::{Doubt, Generation, Grant, GrantId, Intent, Pair, ProviderId, Standing};
@@ -50,6 +51,7 @@ pub struct Entry {
     /// Its name.
     pub id: GrantId,
     view: ArcSwap<View>,
+    changed: Notify,
     notes: Mutex<Notes>,
     /// Generation that was noted as used in the store.
     noted: AtomicU64,
@@ -77,6 +79,7 @@ impl Entry {
         Self {
             id: grant.id.clone(),
             view: ArcSwap::from_pointee(View::new(grant)),
+            changed: Notify::new(),
             notes: Mutex::default(),
             noted: AtomicU64::new(NONE),
             asked: AtomicBool::new(true),
@@ -89,6 +92,11 @@ impl Entry {
         self.view.load_full()
     }
 
+    /// Waits until the view changes.
+    pub(super) async fn changes(&self) {
+        self.changed.notified().await;
+    }
+
     /// The newest view, for a look that is over at once: cheaper, and not to be kept.
     pub(super) fn glance(&self) -> Guard<Arc<View>> {
         self.view.load()
@@ -99,6 +107,7 @@ impl Entry {
         let _writer = self.notes.lock();
         if let Some(view) = change(&self.view.load()) {
             self.view.store(Arc::new(view));
+            self.changed.notify_waiters();
         }
         self.view()
     }

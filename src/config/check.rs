@@ -270,6 +270,7 @@ fn store(
         prefix: section.prefix.clone(),
         journal: Some(&section.journal).filter(|file| !file.is_empty()).map(PathBuf::from),
         allow_eviction: section.allow_eviction,
+        replicas_min: u64::from(section.replicas_min),
     })
 }
 

@@ -81,6 +81,10 @@ pub(super) struct Store {
     pub(super) expect_existing: bool,
     /// Use a Redis that may evict keys. An evicted grant locks a person out.
     pub(super) allow_eviction: bool,
+    /// Replicas of Redis without which no refresh token is sent. Those that are attached must confirm
+    /// each claim anyway, so that a failover forgets none.
+    #[schemars(range(max = 16))]
+    pub(super) replicas_min: u8,
 }
 
 /// What the store is sealed with.
@@ -423,6 +427,7 @@ impl Default for Store {
             journal: "token-broker.journal".to_owned(),
             expect_existing: false,
             allow_eviction: false,
+            replicas_min: 0,
         }
     }
 }

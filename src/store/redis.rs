@@ -1,8 +1,9 @@
 //! The Redis backend: one hash for each grant, every change one function on the server.
 //!
-//! [`session`] connects, `check` says what server is good enough, `layout` names the keys, `fields`
-//! reads the hashes, and `rotation.lua` holds the rules of change.
+//! [`session`] connects, `check` says what server is good enough, `confirm` waits for its replicas,
+//! `layout` names the keys, `fields` reads the hashes, and `rotation.lua` holds the rules of change.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,21 +16,25 @@ use tracing::warn;
 
 use crate::broker::model::{Doubt, Fence, Generation, GrantId, Intent, Position};
 use crate::broker::store::{Claim, Heard, Merged, StoreError, TOMBSTONE_LIFE};
-use crate::clock::from_unix_ms;
+use crate::clock::{Clock, from_unix_ms, unix_ms};
 use crate::store::backend::{
     Amend, Backend, Change, Claiming, Format1, Hold, Inspected, Over, Publishing, Records,
     StoreResult,
 };
 use crate::store::identity::Identity;
 use crate::store::record::{Blob, Record, Stamp, StoredIntent, millis};
+use crate::store::redis::confirm::Confirming;
 use crate::store::redis::fields::{Fields, malformed, number};
 use crate::store::redis::layout::{Keys, Layout, SHARDS, cursor};
+use crate::store::redis::server_time::ServerTime;
 use crate::store::redis::session::Session;
 use crate::store::{OpenError, keyring};
 
 mod check;
+mod confirm;
 mod fields;
 mod layout;
+mod server_time;
 pub mod session;
 
 pub use check::Admission;
@@ -46,7 +51,14 @@ const BAD_NAMES: usize = 64;
 /// Keeps records in Redis.
 pub(crate) struct Redis {
     session: Session,
+    claims: Confirming,
     layout: Layout,
+    clock: Clock,
+    time: ServerTime,
+    /// Replicas without which nothing is claimed.
+    replicas_min: u64,
+    /// The shard whose due index is looked into first.
+    turn: AtomicUsize,
     /// Random; whose marks are ours.
     process: u64,
 }
@@ -57,14 +69,51 @@ impl Redis {
         address: &Address,
         prefix: &str,
         admission: Admission,
+        clock: Clock,
     ) -> Result<Self, OpenError> {
         let layout = Layout::new(prefix);
-        let session = Session::new(address, prefix, layout.meta());
-        let session = session.map_err(|error| check::explain(&error))?;
+        let session = |purpose| {
+            let session = Session::new(address, prefix, layout.meta(), purpose);
+            session.map_err(|error| check::explain(&error))
+        };
+        let (claims, session) = (session(Some("claims"))?, session(None)?);
         check::admit(&session, admission, &layout.mark(0)).await?;
+        let claims = Confirming::new(claims, address.timeout);
         let mut process = [0; 8];
         keyring::fill(&mut process);
-        Ok(Self { session, layout, process: u64::from_be_bytes(process) })
+        let redis = Self {
+            session,
+            claims,
+            layout,
+            clock,
+            time: ServerTime::default(),
+            replicas_min: admission.replicas_min,
+            turn: AtomicUsize::new(0),
+            process: u64::from_be_bytes(process),
+        };
+        redis.count_replicas().await?;
+        Ok(redis)
+    }
+
+    /// How many replicas must have a claim: all that are attached now, and those that must be.
+    async fn count_replicas(&self) -> StoreResult<()> {
+        let ask = redis::cmd("INFO").arg("replication").to_owned();
+        let info: String = self.session.query(&ask).await.map_err(unavailable)?;
+        self.claims.expect(check::replicas(&info).max(self.replicas_min));
+        Ok(())
+    }
+
+    /// A due time by the clock of the server; empty for none.
+    fn due(&self, due_at: Option<u64>) -> Vec<u8> {
+        due_at.map(|due_at| text(self.time.of_server(due_at))).unwrap_or_default()
+    }
+
+    /// Ages of claims are told by our clock from here on.
+    fn by_our_clock(&self, mut record: Record) -> Record {
+        if let Some(intent) = &mut record.intent {
+            intent.since = self.time.of_ours(intent.since);
+        }
+        record
     }
 
     async fn call<T: FromRedisValue>(
@@ -103,7 +152,7 @@ impl Redis {
             &last_fence,
             &text(amend.fence),
             if amend.lift { b"1" } else { b"" },
-            &optional(amend.due_at),
+            &self.due(amend.due_at),
             id.as_str().as_bytes(),
             amend.descriptor.as_ref().map_or(&[], |descriptor| descriptor.blob.0.as_slice()),
             &owner,
@@ -170,6 +219,7 @@ impl Backend for Redis {
 
     fn bind(&self, deployment: &str) {
         self.session.bind(deployment);
+        self.claims.session().bind(deployment);
     }
 
     async fn inspect(&self, mark: u64) -> StoreResult<Inspected> {
@@ -179,11 +229,16 @@ impl Backend for Redis {
         if identity.as_ref().is_some_and(|found| self.session.is_foreign(found)) {
             // Nothing more goes out on this connection: the next one is greeted first.
             self.session.disconnect().await;
+            self.claims.session().disconnect().await;
             return Ok(Inspected { identity, mark: None, anew: true });
         }
         let key = self.layout.mark(self.process);
-        let before: String =
+        let begin = self.clock.now_ms();
+        let (before, time): (String, String) =
             self.call("mark", &[&key], &[&text(mark), &text(millis(MARK_LIFE))]).await?;
+        self.time.measured(number(&time)?, begin, self.clock.now_ms());
+        self.count_replicas().await?;
+        self.claims.look().await?;
         let anew = self.session.reconnected();
         Ok(Inspected { identity, mark: before.parse().ok(), anew })
     }
@@ -227,7 +282,8 @@ impl Backend for Redis {
     }
 
     async fn read(&self, id: &GrantId) -> StoreResult<Option<Record>> {
-        fields::record(id, &self.hash(id).await?)
+        let record = fields::record(id, &self.hash(id).await?)?;
+        Ok(record.map(|record| self.by_our_clock(record)))
     }
 
     async fn page(&self, after: Option<&str>, limit: usize) -> StoreResult<Records> {
@@ -239,6 +295,7 @@ impl Backend for Redis {
         let record = |(id, row): (GrantId, &Result<Fields, RedisError>)| {
             let row = row.as_ref().map_err(|_| fields::damaged(&id));
             let record = row.and_then(|row| fields::record(&id, row)).transpose()?;
+            let record = record.map(|record| self.by_our_clock(record));
             let dead = matches!(&record, Ok(record) if record.deleted_at.is_some());
             (!dead).then_some((id, record))
         };
@@ -260,8 +317,17 @@ impl Backend for Redis {
             id.as_str().as_bytes(),
         ];
         let keys = self.layout.keys(id);
-        let answer: Vec<String> = self.call("claim", &keys.with_due(), &arguments).await?;
-        claimed(&answer, claiming)
+        let answer = self.claims.call("claim", &keys.with_due(), &arguments).await?;
+        let answer = Vec::from_redis_value(answer).map_err(|_| malformed())?;
+        let ours = |claim: Intent| {
+            let since = from_unix_ms(self.time.of_ours(unix_ms(claim.since)));
+            Intent { since, ..claim }
+        };
+        Ok(match claimed(&answer, claiming)? {
+            Claim::Granted(intent) => Claim::Granted(ours(intent)),
+            Claim::Busy(intent) => Claim::Busy(ours(intent)),
+            Claim::Moved => Claim::Moved,
+        })
     }
 
     async fn publish(&self, id: &GrantId, publishing: Publishing) -> StoreResult<Option<Merged>> {
@@ -269,7 +335,7 @@ impl Backend for Redis {
             &text(publishing.at.generation.0),
             &text(publishing.at.fence.0),
             &publishing.pair.0,
-            &optional(publishing.due_at),
+            &self.due(publishing.due_at),
             id.as_str().as_bytes(),
             &publishing.descriptor.blob.0,
             &text(publishing.descriptor.fence),
@@ -296,7 +362,7 @@ impl Backend for Redis {
             Change::Start { expected, at, descriptor, pair: Blob(pair), due_at } => {
                 let [generation, last_fence] = stamp(expected);
                 let (next, fence) = (text(at.generation.0), text(at.fence.0));
-                let (described, due_at) = (text(descriptor.fence), optional(due_at));
+                let (described, due_at) = (text(descriptor.fence), self.due(due_at));
                 let Blob(descriptor) = descriptor.blob;
                 let arguments: [&[u8]; 9] = [
                     &generation,
@@ -312,7 +378,7 @@ impl Backend for Redis {
                 self.changed("start", &names, &arguments).await
             }
             Change::Doubt { hold, doubt, due_at } => {
-                let ([generation, fence], due_at) = (held(hold), optional(due_at));
+                let ([generation, fence], due_at) = (held(hold), self.due(due_at));
                 let arguments: [&[u8]; 5] = [&generation, &fence, &json(&doubt), &due_at, name];
                 self.changed("doubt", &due, &arguments).await
             }
@@ -335,7 +401,7 @@ impl Backend for Redis {
             }
             Change::StartOver { at, descriptor, pair: Blob(pair), due_at } => {
                 let (next, fence) = (text(at.generation.0), text(at.fence.0));
-                let (described, due_at) = (text(descriptor.fence), optional(due_at));
+                let (described, due_at) = (text(descriptor.fence), self.due(due_at));
                 let Blob(descriptor) = descriptor.blob;
                 let arguments: [&[u8]; 7] =
                     [&next, &fence, &descriptor, &described, &pair, &due_at, name];
@@ -360,7 +426,8 @@ impl Backend for Redis {
                 self.changed("convert", &[keys.grant()], &arguments).await
             }
             Change::Schedule { generation, due_at } => {
-                self.changed("schedule", &due, &[&text(generation), &text(due_at), name]).await
+                self.changed("schedule", &due, &[&text(generation), &self.due(Some(due_at)), name])
+                    .await
             }
         }
     }
@@ -402,40 +469,20 @@ impl Backend for Redis {
     }
 
     async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
-        // Every shard gets its turn, so that none starves behind a crowded one.
-        let limit = limit.div_ceil(SHARDS);
-        let mut pipeline = redis::pipe();
-        pipeline.ignore_errors();
-        let function = self.session.function("take_due");
-        for shard in 0..SHARDS {
-            let call = pipeline.cmd("FCALL").arg(&function).arg(1).arg(self.layout.due(shard));
-            call.arg(limit).arg(millis(visibility));
+        let first = self.turn.load(Ordering::Relaxed);
+        let shards: Vec<_> = (first..SHARDS).chain(0..first).collect();
+        let indexes: Vec<_> = shards.iter().map(|shard| self.layout.due(*shard)).collect();
+        let indexes: Vec<_> = indexes.iter().map(String::as_str).collect();
+        let limits: [&[u8]; 2] = [&text(limit as u64), &text(millis(visibility))];
+        let (names, looked, odd): (Vec<String>, usize, Vec<usize>) =
+            self.call("take_due", &indexes, &limits).await?;
+        self.turn.store((first + looked) % SHARDS, Ordering::Relaxed);
+        for shard in odd.into_iter().filter_map(|place| shards.get(place)) {
+            // It is in nobody else's way.
+            warn!(shard, "the due index of a shard cannot be read; delete that key");
         }
-        let mut shards: Vec<Result<Vec<String>, RedisError>> =
-            self.session.pipeline(&pipeline).await.map_err(unavailable)?;
-        if matches!(shards.first(), Some(Err(error)) if session::missing_function(error)) {
-            self.session.load_library().await.map_err(unavailable)?;
-            shards = self.session.pipeline(&pipeline).await.map_err(unavailable)?;
-        }
-        due(shards)
+        Ok(names.iter().filter_map(|name| fields::known_name(name, "the due index")).collect())
     }
-}
-
-/// The grants of those shards that could be asked. An index that is none is told of, and is in nobody
-/// else's way.
-fn due(shards: Vec<Result<Vec<String>, RedisError>>) -> StoreResult<Vec<GrantId>> {
-    let mut due = Vec::new();
-    for (shard, answer) in shards.into_iter().enumerate() {
-        match answer {
-            Ok(names) => due
-                .extend(names.iter().filter_map(|name| fields::known_name(name, "the due index"))),
-            Err(error) if error.code() == Some("WRONGTYPE") => {
-                warn!(shard, %error, "the due index of a shard cannot be read; delete that key");
-            }
-            Err(error) => return Err(unavailable(error)),
-        }
-    }
-    Ok(due)
 }
 
 /// What the function `claim` answered.
@@ -480,10 +527,6 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
 
 fn text(number: u64) -> Vec<u8> {
     number.to_string().into_bytes()
-}
-
-fn optional(time: Option<u64>) -> Vec<u8> {
-    time.map(text).unwrap_or_default()
 }
 
 fn unavailable(error: RedisError) -> StoreError {

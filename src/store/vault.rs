@@ -86,7 +86,7 @@ impl Vault {
         ring: Arc<Keyring>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
-        let backend = Redis::connect(address, prefix, admission).await?;
+        let backend = Redis::connect(address, prefix, admission, clock).await?;
         Self::open(Box::new(backend), existing, ring, clock).await
     }
 

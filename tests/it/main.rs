@@ -22,6 +22,7 @@ mod journal;
 mod pages;
 mod program;
 mod redis_admission;
+mod redis_replicas;
 mod replies;
 mod revoke;
 mod secrets;

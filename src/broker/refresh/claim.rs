@@ -67,7 +67,11 @@ impl Rotations {
                     if age >= lease || Instant::now() >= patience {
                         return Err(self.outcome_unknown(grant));
                     }
-                    sleep(self.settings.poll).await;
+                    // Others tell what they publish; the poll stands behind that.
+                    tokio::select! {
+                        () = entry.changes() => {}
+                        () = sleep(self.settings.poll) => {}
+                    }
                 }
             }
         }

@@ -18,6 +18,8 @@ pub struct Admission {
     pub allow_eviction: bool,
     /// Nobody else may be connected with the same prefix.
     pub alone: bool,
+    /// Replicas without which nothing is claimed.
+    pub replicas_min: u64,
 }
 
 /// Checks the server and loads our functions. `probe`: a key of ours that is not there.
@@ -113,6 +115,12 @@ fn parse(info: &str) -> HashMap<&str, &str> {
     info.lines().filter_map(|line| line.trim_end().split_once(':')).collect()
 }
 
+/// Replicas that are attached and keep up, by what `INFO replication` says.
+pub(super) fn replicas(info: &str) -> u64 {
+    let attached = |line: &&str| line.starts_with("slave") && line.contains("state=online");
+    info.lines().filter(attached).count() as u64
+}
+
 /// Says what an error of Redis means for the operator. Never shows the URL.
 pub(super) fn explain(error: &RedisError) -> OpenError {
     let refused = |text: &str| OpenError::Refused(text.to_owned());
@@ -121,7 +129,7 @@ pub(super) fn explain(error: &RedisError) -> OpenError {
             "Redis refuses the user or password; check `store.url` and `store.password_file`",
         ),
         ErrorKind::Server(ServerErrorKind::NoPerm) => refused(
-            "the Redis user lacks rights; it needs INFO, TIME, FUNCTION, FCALL, DEL, TYPE, PEXPIRE and \
+            "the Redis user lacks rights; it needs INFO, TIME, PING, WAIT, FUNCTION, FCALL, DEL, TYPE, PEXPIRE and \
              hash and sorted set commands on keys of `store.prefix`",
         ),
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType | ErrorKind::RESP3NotSupported => {

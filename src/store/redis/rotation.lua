@@ -323,14 +323,30 @@ local function schedule(keys, args)
   return 1
 end
 
--- keys: due   args: most grants, visibility ms   returns: grant_ids, hidden for that long
+-- Looks into one index after the other until there are enough: the caller begins elsewhere each time,
+-- so that none starves behind a crowded one.
+-- keys: due indexes   args: most grants, visibility ms
+-- returns: grant_ids, hidden for that long; indexes looked into; places of those that are none
 local function take_due(keys, args)
   local now = time_ms()
-  local ids = redis.call('ZRANGEBYSCORE', keys[1], '-inf', decimal(now), 'LIMIT', 0, args[1])
-  for _, id in ipairs(ids) do
-    redis.call('ZADD', keys[1], 'XX', decimal(now + number(args[2])), id)
+  local taken, odd, looked = {}, {}, 0
+  for place, due in ipairs(keys) do
+    local most = number(args[1]) - #taken
+    if most <= 0 then
+      break
+    end
+    looked = place
+    local ids = redis.pcall('ZRANGEBYSCORE', due, '-inf', decimal(now), 'LIMIT', 0, most)
+    if ids.err then
+      table.insert(odd, place - 1)
+    else
+      for _, id in ipairs(ids) do
+        redis.call('ZADD', due, 'XX', decimal(now + number(args[2])), id)
+        table.insert(taken, id)
+      end
+    end
   end
-  return ids
+  return { taken, looked, odd }
 end
 
 -- Keeps a note for a time, unless there is one; says which one is there.
@@ -369,14 +385,14 @@ end
 
 -- Leaves a mark, and says which one was there. Like a claim it is refused when Redis is full: it
 -- proves that a claim could be written. It needs no right that a claim does not.
--- keys: mark   args: mark, its life in ms
+-- keys: mark   args: mark, its life in ms   returns: the one before, time in ms
 local function mark(keys, args)
   local before = redis.call('HGET', keys[1], 'mark')
   redis.call('HSET', keys[1], 'mark', args[1])
   redis.call('PEXPIRE', keys[1], args[2])
   -- Whoever listens knows by it that the link is alive.
   tell(string.match(keys[1], '^(.*):mark:'), 'mark')
-  return before or ''
+  return { before or '', decimal(time_ms()) }
 end
 
 -- A function that says which grant it changed: generation, last fence, name. Its first key is the grant.

@@ -53,8 +53,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// `meta`: the key that says whose store it is.
-    pub(super) fn new(address: &Address, prefix: &str, meta: String) -> Result<Self, RedisError> {
+    /// `meta`: the key that says whose store it is. `purpose`: what it is for, where there are several.
+    pub(super) fn new(
+        address: &Address,
+        prefix: &str,
+        meta: String,
+        purpose: Option<&str>,
+    ) -> Result<Self, RedisError> {
         let info = address.url.as_str().into_connection_info()?;
         // Without nodelay every answer can wait for an acknowledgement of ours.
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
@@ -72,6 +77,7 @@ impl Session {
         let version = hexadecimal(&hash.as_ref()[..VERSION_BYTES]);
         // Names of connections hold no spaces.
         let name = format!("token-broker:{}", prefix.replace(' ', "_"));
+        let name = purpose.map_or(name.clone(), |purpose| format!("{name}:{purpose}"));
         let (client, live, deployment) = (Client::open(info)?, Mutex::new(None), OnceLock::new());
         let reconnected = AtomicBool::new(false);
         Ok(Self { client, config, live, version, name, meta, deployment, reconnected })
@@ -152,14 +158,7 @@ impl Session {
         keys: &[&str],
         arguments: &[&[u8]],
     ) -> Result<T, RedisError> {
-        let mut command = redis::cmd("FCALL");
-        command.arg(self.function(name)).arg(keys.len());
-        for key in keys {
-            command.arg(*key);
-        }
-        for argument in arguments {
-            command.arg(*argument);
-        }
+        let command = self.command(name, keys, arguments);
         match self.query(&command).await {
             Err(error) if missing_function(&error) => {
                 self.load_library().await?;
@@ -169,8 +168,21 @@ impl Session {
         }
     }
 
+    /// The call of one of our functions.
+    pub(super) fn command(&self, name: &str, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
+        let mut command = redis::cmd("FCALL");
+        command.arg(self.function(name)).arg(keys.len());
+        for key in keys {
+            command.arg(*key);
+        }
+        for argument in arguments {
+            command.arg(*argument);
+        }
+        command
+    }
+
     /// Full name of one of our functions.
-    pub(super) fn function(&self, name: &str) -> String {
+    fn function(&self, name: &str) -> String {
         format!("tb_{name}_{}", self.version)
     }
 

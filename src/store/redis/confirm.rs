@@ -1,0 +1,164 @@
+//! Claims that replicas of Redis have, too, before anything rests on them: a failover forgets what
+//! only the primary had, and a forgotten claim is a refresh token that is sent twice.
+//!
+//! `WAIT` speaks of the writes of its own connection and holds that up, so claims have one of their
+//! own. Those that come at the same time share one round trip.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::{Cmd, RedisError, Value};
+use tokio::sync::oneshot;
+
+use crate::broker::store::StoreError;
+use crate::store::backend::StoreResult;
+use crate::store::redis::session::{self, Session};
+use crate::store::redis::{malformed, unavailable};
+
+/// Claims in one round trip.
+const BATCH_MAX: usize = 128;
+/// Replicas get this share of the longest wait for an answer: the answer itself takes some, too.
+const WAIT_PERCENT: u32 = 50;
+
+/// Writes claims, and says whether the replicas have them.
+pub(super) struct Confirming {
+    session: Session,
+    waiting: Mutex<Vec<Waiting>>,
+    /// Held by whoever writes for all.
+    turn: tokio::sync::Mutex<()>,
+    /// Replicas that must have a claim.
+    replicas: AtomicU64,
+    patience: Duration,
+}
+
+/// A call, and who waits for its answer.
+type Waiting = (Cmd, oneshot::Sender<StoreResult<Value>>);
+
+impl Confirming {
+    /// `timeout`: the longest wait for an answer on this session.
+    pub(super) fn new(session: Session, timeout: Duration) -> Self {
+        Self {
+            session,
+            waiting: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            replicas: AtomicU64::new(0),
+            patience: timeout * WAIT_PERCENT / 100,
+        }
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// From now on so many must have a claim.
+    pub(super) fn expect(&self, replicas: u64) {
+        self.replicas.store(replicas, Ordering::Relaxed);
+    }
+
+    /// Looks whether the connection lives, and makes another one where it does not: it may have been
+    /// silent for long, and a claim is not to find that out.
+    pub(super) async fn look(&self) -> StoreResult<()> {
+        let ping = redis::cmd("PING");
+        match self.session.query::<String>(&ping).await {
+            Err(_broken) => {
+                self.session.query::<String>(&ping).await.map(drop).map_err(unavailable)
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Calls a function. An error leaves open whether it ran: also where it did, and too few replicas
+    /// have it.
+    pub(super) async fn call(
+        &self,
+        function: &str,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> StoreResult<Value> {
+        let call = self.session.command(function, keys, arguments);
+        let (sender, answer) = oneshot::channel();
+        self.waiting.lock().push((call, sender));
+        {
+            let _turn = self.turn.lock().await;
+            // Empty where the one before has written for us.
+            self.write_waiting().await;
+        }
+        answer.await.map_err(|_| StoreError::Unavailable("its writer is gone".into()))?
+    }
+
+    async fn write_waiting(&self) {
+        let batch: Vec<Waiting> = {
+            let mut waiting = self.waiting.lock();
+            let some = waiting.len().min(BATCH_MAX);
+            waiting.drain(..some).collect()
+        };
+        if batch.is_empty() {
+            return;
+        }
+        let (calls, senders): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        match self.run(&calls).await {
+            Ok(answers) => {
+                for (sender, answer) in senders.into_iter().zip(answers) {
+                    let _ = sender.send(answer.map_err(unavailable));
+                }
+            }
+            Err(failure) => {
+                let why = crate::broker::error::chain(&failure);
+                for sender in senders {
+                    let _ = sender.send(Err(StoreError::Unavailable(why.clone().into())));
+                }
+            }
+        }
+    }
+
+    /// Runs calls and waits for the replicas, in one round trip.
+    async fn run(&self, calls: &[Cmd]) -> StoreResult<Vec<Result<Value, RedisError>>> {
+        let mut answers = self.round_trip(calls).await?;
+        let missing = |answer: &Result<Value, RedisError>| {
+            answer.as_ref().is_err_and(session::missing_function)
+        };
+        if answers.iter().any(missing) {
+            // Functions that the server does not have did nothing.
+            self.session.load_library().await.map_err(unavailable)?;
+            let again: Vec<_> = (0..calls.len()).filter(|at| missing(&answers[*at])).collect();
+            let repeated: Vec<_> = again.iter().map(|at| calls[*at].clone()).collect();
+            for (at, answer) in again.into_iter().zip(self.round_trip(&repeated).await?) {
+                answers[at] = answer;
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn round_trip(&self, calls: &[Cmd]) -> StoreResult<Vec<Result<Value, RedisError>>> {
+        let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
+        for call in calls {
+            pipeline.add_command(call.clone());
+        }
+        let replicas = self.replicas.load(Ordering::Relaxed);
+        if replicas > 0 {
+            let patience = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);
+            pipeline.cmd("WAIT").arg(replicas).arg(patience);
+        }
+        let mut answers: Vec<Result<Value, RedisError>> =
+            self.session.pipeline(&pipeline).await.map_err(unavailable)?;
+        if replicas > 0 {
+            let reached: u64 = match answers.pop() {
+                Some(Ok(Value::Int(count))) => u64::try_from(count).unwrap_or(0),
+                Some(Err(error)) => return Err(unavailable(error)),
+                _ => return Err(malformed()),
+            };
+            if reached < replicas {
+                return Err(StoreError::Unavailable(
+                    format!(
+                        "{reached} of {replicas} replicas of Redis have confirmed a claim, and \
+                         nothing is sent under it"
+                    )
+                    .into(),
+                ));
+            }
+        }
+        Ok(answers)
+    }
+}
