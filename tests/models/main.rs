@@ -1,0 +1,77 @@
+//! Small models of what must hold, checked in every order of every step (stateright).
+//!
+//! Each model has rules that can be left out. All together must hold; without one of them a property
+//! must fail, or the rule would not be needed. The verdicts are printed:
+//! `cargo test --test models -- --nocapture --test-threads 1`.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+
+use stateright::{Checker as _, Expectation, Model};
+
+mod failover;
+mod history;
+mod spend;
+
+/// `+` holds, `-` fails, in the order of the model's properties.
+type Verdicts = &'static str;
+
+/// What is left out, the model without it, and what comes of that.
+type Cases<M> = Vec<(&'static str, M, Verdicts)>;
+
+/// Threads of a check; more would take them from the tests beside it.
+const THREADS: usize = 2;
+
+fn judge<M>(model: M) -> (String, usize)
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + Send + Sync + PartialEq,
+    M::Action: Clone + PartialEq + Debug + Hash + Send + Sync,
+{
+    let properties = model.properties();
+    let checker = model.checker().threads(THREADS).spawn_bfs().join();
+    let verdict = |name: &'static str, expectation: &Expectation| {
+        let found = checker.discovery(name).is_some();
+        if found == matches!(expectation, Expectation::Sometimes) { '+' } else { '-' }
+    };
+    let verdicts =
+        properties.iter().map(|property| verdict(property.name, &property.expectation)).collect();
+    (verdicts, checker.unique_state_count())
+}
+
+fn check<M>(cases: Cases<M>)
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + Send + Sync + PartialEq,
+    M::Action: Clone + PartialEq + Debug + Hash + Send + Sync,
+{
+    let properties = cases[0].1.properties();
+    println!();
+    for property in &properties {
+        println!("  {}", property.name);
+    }
+    let mut wrong = Vec::new();
+    for (name, model, expected) in cases {
+        let (verdicts, states) = judge(model);
+        println!("{name:<48} {verdicts:<5} {states:>8} states");
+        if verdicts != expected {
+            wrong.push(format!("{name}: {verdicts} instead of {expected}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_refresh_token_is_spent_once_and_its_pair_is_kept() {
+    check(spend::cases());
+}
+
+#[test]
+fn a_record_is_what_its_history_says_in_whatever_order_it_is_told() {
+    check(history::cases());
+}
+
+#[test]
+fn a_failover_forgets_no_claim_that_was_sent_under() {
+    check(failover::cases());
+}
