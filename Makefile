@@ -12,7 +12,7 @@ DJANGO := $(PYTHON)/django-admin
 DJANGO_VERSION := 3.4.1
 BASELINE := proto/baseline.binpb
 
-.PHONY: help test crash agree interop bench lint fmt tools baseline clean
+.PHONY: help test crash chaos agree interop bench lint fmt tools baseline clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,6 +22,9 @@ test: tools ## Run all tests.
 
 crash: tools ## Kill the program and fail the provider and the store, often; print what was lost (10 min).
 	CRASH_RUNS=20 cargo test --locked --test it -- crash:: --nocapture
+
+chaos: tools ## Three brokers on one Redis, and everything that goes wrong there, often; print the table (10 min).
+	CHAOS_RUNS=20 cargo test --locked --test it -- chaos:: --nocapture
 
 agree: tools ## Take thousands of random steps on redb and Redis and compare what comes of them (5 min).
 	PROPTEST_CASES=4000 cargo test --locked --test it -- agreement:: --nocapture

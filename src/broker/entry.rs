@@ -42,6 +42,8 @@ struct Seen {
     at: Instant,
 }
 
+/// A moment is told a little differently each time that it is told by the clock of the store.
+const SAME_MOMENT: Duration = Duration::from_secs(1);
 /// Number that stands for no generation.
 const NONE: u64 = 0;
 
@@ -216,7 +218,11 @@ impl Entry {
             silent_for: between(sent_at, now).min(uptime),
             at: Instant::now(),
         };
-        let known = notes.seen.filter(|seen| (seen.sent_at, seen.attempts) == (sent_at, attempts));
+        let same = |seen: &Seen| {
+            let apart = between(seen.sent_at, sent_at).max(between(sent_at, seen.sent_at));
+            seen.attempts == attempts && apart < SAME_MOMENT
+        };
+        let known = notes.seen.filter(same);
         let known = known.unwrap_or_else(fresh);
         notes.seen = Some(known);
         known.silent_for + known.at.elapsed()

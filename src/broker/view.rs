@@ -77,10 +77,13 @@ impl View {
         }
     }
 
-    /// The view that follows `known`: what is remembered beside the grant stays.
+    /// The view that follows `known`: what is remembered beside the grant stays. A new pair, be it
+    /// another process's, is the end of what kept this one from getting it.
     #[must_use]
     pub(super) fn after(self, known: &Self) -> Self {
-        Self { trouble: known.trouble.clone(), rejected: known.rejected, ..self }
+        let same = self.grant.generation() == known.grant.generation();
+        let trouble = known.trouble.clone().filter(|_| same);
+        Self { trouble, rejected: known.rejected, ..self }
     }
 
     /// The token and its moments.

@@ -298,8 +298,13 @@ fn answer(
              with {back}"
         ));
     }
+    let no = part(&address, "error").map(|error| {
+        let why = part(&address, "error_description");
+        let why = why.map_or(String::new(), |why| format!(" ({why})"));
+        format!("the provider says no: {error}{why}; nothing was changed")
+    });
     let Some(state) = part(&address, "state") else {
-        return Err(EMPTY.to_owned());
+        return Err(no.unwrap_or_else(|| EMPTY.to_owned()));
     };
     if state != asked.state {
         return Err(
@@ -308,10 +313,8 @@ fn answer(
                 .to_owned(),
         );
     }
-    if let Some(error) = part(&address, "error") {
-        let why = part(&address, "error_description");
-        let why = why.map_or(String::new(), |why| format!(" ({why})"));
-        return Err(format!("the provider says no: {error}{why}; nothing was changed"));
+    if let Some(no) = no {
+        return Err(no);
     }
     let code = part(&address, "code").ok_or(EMPTY)?;
     Ok(CompleteEnrollmentRequest { state, code, iss: part(&address, "iss").unwrap_or_default() })

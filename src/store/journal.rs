@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::broker::model::{Fence, Generation, GrantId, Position};
 use crate::broker::store::JournalCondition;
@@ -86,6 +87,8 @@ impl Entry {
 pub struct Journal {
     name: String,
     inner: Arc<Inner>,
+    /// Somebody makes the file shorter.
+    tidying: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -103,11 +106,15 @@ type Waiting = (Entry, oneshot::Sender<Result<(), String>>);
 #[derive(Debug, Default)]
 struct Kept {
     entries: BTreeMap<Key, State>,
+    /// What is being written; and whether the store has it already.
+    coming: BTreeMap<Key, bool>,
     /// Lines that are no entries; nobody knows what is lost with them.
     odd: Vec<Vec<u8>>,
     /// Entries that the file holds still and nobody needs.
     dead: usize,
     trouble: Option<String>,
+    /// It cannot be made shorter.
+    untidy: bool,
 }
 
 #[derive(Debug)]
@@ -122,7 +129,8 @@ struct State {
 impl Journal {
     /// Takes the file at `path`, or makes it at the first start.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let (log, lines) = Log::open(path)?;
+        let (mut log, lines) = Log::open(path)?;
+        log.prove_rewritable(&lines)?;
         let mut kept = Kept::default();
         for line in lines {
             match serde_json::from_slice::<Entry>(&line) {
@@ -136,7 +144,8 @@ impl Journal {
         }
         let name = log.name().to_owned();
         let (log, kept) = (Mutex::new(log), Mutex::new(kept));
-        Ok(Self { name, inner: Arc::new(Inner { log, waiting: Mutex::default(), kept }) })
+        let inner = Arc::new(Inner { log, waiting: Mutex::default(), kept });
+        Ok(Self { name, inner, tidying: Arc::default() })
     }
 
     /// The name of this replica.
@@ -157,6 +166,7 @@ impl Journal {
     /// Writes an entry down. Those that come at the same time share one write.
     pub(crate) async fn write(&self, entry: Entry) -> Result<(), String> {
         let (sender, written) = oneshot::channel();
+        self.inner.kept.lock().coming.insert(entry.key(), false);
         self.inner.waiting.lock().push((entry, sender));
         let inner = Arc::clone(&self.inner);
         // Whoever has the file writes for all; the others find nothing to do.
@@ -166,8 +176,20 @@ impl Journal {
 
     /// The store has this pair, or something newer.
     pub(crate) fn settle(&self, grant: &GrantId, at: Position) {
-        if let Some(state) = self.inner.kept.lock().entries.get_mut(&(grant.clone(), at)) {
-            state.settled.get_or_insert_with(Instant::now);
+        let (mut kept, key) = (self.inner.kept.lock(), (grant.clone(), at));
+        if let Some(state) = kept.entries.get_mut(&key) {
+            state.settled = Some(Instant::now());
+        }
+        // The disk may be slower than the store.
+        if let Some(settled) = kept.coming.get_mut(&key) {
+            *settled = true;
+        }
+    }
+
+    /// The store may have lost what it had confirmed: it gets time to find that out.
+    pub(crate) fn distrust(&self) {
+        for state in self.inner.kept.lock().entries.values_mut() {
+            state.settled = state.settled.map(|_| Instant::now());
         }
     }
 
@@ -183,22 +205,34 @@ impl Journal {
         let meant = |entry: &Entry| {
             entry.grant == *grant && at.is_none_or(|position| position == entry.position())
         };
-        if self.inner.kept.lock().drop_where(|state| meant(&state.entry)) {
-            self.tidy(true).await;
-        }
+        self.inner.kept.lock().drop_where(|state| meant(&state.entry));
+        self.tidy().await;
     }
 
-    /// Lets go of what the store has had for a while.
-    pub(crate) async fn sweep(&self) {
+    /// Lets go of this entry; the file has it until it is tidied.
+    pub(crate) fn drop_entry(&self, entry: &Entry) {
+        let key = entry.key();
+        self.inner.kept.lock().drop_where(|state| state.entry.key() == key);
+    }
+
+    /// Lets go of what the store has had for a while. The disk may take its time for that.
+    pub(crate) fn sweep(&self) {
         let old = |at: Instant| at.elapsed() >= KEPT;
         self.inner.kept.lock().drop_where(|state| state.settled.is_some_and(old));
-        self.tidy(false).await;
+        if self.tidying.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (inner, tidying) = (Arc::clone(&self.inner), Arc::clone(&self.tidying));
+        spawn_blocking(move || {
+            inner.tidy(false);
+            tidying.store(false, Ordering::Release);
+        });
     }
 
-    /// Makes the file shorter where that pays; `now`: in any case.
-    async fn tidy(&self, now: bool) {
+    /// Makes the file hold what is needed, and nothing else.
+    pub(crate) async fn tidy(&self) {
         let inner = Arc::clone(&self.inner);
-        let _ = spawn_blocking(move || inner.tidy(now)).await;
+        let _ = spawn_blocking(move || inner.tidy(true)).await;
     }
 
     /// How it is.
@@ -211,18 +245,24 @@ impl Journal {
 
 impl Kept {
     fn enter(&mut self, entry: Entry) {
-        let state = State { entry, settled: None, stuck: false };
+        let settled = self.coming.remove(&entry.key()).unwrap_or(false);
+        let settled = settled.then(Instant::now);
+        let state = State { entry, settled, stuck: false };
         // The same pair twice: offered again before the first was confirmed.
         let before = self.entries.insert(state.entry.key(), state);
         self.dead += usize::from(before.is_some());
     }
 
-    /// Whether there were any.
-    fn drop_where(&mut self, gone: impl Fn(&State) -> bool) -> bool {
+    fn drop_where(&mut self, gone: impl Fn(&State) -> bool) {
         let before = self.entries.len();
         self.entries.retain(|_, state| !gone(state));
         self.dead += before - self.entries.len();
-        before > self.entries.len()
+    }
+
+    /// Half of it may be dead before it is written anew: so each entry costs one more write at most.
+    fn tidying_pays(&self) -> bool {
+        let moving = self.entries.values().filter(|state| !state.stuck).count();
+        self.dead > moving
     }
 
     fn lines(&self) -> Vec<u8> {
@@ -260,28 +300,34 @@ impl Inner {
         for (entry, sender) in waiting {
             if written.is_ok() {
                 kept.enter(entry);
+            } else {
+                kept.coming.remove(&entry.key());
             }
             let _ = sender.send(written.clone());
         }
     }
 
-    /// Half of it may be dead before it is written anew: so each entry costs one more write at most.
+    /// `now`: also where it does not pay.
     fn tidy(&self, now: bool) {
         let mut log = self.log.lock();
-        let (lines, pays, dead) = {
+        let (lines, dead) = {
             let kept = self.kept.lock();
-            let empty = kept.entries.is_empty() && kept.odd.is_empty() && log.len() > 0;
-            (kept.lines(), empty || kept.dead > kept.entries.len(), kept.dead)
+            if !(kept.tidying_pays() || (now && kept.dead > 0)) {
+                return;
+            }
+            (kept.lines(), kept.dead)
         };
-        if !(pays || (now && dead > 0)) {
-            return;
-        }
-        let rewritten = log.rewrite(&lines).map_err(|error| error.to_string());
+        let rewritten = log.rewrite(&lines);
         let mut kept = self.kept.lock();
-        if rewritten.is_ok() {
-            kept.dead = 0;
+        match rewritten {
+            // What was let go of meanwhile is still there.
+            Ok(()) => (kept.dead, kept.untidy) = (kept.dead - dead, false),
+            Err(error) if !kept.untidy => {
+                warn!(%error, "the journal cannot be made shorter, and grows");
+                kept.untidy = true;
+            }
+            Err(_) => {}
         }
-        kept.wrote(rewritten);
     }
 }
 
@@ -324,12 +370,12 @@ mod tests {
         found.sort_by_key(Entry::key);
         assert_eq!(found, [entry("a/b", 1), entry("a/b", 2), entry("a/c", 1)]);
         journal.settle(&GrantId::parse("a/c").unwrap(), entry("a/c", 1).position());
-        journal.sweep().await;
+        journal.sweep();
         assert_eq!(journal.condition().entries, 3, "a failover may take it back");
         tokio::time::pause();
         tokio::time::advance(KEPT).await;
         tokio::time::resume();
-        journal.sweep().await;
+        journal.sweep();
         assert_eq!(journal.condition().entries, 2);
         journal.forget(&GrantId::parse("a/b").unwrap(), None).await;
         assert!(!std::fs::read_to_string(&path).unwrap().contains("a/b"), "deleted is deleted");

@@ -195,6 +195,13 @@ impl StoredDoubt {
     }
 }
 
+impl StoredDoubt {
+    /// The doubt by another clock.
+    pub(crate) fn told(self, by: impl Fn(u64) -> u64) -> Self {
+        Self { since: by(self.since), sent_at: by(self.sent_at), ..self }
+    }
+}
+
 impl From<StoredOwner> for Owner {
     fn from(owner: StoredOwner) -> Self {
         Self { replica: owner.replica, boot: owner.boot, attempt: owner.attempt }

@@ -22,7 +22,7 @@ use crate::store::backend::{
     StoreResult,
 };
 use crate::store::identity::Identity;
-use crate::store::record::{Blob, Record, Stamp, StoredIntent, millis};
+use crate::store::record::{Blob, Record, Stamp, StoredDoubt, StoredIntent, millis};
 use crate::store::redis::confirm::Confirming;
 use crate::store::redis::fields::{Fields, malformed, number};
 use crate::store::redis::layout::{Keys, Layout, SHARDS, cursor};
@@ -91,16 +91,8 @@ impl Redis {
             turn: AtomicUsize::new(0),
             process: u64::from_be_bytes(process),
         };
-        redis.count_replicas().await?;
+        redis.claims.look(None, redis.replicas_min).await?;
         Ok(redis)
-    }
-
-    /// How many replicas must have a claim: all that are attached now, and those that must be.
-    async fn count_replicas(&self) -> StoreResult<()> {
-        let ask = redis::cmd("INFO").arg("replication").to_owned();
-        let info: String = self.session.query(&ask).await.map_err(unavailable)?;
-        self.claims.expect(check::replicas(&info).max(self.replicas_min));
-        Ok(())
     }
 
     /// A due time by the clock of the server; empty for none.
@@ -108,12 +100,18 @@ impl Redis {
         due_at.map(|due_at| text(self.time.of_server(due_at))).unwrap_or_default()
     }
 
-    /// Ages of claims are told by our clock from here on.
+    /// Ages of claims and doubts are told by our clock from here on.
     fn by_our_clock(&self, mut record: Record) -> Record {
         if let Some(intent) = &mut record.intent {
             intent.since = self.time.of_ours(intent.since);
+            intent.doubt = intent.doubt.take().map(|doubt| doubt.told(|at| self.time.of_ours(at)));
         }
         record
+    }
+
+    /// A doubt for processes with other clocks.
+    fn doubt(&self, doubt: &StoredDoubt) -> Vec<u8> {
+        json(&doubt.clone().told(|at| self.time.of_server(at)))
     }
 
     async fn call<T: FromRedisValue>(
@@ -144,7 +142,7 @@ impl Redis {
     ) -> StoreResult<bool> {
         let [generation, last_fence] = stamp(Some(expected));
         let (owner, doubt) = match &amend.in_doubt {
-            Some((owner, doubt)) => (json(owner), json(doubt)),
+            Some((owner, doubt)) => (json(owner), self.doubt(doubt)),
             None => (Vec::new(), Vec::new()),
         };
         let arguments: [&[u8]; 9] = [
@@ -173,10 +171,7 @@ impl Redis {
 
     async fn hash(&self, id: &GrantId) -> StoreResult<Fields> {
         let read = redis::cmd("HGETALL").arg(self.layout.keys(id).grant()).clone();
-        self.session.query(&read).await.map_err(|error| match error.code() {
-            Some("WRONGTYPE") => fields::damaged(id),
-            _ => unavailable(error),
-        })
+        self.session.query(&read).await.map_err(|error| of_grant(id, error))
     }
 
     async fn ids(&self, after: Option<&str>, most: usize) -> StoreResult<Vec<GrantId>> {
@@ -237,8 +232,7 @@ impl Backend for Redis {
         let (before, time): (String, String) =
             self.call("mark", &[&key], &[&text(mark), &text(millis(MARK_LIFE))]).await?;
         self.time.measured(number(&time)?, begin, self.clock.now_ms());
-        self.count_replicas().await?;
-        self.claims.look().await?;
+        self.claims.look(Some((&key, mark)), self.replicas_min).await?;
         let anew = self.session.reconnected();
         Ok(Inspected { identity, mark: before.parse().ok(), anew })
     }
@@ -317,11 +311,17 @@ impl Backend for Redis {
             id.as_str().as_bytes(),
         ];
         let keys = self.layout.keys(id);
-        let answer = self.claims.call("claim", &keys.with_due(), &arguments).await?;
+        let beside = self.session.connections();
+        let answer = self.claims.call(beside, "claim", &keys.with_due(), &arguments).await?;
         let answer = Vec::from_redis_value(answer).map_err(|_| malformed())?;
         let ours = |claim: Intent| {
-            let since = from_unix_ms(self.time.of_ours(unix_ms(claim.since)));
-            Intent { since, ..claim }
+            let told = |time| from_unix_ms(self.time.of_ours(unix_ms(time)));
+            let doubt = claim.doubt.map(|doubt| Doubt {
+                since: told(doubt.since),
+                sent_at: told(doubt.sent_at),
+                ..doubt
+            });
+            Intent { since: told(claim.since), doubt, ..claim }
         };
         Ok(match claimed(&answer, claiming)? {
             Claim::Granted(intent) => Claim::Granted(ours(intent)),
@@ -342,7 +342,8 @@ impl Backend for Redis {
             if publishing.remake { b"1" } else { b"" },
         ];
         let keys = self.layout.keys(id);
-        let merged: String = self.call("merge", &keys.with_names(), &arguments).await?;
+        let merged = self.session.call("merge", &keys.with_names(), &arguments).await;
+        let merged: String = merged.map_err(|error| of_grant(id, error))?;
         match merged.as_str() {
             "published" => Ok(Some(Merged::Published)),
             "same" => Ok(Some(Merged::Same)),
@@ -379,7 +380,8 @@ impl Backend for Redis {
             }
             Change::Doubt { hold, doubt, due_at } => {
                 let ([generation, fence], due_at) = (held(hold), self.due(due_at));
-                let arguments: [&[u8]; 5] = [&generation, &fence, &json(&doubt), &due_at, name];
+                let arguments: [&[u8]; 5] =
+                    [&generation, &fence, &self.doubt(&doubt), &due_at, name];
                 self.changed("doubt", &due, &arguments).await
             }
             Change::Release { hold } => {
@@ -527,6 +529,14 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
 
 fn text(number: u64) -> Vec<u8> {
     number.to_string().into_bytes()
+}
+
+/// A failure that may be the record's own.
+fn of_grant(id: &GrantId, error: RedisError) -> StoreError {
+    match error.code() {
+        Some("WRONGTYPE") => fields::damaged(id),
+        _ => unavailable(error),
+    }
 }
 
 fn unavailable(error: RedisError) -> StoreError {

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::broker::model::{
@@ -38,6 +39,8 @@ mod replay;
 
 /// Records read at once while a store is converted.
 const CONVERTED_AT_ONCE: usize = 500;
+/// How long a pair waits for the disk of the journal before the store is asked without it.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
 /// Tries of a change that others keep overtaking.
 const CONFLICTS_MAX: u32 = 5;
 
@@ -325,7 +328,11 @@ impl Grants for Vault {
             pair: self.seal.pair(id, at, descriptor, pair),
             due_at: due_at.map(unix_ms),
         };
-        Ok(self.backend.change(id, start).await?.then(|| begun(id, at, seed)))
+        let started = self.backend.change(id, start).await?;
+        if let Some(journal) = self.journal.as_ref().filter(|_| started) {
+            journal.forget(id, None).await;
+        }
+        Ok(started.then(|| begun(id, at, seed)))
     }
 
     async fn discard(&self, id: &GrantId) -> StoreResult<bool> {
@@ -338,7 +345,10 @@ impl Grants for Vault {
         let publishing = self.publishing(grant, due_at);
         let deployment = &self.identity.deployment;
         let entry = Entry::new(&grant.id, deployment, publishing, self.clock.now_ms());
-        journal.write(entry).await.map_err(|why| StoreError::Unavailable(why.into()))
+        // A disk that hangs must not keep the pair from the store.
+        let written = timeout(DISK_PATIENCE, journal.write(entry)).await;
+        let written = written.unwrap_or_else(|_| Err("its disk does not answer".to_owned()));
+        written.map_err(|why| StoreError::Unavailable(why.into()))
     }
 
     async fn merge(&self, grant: &Grant, due_at: Option<SystemTime>) -> StoreResult<Merged> {
@@ -477,8 +487,11 @@ impl DueIndex for Vault {
 impl Store for Vault {
     async fn health(&self) -> Health {
         let state = self.inspect().await;
-        if let Some(journal) = &self.journal {
-            journal.sweep().await;
+        match (&self.journal, &state) {
+            (Some(journal), Ok(Continuity::Unbroken)) => journal.sweep(),
+            // What it had confirmed may be among what it has lost.
+            (Some(journal), _) => journal.distrust(),
+            (None, _) => {}
         }
         Health {
             kind: self.backend.kind(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::support::authority::Way;
 
-mod trial;
+pub(crate) mod trial;
 
 use trial::{Trial, Waits};
 

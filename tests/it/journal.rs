@@ -15,7 +15,7 @@ struct World {
     authority: Authority,
     base: String,
     url: String,
-    _server: RedisServer,
+    server: RedisServer,
     dir: tempfile::TempDir,
 }
 
@@ -26,7 +26,7 @@ impl World {
         let server = RedisServer::start(&[]);
         let (url, dir) = (server.url(), tempfile::tempdir().unwrap());
         redis_settings(dir.path(), &base, &url);
-        Self { authority, base, url, _server: server, dir }
+        Self { authority, base, url, server, dir }
     }
 
     fn start(&self, more: &[(&str, &str)]) -> Program {
@@ -154,6 +154,24 @@ async fn a_pair_that_was_changed_in_the_journal_hides_nothing_and_ends_nothing()
     );
     assert_eq!(world.authority.posts(), sent);
     assert!(world.journal().contains(GRANT), "it stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_no_grant_keeps_no_replica_from_starting() {
+    let world = World::new().await;
+    world.pair_in_the_journal_only();
+    let key = world.server.cli(&["KEYS", &format!("tb:*:g:{GRANT}")]);
+    world.server.cli(&["DEL", &key]);
+    world.server.cli(&["SET", &key, "something else"]);
+    let program = world.start(&[]);
+    assert_eq!(metric(&program, "journal_stuck"), 1);
+    // Once that is out of the way, the pair finds its place.
+    program.stop();
+    world.server.cli(&["DEL", &key]);
+    let sent = world.authority.posts();
+    let program = world.start(&[]);
+    assert!(program.cli(&["get", GRANT]).0);
+    assert_eq!(world.authority.posts(), sent);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 mod accounts;
 mod agreement;
 mod bounds;
+mod chaos;
 mod config;
 mod continuity;
 mod crash;

@@ -28,6 +28,10 @@ pub(super) struct Log {
     name: String,
     /// Where the next line goes.
     end: u64,
+    /// There may be something behind that.
+    half: bool,
+    /// The folder may not know yet that this is the file.
+    unnamed: bool,
 }
 
 impl Log {
@@ -35,9 +39,15 @@ impl Log {
     pub(super) fn open(path: &Path) -> Result<(Self, Vec<Vec<u8>>), OpenError> {
         let failed = |error: io::Error| failed(path, &error);
         let file = take(path)?;
+        // A link to it stays one.
+        let path = &path.canonicalize().map_err(failed)?;
         let mut bytes = Vec::new();
-        (&file).take(FILE_MAX).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.is_empty() {
+        let long = (&file).take(FILE_MAX).read_to_end(&mut bytes).map_err(failed)?;
+        if long as u64 == FILE_MAX {
+            return Err(failed(io::Error::other("it is longer than any journal")));
+        }
+        // Less than a name: its first start was cut short.
+        if bytes.len() < HEAD && bytes.iter().all(u8::is_ascii_hexdigit) {
             let mut random = [0; NAME_BYTES];
             keyring::fill(&mut random);
             bytes = keyring::hexadecimal(&random).into_bytes();
@@ -56,37 +66,56 @@ impl Log {
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(HEAD, |at| at + 1);
         let lines = bytes[HEAD..whole].split(|byte| *byte == b'\n');
         let lines = lines.filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect();
-        let end = u64::try_from(whole).unwrap_or(FILE_MAX);
-        file.set_len(end).map_err(failed)?;
-        Ok((Self { path: path.to_owned(), file, name, end }, lines))
+        let end = whole as u64;
+        let half = whole < bytes.len();
+        Ok((Self { path: path.clone(), file, name, end, half, unnamed: false }, lines))
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Lines without what stands before them, in bytes.
-    pub(super) fn len(&self) -> u64 {
-        self.end.saturating_sub(HEAD as u64)
+    /// Says no where another file cannot take its place: it would grow for ever. A disk that is full
+    /// now need not be so later.
+    pub(super) fn prove_rewritable(&mut self, lines: &[Vec<u8>]) -> Result<(), OpenError> {
+        let all: Vec<u8> =
+            lines.iter().flat_map(|line| line.iter().chain(b"\n").copied()).collect();
+        // As if there were some: without any, the file itself is cut.
+        match self.replace(&all) {
+            Err(error) if error.kind() != io::ErrorKind::StorageFull => {
+                Err(failed(&self.path, &error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Adds lines; they are on the disk then, or none of them counts.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        let written = self.file.write_all_at(lines, self.end).and_then(|()| self.file.sync_data());
-        match written {
-            Ok(()) => self.end += lines.len() as u64,
-            Err(_) => drop(self.file.set_len(self.end)),
+        if self.half {
+            self.file.set_len(self.end)?;
         }
-        written
+        if self.unnamed {
+            sync_folder(&self.path)?;
+        }
+        (self.half, self.unnamed) = (true, false);
+        self.file.write_all_at(lines, self.end)?;
+        self.file.sync_data()?;
+        self.half = false;
+        self.end += lines.len() as u64;
+        Ok(())
     }
 
     /// Has these lines and no others from now on; a crash leaves the old ones or the new ones.
     pub(super) fn rewrite(&mut self, lines: &[u8]) -> io::Result<()> {
         if lines.is_empty() {
             self.file.set_len(HEAD as u64)?;
-            self.end = HEAD as u64;
+            (self.end, self.half) = (HEAD as u64, false);
             return self.file.sync_data();
         }
+        self.replace(lines)
+    }
+
+    fn replace(&mut self, lines: &[u8]) -> io::Result<()> {
         let mut beside = self.path.clone().into_os_string();
         beside.push(BESIDE);
         let beside = PathBuf::from(beside);
@@ -101,7 +130,10 @@ impl Log {
         // From here on it is ours, even if the folder could not be synchronized.
         self.file = file;
         self.end = (HEAD + lines.len()) as u64;
-        sync_folder(&self.path)
+        (self.half, self.unnamed) = (false, true);
+        sync_folder(&self.path)?;
+        self.unnamed = false;
+        Ok(())
     }
 }
 
@@ -204,7 +236,6 @@ mod tests {
         log.rewrite(b"two\n").unwrap();
         assert!(Log::open(&path).is_err(), "it is locked still");
         log.append(b"three\n").unwrap();
-        assert_eq!(log.len(), 10);
         drop(log);
         let (mut log, lines) = opened(&path);
         assert_eq!(lines, ["two", "three"]);

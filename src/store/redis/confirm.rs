@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::{Cmd, RedisError, Value};
+use redis::{Cmd, FromRedisValue as _, RedisError, Value};
 use tokio::sync::oneshot;
 
 use crate::broker::store::StoreError;
 use crate::store::backend::StoreResult;
 use crate::store::redis::session::{self, Session};
-use crate::store::redis::{malformed, unavailable};
+use crate::store::redis::{check, malformed, unavailable};
 
 /// Claims in one round trip.
 const BATCH_MAX: usize = 128;
@@ -29,6 +29,8 @@ pub(super) struct Confirming {
     turn: tokio::sync::Mutex<()>,
     /// Replicas that must have a claim.
     replicas: AtomicU64,
+    /// The connection of everything else when this one was made.
+    beside: AtomicU64,
     patience: Duration,
 }
 
@@ -43,6 +45,7 @@ impl Confirming {
             waiting: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             replicas: AtomicU64::new(0),
+            beside: AtomicU64::new(0),
             patience: timeout * WAIT_PERCENT / 100,
         }
     }
@@ -51,27 +54,43 @@ impl Confirming {
         &self.session
     }
 
-    /// From now on so many must have a claim.
-    pub(super) fn expect(&self, replicas: u64) {
-        self.replicas.store(replicas, Ordering::Relaxed);
-    }
-
-    /// Looks whether the connection lives, and makes another one where it does not: it may have been
-    /// silent for long, and a claim is not to find that out.
-    pub(super) async fn look(&self) -> StoreResult<()> {
-        let ping = redis::cmd("PING");
-        match self.session.query::<String>(&ping).await {
-            Err(_broken) => {
-                self.session.query::<String>(&ping).await.map(drop).map_err(unavailable)
-            }
-            Ok(_) => Ok(()),
+    /// Looks whether the connection leads to the primary where `mark` was left, and makes another one
+    /// where it does not; counts the replicas there. A claim is not to find that out. It needs the
+    /// rights that a claim does.
+    pub(super) async fn look(&self, mark: Option<(&str, u64)>, least: u64) -> StoreResult<()> {
+        let mut looked = self.try_look(mark).await;
+        if looked.is_err() {
+            self.session.disconnect().await;
+            looked = self.try_look(mark).await;
         }
+        self.replicas.store(looked?.max(least), Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Calls a function. An error leaves open whether it ran: also where it did, and too few replicas
+    async fn try_look(&self, mark: Option<(&str, u64)>) -> StoreResult<u64> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("INFO").arg("replication").cmd("WAIT").arg(0).arg(1);
+        if let Some((key, _)) = mark {
+            pipeline.cmd("HGET").arg(key).arg("mark");
+        }
+        let answers: Vec<Value> = self.session.pipeline(&pipeline).await.map_err(unavailable)?;
+        let mut texts = answers.into_iter().map(String::from_redis_value);
+        let info = texts.next().and_then(Result::ok).ok_or_else(malformed)?;
+        let found = texts.nth(1).and_then(Result::ok).and_then(|text| text.parse().ok());
+        if !info.contains("role:master") || mark.is_some_and(|(_, left)| found != Some(left)) {
+            return Err(StoreError::Unavailable(
+                "claims would go to another Redis than everything else".into(),
+            ));
+        }
+        Ok(check::replicas(&info))
+    }
+
+    /// Calls a function. `beside`: the connection of everything else, as [`Session::connections`] says;
+    /// where that is another one than before, this one is made anew, too. An error leaves open whether it ran: also where it did, and too few replicas
     /// have it.
     pub(super) async fn call(
         &self,
+        beside: u64,
         function: &str,
         keys: &[&str],
         arguments: &[&[u8]],
@@ -81,6 +100,9 @@ impl Confirming {
         self.waiting.lock().push((call, sender));
         {
             let _turn = self.turn.lock().await;
+            if self.beside.swap(beside, Ordering::Relaxed) != beside {
+                self.session.disconnect().await;
+            }
             // Empty where the one before has written for us.
             self.write_waiting().await;
         }
@@ -143,13 +165,17 @@ impl Confirming {
         }
         let mut answers: Vec<Result<Value, RedisError>> =
             self.session.pipeline(&pipeline).await.map_err(unavailable)?;
+        if answers.iter().filter_map(|answer| answer.as_ref().err()).any(session::spoiled) {
+            // It leads to a server that cannot write.
+            self.session.disconnect().await;
+        }
         if replicas > 0 {
             let reached: u64 = match answers.pop() {
                 Some(Ok(Value::Int(count))) => u64::try_from(count).unwrap_or(0),
                 Some(Err(error)) => return Err(unavailable(error)),
                 _ => return Err(malformed()),
             };
-            if reached < replicas {
+            if reached < replicas && answers.iter().flatten().any(granted) {
                 return Err(StoreError::Unavailable(
                     format!(
                         "{reached} of {replicas} replicas of Redis have confirmed a claim, and \
@@ -161,4 +187,10 @@ impl Confirming {
         }
         Ok(answers)
     }
+}
+
+/// The answer to a claim that was won; others wrote nothing.
+fn granted(answer: &Value) -> bool {
+    let Value::Array(parts) = answer else { return false };
+    matches!(parts.first(), Some(Value::BulkString(word)) if word == b"granted")
 }

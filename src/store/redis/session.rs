@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -50,6 +50,8 @@ pub(super) struct Session {
     deployment: OnceLock<String>,
     /// Connected anew, and nobody has asked since.
     reconnected: AtomicBool,
+    /// Connections so far.
+    connections: AtomicU64,
 }
 
 impl Session {
@@ -79,8 +81,8 @@ impl Session {
         let name = format!("token-broker:{}", prefix.replace(' ', "_"));
         let name = purpose.map_or(name.clone(), |purpose| format!("{name}:{purpose}"));
         let (client, live, deployment) = (Client::open(info)?, Mutex::new(None), OnceLock::new());
-        let reconnected = AtomicBool::new(false);
-        Ok(Self { client, config, live, version, name, meta, deployment, reconnected })
+        let (reconnected, connections) = (AtomicBool::new(false), AtomicU64::new(0));
+        Ok(Self { client, config, live, version, name, meta, deployment, reconnected, connections })
     }
 
     /// From now on only servers of this deployment are talked to.
@@ -96,6 +98,12 @@ impl Session {
     /// Whether another connection was made since this was asked last.
     pub(super) fn reconnected(&self) -> bool {
         self.reconnected.swap(false, Ordering::SeqCst)
+    }
+
+    /// How many connections were made so far: another number means another one, and perhaps another
+    /// server.
+    pub(super) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// It belongs to another deployment.
@@ -208,6 +216,7 @@ impl Session {
         let _: Result<String, _> = name.query_async(&mut fresh).await;
         self.greet(&mut fresh).await?;
         self.reconnected.store(true, Ordering::SeqCst);
+        self.connections.fetch_add(1, Ordering::SeqCst);
         Ok(live.insert(fresh).clone())
     }
 
@@ -222,7 +231,7 @@ impl Session {
     }
 }
 
-fn spoiled(error: &RedisError) -> bool {
+pub(super) fn spoiled(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_unrecoverable_error()
         || matches!(

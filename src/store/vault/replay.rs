@@ -33,7 +33,7 @@ impl Vault {
                     journal.settle(&entry.grant, entry.position());
                     taken += 1;
                 }
-                Replayed::Old => journal.forget(&entry.grant, Some(entry.position())).await,
+                Replayed::Old => journal.drop_entry(&entry),
                 Replayed::Foreign => {
                     warn!(grant.id = %entry.grant, deployment = entry.deployment,
                         "the journal holds a pair for the store of another deployment; it waits for that");
@@ -47,6 +47,7 @@ impl Vault {
                 }
             }
         }
+        journal.tidy().await;
         if taken > 0 {
             info!(pairs = taken, "the store has what the process before had received last");
         }
@@ -71,8 +72,8 @@ impl Vault {
             Err(StoreError::Unavailable(why)) => return Err(StoreError::Unavailable(why)),
             Err(_) => return Ok(Replayed::Stuck("the store has something there that is no grant")),
         }
-        let age = self.clock.now_ms().saturating_sub(entry.written_at);
-        if age >= millis(TOMBSTONE_LIFE) {
+        let age = self.clock.now_ms().checked_sub(entry.written_at);
+        if age.is_none_or(|age| age >= millis(TOMBSTONE_LIFE)) {
             return Ok(Replayed::Stuck(
                 "the store lacks the grant, and nobody can tell any more whether it was deleted; \
                  import it, or remove the line",

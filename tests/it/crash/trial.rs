@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// How long things take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Waits {
+pub(crate) enum Waits {
     /// Milliseconds instead of seconds.
     Scaled,
     /// As the program is delivered.
@@ -31,7 +31,7 @@ pub(super) enum Waits {
 }
 
 impl Waits {
-    fn token_life(self) -> Duration {
+    pub(crate) fn token_life(self) -> Duration {
         match self {
             Self::Scaled => Duration::from_secs(4),
             Self::Default => Duration::from_secs(120),
@@ -55,7 +55,7 @@ impl Waits {
         }
     }
 
-    fn settings(self) -> Vec<(&'static str, &'static str)> {
+    pub(crate) fn settings(self) -> Vec<(&'static str, &'static str)> {
         match self {
             Self::Default => Vec::new(),
             Self::Scaled => vec![
@@ -269,7 +269,7 @@ impl Trial {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(crate) enum State {
     /// It is active, its token is valid, and nothing keeps it from being refreshed.
     Lives,
     /// It does not, so far.
@@ -279,7 +279,7 @@ enum State {
 }
 
 /// Looks without asking for a token: the grants are to come back by themselves.
-async fn states(client: &mut Client) -> Vec<State> {
+pub(crate) async fn states(client: &mut Client) -> Vec<State> {
     let request = ListGrantsRequest::default();
     let Ok(listed) = client.admin.list_grants(request).await else { return Vec::new() };
     let mut grants = listed.into_inner().grants;

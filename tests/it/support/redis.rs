@@ -14,6 +14,7 @@ const START_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) struct RedisServer {
     process: Child,
+    arguments: Vec<String>,
     pub(crate) port: u16,
     pub(crate) dir: TempDir,
 }
@@ -22,22 +23,24 @@ impl RedisServer {
     /// Starts a server with these further arguments.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let arguments: Vec<_> = arguments.iter().map(|part| (*part).to_owned()).collect();
         // Another process may take the port between the two lines; then the server exits.
         for _ in 0..5 {
             let port = free_port();
-            let mut process = Command::new("redis-server")
-                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
-                .arg(dir.path())
-                .args(arguments)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("redis-server is missing: run `make tools`");
+            let mut process = spawn(port, &dir, &arguments);
             if answers(&mut process, port) {
-                return Self { process, port, dir };
+                return Self { process, arguments, port, dir };
             }
         }
         panic!("redis-server does not start");
+    }
+
+    /// Kills the server, and starts it again with what is on its disk.
+    pub(crate) fn restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = spawn(self.port, &self.dir, &self.arguments);
+        assert!(answers(&mut self.process, self.port), "redis-server does not start again");
     }
 
     pub(crate) fn url(&self) -> String {
@@ -66,6 +69,17 @@ impl Drop for RedisServer {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+fn spawn(port: u16, dir: &TempDir, arguments: &[String]) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+        .arg(dir.path())
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server is missing: run `make tools`")
 }
 
 /// Below the ports that the system gives to connections and to listeners that ask for any, so that

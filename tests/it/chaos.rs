@@ -1,0 +1,159 @@
+//! Three brokers on one Redis, with callers at all of them, and everything that goes wrong there. The
+//! provider's ledger is the judge.
+//!
+//! `make test` runs each fault once with waits of milliseconds; `make chaos` runs it often and prints
+//! the table.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::support::authority::Way;
+
+mod callers;
+mod trio;
+
+use trio::Trio;
+
+/// Trials at the same time: each has three brokers, a Redis and callers.
+const WORKERS: usize = 3;
+/// Set by `make chaos`: how often each fault is tried.
+const RUNS: &str = "CHAOS_RUNS";
+/// Part of the name of the only faults to try.
+const ONLY: &str = "CHAOS_ONLY";
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// All want a token that has expired, at the same moment.
+    Herd,
+    /// A broker is killed at this moment of its refreshes.
+    KillAt(&'static str),
+    /// The holder is killed with its request at the provider, which fails like this.
+    KillInRequest { committed: bool },
+    /// The holder is stopped for longer than anybody listens, with the pair in its socket.
+    Pause,
+    /// The provider processes a request, and its answer is lost.
+    AnswerLost,
+    /// Redis does not answer.
+    RedisHangs,
+    /// Redis is killed, and started again with what is on its disk.
+    RedisRestarts,
+    /// Redis takes nothing.
+    RedisFull,
+    /// Whoever listens to events is cut off, again and again.
+    EventsCut,
+    /// One broker after the other is stopped and started again.
+    Rollout,
+}
+
+impl Fault {
+    fn name(self) -> String {
+        match self {
+            Self::Herd => "200 callers at once".to_owned(),
+            Self::KillAt(moment) => format!("kill {}", moment.replace('_', " ")),
+            Self::KillInRequest { committed: false } => "kill before commit".to_owned(),
+            Self::KillInRequest { committed: true } => "kill after commit".to_owned(),
+            Self::Pause => "holder paused".to_owned(),
+            Self::AnswerLost => "answer lost".to_owned(),
+            Self::RedisHangs => "redis hangs".to_owned(),
+            Self::RedisRestarts => "redis killed".to_owned(),
+            Self::RedisFull => "redis full".to_owned(),
+            Self::EventsCut => "events cut".to_owned(),
+            Self::Rollout => "rolling restart".to_owned(),
+        }
+    }
+
+    /// Why a chain may be lost, if it may.
+    fn permits(self) -> Option<&'static str> {
+        match self {
+            Self::KillInRequest { committed: true } | Self::AnswerLost => Some("reply never came"),
+            Self::KillAt("after_reply") => Some("died before anything durable had it"),
+            _ => None,
+        }
+    }
+
+    fn lost_answer(self) -> crate::support::authority::Fault {
+        use crate::support::authority::Fault as Of;
+        match self {
+            Self::KillInRequest { committed: false } => Of::Before(Way::Hang),
+            Self::KillInRequest { committed: true } => Of::After(Way::Hang),
+            _ => Of::After(Way::Reset),
+        }
+    }
+}
+
+fn faults() -> Vec<Fault> {
+    let moments = ["before_claim", "after_claim", "after_reply", "after_journal", "after_merge"];
+    let kills = moments.map(Fault::KillAt).into_iter();
+    let requests = [false, true].map(|committed| Fault::KillInRequest { committed });
+    kills
+        .chain(requests)
+        .chain([
+            Fault::Herd,
+            Fault::Pause,
+            Fault::AnswerLost,
+            Fault::RedisHangs,
+            Fault::RedisRestarts,
+            Fault::RedisFull,
+            Fault::EventsCut,
+            Fault::Rollout,
+        ])
+        .collect()
+}
+
+/// What came of a fault.
+struct Outcome {
+    rotations: usize,
+    requests: usize,
+    lost: usize,
+    /// Longest time from wanting a token to having one, at whichever broker.
+    worst_wait: Duration,
+    /// Longest time until every grant lived again.
+    worst_repair: Duration,
+}
+
+fn line(fault: Fault, runs: usize, outcome: &Outcome) -> String {
+    let Outcome { rotations, requests, lost, worst_wait, worst_repair } = outcome;
+    let permitted = match (lost, fault.permits()) {
+        (0, _) => String::new(),
+        (_, why) => format!("permitted: {}", why.unwrap_or("nothing")),
+    };
+    let (name, wait, repair) = (fault.name(), worst_wait.as_secs_f64(), worst_repair.as_secs_f64());
+    let line = format!(
+        "{name:<22} {runs:>5} {rotations:>9} {requests:>8} {lost:>6} {wait:>10.2} {repair:>10.1}  {permitted}"
+    );
+    line.trim_end().to_owned()
+}
+
+#[test]
+fn three_brokers_lose_nothing_that_can_be_kept() {
+    let runs = std::env::var_os(RUNS).and_then(|text| text.into_string().ok()?.parse().ok());
+    let runs: usize = runs.unwrap_or(1);
+    let only = std::env::var_os(ONLY).and_then(|text| text.into_string().ok()).unwrap_or_default();
+    let faults = faults().into_iter().filter(|fault| fault.name().contains(&only));
+    let queue = Mutex::new(faults.enumerate().collect::<VecDeque<_>>());
+    let lines = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap().pop_front();
+                    let Some((place, fault)) = next else { return };
+                    let outcome = Trio::start(fault).run(runs);
+                    lines.lock().unwrap().push((place, line(fault, runs, &outcome)));
+                }
+            });
+        }
+    });
+    let mut lines = lines.into_inner().unwrap();
+    lines.sort();
+    println!(
+        "fault                   runs rotations requests   lost  worst wait live again\n\
+         {:68}(s)        (s)",
+        ""
+    );
+    for (_, line) in lines {
+        println!("{line}");
+    }
+}
