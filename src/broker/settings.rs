@@ -43,6 +43,9 @@ pub struct Settings {
     pub predecessors: Predecessors,
     /// A holder silent for this long is suspected: gate + connect + longest listening + margin.
     pub suspect_after: Duration,
+    /// Its refresh token is presented again after so long, once the old access token has expired, though
+    /// nobody knows that it is gone. `None`: only when an operator says so.
+    pub unproven_resend_after: Option<Duration>,
     /// Tries of one refresh while nothing was sent.
     pub attempts_max: u32,
     /// Waits between such tries.
@@ -92,6 +95,7 @@ impl Default for Settings {
             send_gate: Some(s(1)),
             predecessors: Predecessors::Unknown,
             suspect_after: s(69),
+            unproven_resend_after: Some(s(3600)),
             attempts_max: 3,
             attempt_backoff: Backoff::new(Duration::from_millis(200), s(1)),
             retry_backoff: Backoff::new(s(1), s(60)),

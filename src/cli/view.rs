@@ -116,6 +116,10 @@ fn sent(doubt: &GrantDoubt) -> String {
         grant_doubt::Kind::Ended => "the connection ended without an answer".to_owned(),
         grant_doubt::Kind::Unheard => "no answer came".to_owned(),
         grant_doubt::Kind::Died => "the process that sent it is gone".to_owned(),
+        grant_doubt::Kind::Silent => {
+            "the replica that may have sent it has been silent for long, and is taken for gone"
+                .to_owned()
+        }
         grant_doubt::Kind::Restored | grant_doubt::Kind::Unspecified => "unknown".to_owned(),
     };
     format!("{times}, last at {}: {end}", time(doubt.last_sent_time.as_ref()))

@@ -296,6 +296,8 @@ fn settings(
         settle_short: timing.settle_short.0,
         resend_slow_after: timing.resend_slow_after.0,
         resend_slow: timing.resend_slow.0,
+        unproven_resend_after: Some(timing.unproven_resend_after.0)
+            .filter(|after| !after.is_zero()),
         suspect_after: timing.send_gate.0 + longest + timing.suspect_margin.0,
         attempts_max: timing.attempts_max,
         attempt_backoff: Backoff::new(timing.attempt_backoff.0, timing.retry_backoff.0),

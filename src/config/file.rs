@@ -282,6 +282,10 @@ pub(super) struct Timing {
     pub(super) send_gate: Span,
     /// A silent holder of a claim is suspected this long after send gate and provider deadline.
     pub(super) suspect_margin: Span,
+    /// The refresh token of a holder elsewhere that has been silent for this long is presented again once
+    /// the old access token has expired, though the holder may be alive and have a newer pair. 0s: never
+    /// unasked.
+    pub(super) unproven_resend_after: Span,
     /// Before a refresh token in doubt is presented again: this long after `listen_max`, counted
     /// from the newest request.
     pub(super) settle_margin: Span,
@@ -440,6 +444,7 @@ impl Default for Timing {
             force_cooldown: Span(settings.force_cooldown),
             send_gate: s(1),
             suspect_margin: s(5),
+            unproven_resend_after: s(3600),
             settle_margin: Span(settings.settle_margin),
             settle_short: Span(settings.settle_short),
             resend_slow_after: Span(settings.resend_slow_after),

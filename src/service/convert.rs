@@ -320,6 +320,7 @@ fn doubt(doubt: &Doubt, next: Option<SystemTime>) -> proto::GrantDoubt {
         DoubtKind::Unheard => Kind::Unheard,
         DoubtKind::Died => Kind::Died,
         DoubtKind::Restored => Kind::Restored,
+        DoubtKind::Silent => Kind::Silent,
     };
     proto::GrantDoubt {
         kind: kind.into(),

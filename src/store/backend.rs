@@ -164,6 +164,8 @@ pub(crate) enum Change {
     Release { hold: Hold },
     /// The provider said no.
     Refuse { hold: Hold, refusal: Sealed },
+    /// The provider said no, and this pair, made of the sibling with that fence, is tried instead.
+    Promote { hold: Hold, sibling: u64, pair: Blob },
     /// People decided something.
     Amend { expected: Stamp, amend: Amend },
     /// The grant becomes a tombstone.

@@ -393,6 +393,11 @@ impl Backend for Redis {
                 let arguments: [&[u8]; 4] = [&generation, &fence, &refusal.blob.0, name];
                 self.changed("refuse", &due, &arguments).await
             }
+            Change::Promote { hold, sibling, pair: Blob(pair) } => {
+                let [generation, fence] = held(hold);
+                let arguments: [&[u8]; 4] = [&generation, &fence, &text(sibling), &pair];
+                self.changed("promote", &[keys.grant()], &arguments).await
+            }
             Change::Amend { expected, amend } => self.amend(id, &keys, expected, &amend).await,
             Change::Delete { expected, at } => {
                 let [generation, last_fence] = stamp(Some(expected));

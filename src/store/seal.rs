@@ -61,6 +61,21 @@ impl Seal {
         })
     }
 
+    /// Opens another pair of the same generation.
+    pub(crate) fn sibling(
+        &self,
+        id: &GrantId,
+        record: &Record,
+        fence: Fence,
+        blob: &Blob,
+    ) -> Result<Pair, StoreError> {
+        let descriptor = self.described(id, record)?;
+        let at = Position { fence, ..record.published() };
+        let opened: Result<PlainPair, Why> =
+            self.open(&self.pair_context(id, at, &descriptor), blob);
+        opened.map(Pair::from).map_err(|why| unreadable(id, record, why))
+    }
+
     /// Opens what operators say, and nothing else of the record.
     pub(crate) fn described(
         &self,

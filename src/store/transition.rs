@@ -129,6 +129,15 @@ pub(crate) fn change(slot: &mut Option<Record>, change: Change, now: u64) -> boo
             record.intent = None;
             record.due_at = None;
         }
+        Change::Promote { hold, sibling, pair } => {
+            let Some(record) = held(slot, hold) else { return false };
+            if record.siblings.remove(&sibling).is_none() {
+                return false;
+            }
+            record.blob = pair;
+            record.published_fence = hold.fence;
+            record.intent = None;
+        }
         Change::Amend { expected, amend } => {
             let Some(record) = standing(slot, expected) else { return false };
             amended(record, amend, now);

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::broker::model::{
-    Descriptor, Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Position, Standing,
+    Descriptor, Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Pair, Position, Standing,
     Verdict,
 };
 use crate::broker::store::{
@@ -463,6 +463,22 @@ impl Claims for Vault {
         let at = Position { generation: intent.generation, fence: intent.fence };
         let (hold, refusal) = (hold(intent), self.seal.verdict(id, at, verdict));
         self.backend.change(id, Change::Refuse { hold, refusal }).await
+    }
+
+    async fn promote(&self, id: &GrantId, intent: &Intent) -> StoreResult<Option<Grant>> {
+        let Some(record) = self.backend.read(id).await? else { return Ok(None) };
+        let opened = record.siblings.iter().rev().find_map(|(fence, blob)| {
+            // What cannot be opened cannot be tried.
+            Some((*fence, self.seal.sibling(id, &record, Fence(*fence), blob).ok()?))
+        });
+        let Some((sibling, pair)) = opened else { return Ok(None) };
+        let Grant { descriptor, pair: refused, .. } = self.seal.grant(id, &record)?;
+        let pair = Pair { token: refused.token, published_at: self.clock.now(), ..pair };
+        let at = Position { generation: intent.generation, fence: intent.fence };
+        let pair = self.seal.pair(id, at, &descriptor, &pair);
+        let promoted =
+            self.backend.change(id, Change::Promote { hold: hold(intent), sibling, pair }).await?;
+        if promoted { Ok(self.load(id).await?.and_then(Stored::grant)) } else { Ok(None) }
     }
 }
 

@@ -45,6 +45,7 @@ enum Step {
     Doubt { back: Back, due: Option<bool> },
     Release { back: Back },
     Refuse { back: Back },
+    Promote { back: Back },
     Amend { seen: bool, lift: bool, disabled: Option<bool>, in_doubt: bool, due: bool },
     Delete { seen: bool },
     Schedule { ahead: bool, due: bool },
@@ -66,6 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (back(), any::<Option<bool>>()).prop_map(|(back, due)| Step::Doubt { back, due }),
         2 => back().prop_map(|back| Step::Release { back }),
         1 => back().prop_map(|back| Step::Refuse { back }),
+        1 => back().prop_map(|back| Step::Promote { back }),
         2 => (seen(), any::<bool>(), any::<Option<bool>>(), any::<bool>(), any::<bool>()).prop_map(
             |(seen, lift, disabled, in_doubt, due)| {
                 Step::Amend { seen, lift, disabled, in_doubt, due }
@@ -151,6 +153,10 @@ impl<'a> Life<'a> {
                 let Some(held) = self.claimed(*back) else { return String::new() };
                 seen_of(&store.refuse(&id, held, &verdict()).await.unwrap())
             }
+            Step::Promote { back } => {
+                let Some(held) = self.claimed(*back) else { return String::new() };
+                seen_of(&store.promote(&id, held).await.unwrap().map(timeless))
+            }
             Step::Amend { seen, lift, disabled, in_doubt, due } => {
                 let in_doubt = in_doubt.then(|| (owner(self), doubt(at.fence)));
                 let due_at = due.then_some(UNIX_EPOCH);
@@ -225,6 +231,7 @@ fn timeless(mut grant: Grant) -> Grant {
     if let Some(intent) = &mut grant.intent {
         intent.since = UNIX_EPOCH;
     }
+    grant.pair.published_at = UNIX_EPOCH;
     if let Some(token) = &grant.pair.token {
         let secret = grant.pair.refresh_token.as_ref().map_or("", |token| token.expose());
         let (access, secret) = (token.access_token.fingerprint(), secret.to_owned());

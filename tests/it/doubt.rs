@@ -3,10 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use token_broker::broker::endpoint::Habits;
-use token_broker::broker::model::{GrantId, Owner};
-use token_broker::broker::store::Claim;
+use token_broker::broker::model::{
+    Generation, Grant as Stands, GrantId, Intent, Owner, Pair, Position,
+};
+use token_broker::broker::store::{Claim, Merged, Stored};
 use token_broker::proto::grant_doubt::Kind;
 use token_broker::proto::{ErrorReason, Grant, GrantState};
+use token_broker::secret::RefreshToken;
 use token_broker::telemetry;
 use tonic::Code;
 
@@ -321,4 +324,60 @@ async fn where_resending_is_forbidden_an_operator_decides() {
     assert_eq!((error.reason, error.retry_after), (ErrorReason::RefreshOutcomeUnknown, None));
     assert!(show(&world).await.doubt.unwrap().retry_time.is_none());
     assert_eq!(world.authority.posts(), 1);
+}
+
+/// A replica elsewhere claimed alice's next refresh, and nothing was heard of it since.
+async fn silent_elsewhere() -> (World, i64, Intent) {
+    let world = World::new();
+    world.alice().await;
+    let first = world.calls.clone().get(ALICE).await.unwrap();
+    let (id, owner) = (GrantId::parse(ALICE).unwrap(), elsewhere());
+    let generation = Generation(first.generation.try_into().unwrap());
+    let claim = world.store.claim(&id, generation, owner, None, Duration::from_secs(69)).await;
+    let Claim::Granted(held) = claim.unwrap() else { panic!("nobody else has it") };
+    let other = world.again();
+    other.start_scheduler();
+    (other, first.generation, held)
+}
+
+fn elsewhere() -> Owner {
+    Owner { replica: "elsewhere".to_owned(), boot: 99, attempt: 1 }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_elsewhere_that_is_silent_is_taken_for_gone_when_nothing_serves_any_more() {
+    let (world, first, _) = silent_elsewhere().await;
+    pass(3_590).await;
+    assert_eq!(world.authority.posts(), 1, "it may have the next pair");
+    assert_eq!(world.calls.clone().get(ALICE).await.unwrap().generation, first);
+    assert_eq!(show(&world).await.state(), GrantState::OutcomeUnknown);
+    pass(120).await;
+    assert_eq!(world.authority.posts(), 2);
+    let grant = show(&world).await;
+    assert_eq!((grant.state(), grant.generation), (GrantState::Active, first + 1));
+    let counted = r#"resends_total{provider="kroger",kind="silent",result="pair"} 1"#;
+    assert!(telemetry::expose(&world.registry).contains(counted));
+    world.authority.audit_families();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_silent_holder_brings_late_is_tried_before_the_grant_is_given_up() {
+    let (world, first, held) = silent_elsewhere().await;
+    pass(3_710).await;
+    let id = GrantId::parse(ALICE).unwrap();
+    // It comes back, with the pair of the same generation under its older claim.
+    let stored = world.store.load(&id).await.unwrap().and_then(Stored::grant).unwrap();
+    let late = world.authority.consent("late");
+    let pair = Pair { refresh_token: Some(RefreshToken::new(late)), ..stored.pair.clone() };
+    let position = Position { fence: held.fence, ..stored.position };
+    let grant = Stands { position, pair, ..stored };
+    assert_eq!(world.store.merge(&grant, None).await.unwrap(), Merged::Sibling);
+    // The provider has ended what came of the resend: only the late one is good.
+    world.authority.dead("alice", Fault::Answer(400, ""));
+    let forced = world.calls.clone().reject(ALICE, first + 1).await;
+    assert!(forced.is_err(), "refused, and another one is there");
+    pass(10).await;
+    let renewed = world.calls.clone().reject(ALICE, first + 1).await.unwrap();
+    assert_eq!(renewed.token.unwrap().generation, first + 2);
+    assert_eq!(show(&world).await.state(), GrantState::Active);
 }

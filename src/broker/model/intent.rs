@@ -31,12 +31,22 @@ pub enum DoubtKind {
     Died,
     /// The store is a copy from the past: the token may have been spent since.
     Restored,
+    /// A process elsewhere holds the claim and has given no sign for so long that it is taken for gone.
+    /// That is not proven: what follows may cost a pair that it has. It stays so until there is an answer.
+    Silent,
 }
 
 impl DoubtKind {
     /// All values, for tables and tests.
-    pub const ALL: [Self; 6] =
-        [Self::Answered, Self::Unreadable, Self::Ended, Self::Unheard, Self::Died, Self::Restored];
+    pub const ALL: [Self; 7] = [
+        Self::Answered,
+        Self::Unreadable,
+        Self::Ended,
+        Self::Unheard,
+        Self::Died,
+        Self::Restored,
+        Self::Silent,
+    ];
 
     /// Stable name: in stored records, logs and metrics.
     pub fn name(self) -> &'static str {
@@ -47,6 +57,7 @@ impl DoubtKind {
             Self::Unheard => "unheard",
             Self::Died => "died",
             Self::Restored => "restored",
+            Self::Silent => "silent",
         }
     }
 

@@ -236,6 +236,12 @@ impl Rotations {
         intent: &Intent,
         failure: &Failure,
     ) -> Refreshed {
+        if failure.reason == Reason::GrantReauthRequired
+            && let Some(other) = self.try_sibling(entry, intent).await
+        {
+            let (reason, disposition) = (Reason::RefreshOutcomeUnknown, Disposition::NotProcessed);
+            return Err(self.upstream(&other, Failure { reason, disposition, ..failure.clone() }));
+        }
         // What is refused now was spent by a request before, whose answer was lost.
         let lost = intent.doubt.as_ref().filter(|_| failure.reason == Reason::GrantReauthRequired);
         let verdict = Verdict {
@@ -247,6 +253,22 @@ impl Rotations {
             given_up: None,
         };
         self.end(entry, grant, intent, verdict).await
+    }
+
+    /// No grant is dead while there is another pair of its generation, of a holder that was overtaken.
+    async fn try_sibling(&self, entry: &Entry, intent: &Intent) -> Option<Grant> {
+        let step = || self.store.promote(&entry.id, intent);
+        let told = |failures, failure: &StoreError| {
+            if failures == 0 {
+                error!(error = chain(failure), "whether another pair is there is asked again");
+            }
+        };
+        let other = self.insist(step, told).await?;
+        entry.answered(intent);
+        entry.adopt(other.clone());
+        warn!(generation = %other.generation(),
+            "the refresh token was refused; another pair of the same generation is tried");
+        Some(other)
     }
 
     /// Ends the grant under this claim; the store is offered that until it takes it.

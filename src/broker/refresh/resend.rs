@@ -47,27 +47,41 @@ impl Rotations {
         self.doubt_of(entry, grant).or_else(resolved)
     }
 
-    /// A grant as the store has it, with what is certain about a holder that is no more.
+    /// A grant as the store has it, with what is certain about a holder that is no more, or as good as
+    /// certain.
     pub(in crate::broker) fn interpret(&self, mut grant: Grant) -> Grant {
         let generation = grant.generation();
-        if let Some(held) = &mut grant.intent
-            && held.generation == generation
-            && held.in_doubt().is_none()
-            && self.gone(held)
-        {
-            let before = held.doubt.as_ref();
-            let restored = held.owner.replica == RESTORED;
-            held.doubt = Some(Doubt {
-                kind: if restored { DoubtKind::Restored } else { DoubtKind::Died },
-                status: None,
-                since: before.map_or(held.since, |before| before.since),
-                // Nobody knows when its request left, but it did before this process began.
-                sent_at: self.start,
-                attempts: before.map_or(0, |before| before.attempts) + 1,
-                fence: held.fence,
-            });
-        }
+        let held = grant.intent.as_ref().filter(|held| held.generation == generation);
+        let held = held.filter(|held| held.in_doubt().is_none());
+        let Some(held) = held else { return grant };
+        // Nobody knows when its request left; but it did before this process began, or within the gate
+        // of a claim that is far older.
+        let (kind, sent_at) = match held.owner.replica == RESTORED {
+            true => (DoubtKind::Restored, self.start),
+            false if self.gone(held) => (DoubtKind::Died, self.start),
+            false if self.given_up(held, &grant) => (DoubtKind::Silent, held.since),
+            false => return grant,
+        };
+        let before = held.doubt.as_ref();
+        let doubt = Doubt {
+            kind: unproven_still(before, kind),
+            status: None,
+            since: before.map_or(held.since, |before| before.since),
+            sent_at,
+            attempts: before.map_or(0, |before| before.attempts) + 1,
+            fence: held.fence,
+        };
+        grant.intent = grant.intent.map(|held| Intent { doubt: Some(doubt), ..held });
         grant
+    }
+
+    /// Its holder, which may be alive, gives no sign for so long that the token is presented again: never
+    /// while the old access token serves.
+    fn given_up(&self, held: &Intent, grant: &Grant) -> bool {
+        let Some(after) = self.settings.unproven_resend_after else { return false };
+        let now = self.clock.now();
+        let serves = grant.pair.token.as_ref().is_some_and(|token| token.expires_at() > now);
+        !self.ours(&held.owner) && !serves && between(held.since, now) >= after
     }
 
     /// The holder is a process that has certainly ended.
@@ -138,7 +152,7 @@ impl Rotations {
     ) -> Refreshed {
         let before = intent.doubt.as_ref();
         let doubt = Doubt {
-            kind,
+            kind: unproven_still(before, kind),
             status: failure.status,
             since: before.map_or(sent_at, |before| before.since),
             sent_at,
@@ -325,6 +339,14 @@ impl Rotations {
     }
 }
 
+/// How a request ended, unless it followed one of a holder that may be alive: that stays known.
+fn unproven_still(before: Option<&Doubt>, kind: DoubtKind) -> DoubtKind {
+    before.map_or(kind, |before| match before.kind {
+        DoubtKind::Silent => DoubtKind::Silent,
+        _ => kind,
+    })
+}
+
 /// What callers are told while a grant is in doubt.
 pub(in crate::broker) fn in_doubt(grant: &Grant, doubt: &Doubt, next: Next) -> Error {
     let (reason, disposition) = (reason(doubt.kind), Disposition::Unknown(doubt.kind));
@@ -352,7 +374,8 @@ fn reason(kind: DoubtKind) -> Reason {
         | DoubtKind::Ended
         | DoubtKind::Unheard
         | DoubtKind::Died
-        | DoubtKind::Restored => Reason::RefreshOutcomeUnknown,
+        | DoubtKind::Restored
+        | DoubtKind::Silent => Reason::RefreshOutcomeUnknown,
     }
 }
 

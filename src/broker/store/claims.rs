@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::broker::model::{Doubt, Generation, GrantId, Intent, Owner, Verdict};
+use crate::broker::model::{Doubt, Generation, Grant, GrantId, Intent, Owner, Verdict};
 use crate::broker::store::error::StoreError;
 
 /// Gives the right to spend a generation; the contract is that of [`Store`](super::Store).
@@ -55,6 +55,10 @@ pub trait Claims {
         intent: &Intent,
         verdict: &Verdict,
     ) -> Result<bool, StoreError>;
+
+    /// Puts another pair of the same generation in the place of the one whose refresh token was refused
+    /// under this claim; the access token stays. `None`: there is none, or the claim is not ours.
+    async fn promote(&self, id: &GrantId, intent: &Intent) -> Result<Option<Grant>, StoreError>;
 }
 
 /// Answer to a claim.

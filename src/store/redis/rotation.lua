@@ -184,6 +184,18 @@ local function refuse(keys, args)
   return 1
 end
 
+-- Another pair of the same generation takes the place of the one that was refused.
+-- keys: grant   args: generation, fence, fence of the sibling, sealed pair   returns: 1 | 0
+local function promote(keys, args)
+  local grant, generation, fence, sibling, blob = keys[1], unpack(args)
+  if not holds(grant, generation, fence) or redis.call('HDEL', grant, 's:' .. sibling) == 0 then
+    return 0
+  end
+  redis.call('HSET', grant, 'b', blob, 'pf', fence)
+  clear_intent(grant)
+  return 1
+end
+
 -- The grant is where the caller read it: same generation, same last fence; or it does not exist.
 local function bury(keys, generation, fence, life, id)
   local grant = keys[1]
@@ -427,6 +439,7 @@ register('doubt', doubt, { 'allow-oom' })
 register('release', release, { 'allow-oom' })
 register('merge', telling(merge), { 'allow-oom' })
 register('refuse', telling(refuse), { 'allow-oom' })
+register('promote', telling(promote), { 'allow-oom' })
 register('amend', telling(amend), { 'allow-oom' })
 register('delete', telling(delete), { 'allow-oom' })
 register('convert', convert, { 'allow-oom' })

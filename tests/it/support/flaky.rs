@@ -150,6 +150,9 @@ impl Claims for Flaky {
     async fn release(&self, id: &GrantId, intent: &Intent) -> StoreResult<bool> {
         self.reach()?.release(id, intent).await
     }
+    async fn promote(&self, id: &GrantId, intent: &Intent) -> StoreResult<Option<Grant>> {
+        self.reach()?.promote(id, intent).await
+    }
     async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> StoreResult<bool> {
         self.reach()?.refuse(id, intent, verdict).await
     }
