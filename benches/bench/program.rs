@@ -18,16 +18,23 @@ pub(crate) enum Store {
     Memory,
     Redb,
     Redis,
+    /// The same without a journal: what the disk of the replica costs.
+    RedisWithoutJournal,
+    /// The same with a replica of Redis, which confirms each claim (`WAIT`).
+    RedisWithReplica,
 }
 
 impl Store {
-    pub(crate) const ALL: [Self; 3] = [Self::Memory, Self::Redb, Self::Redis];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Memory, Self::Redb, Self::Redis, Self::RedisWithoutJournal, Self::RedisWithReplica];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Redb => "redb",
             Self::Redis => "Redis",
+            Self::RedisWithoutJournal => "no journal",
+            Self::RedisWithReplica => "a replica",
         }
     }
 }
@@ -35,7 +42,7 @@ impl Store {
 /// Ends with its processes.
 pub(crate) struct Program {
     process: Child,
-    redis: Option<Child>,
+    servers: Vec<Child>,
     pub(crate) address: String,
     pub(crate) tokens: TokenServiceClient<Channel>,
     admin: GrantAdminServiceClient<Channel>,
@@ -47,10 +54,20 @@ impl Program {
     pub(crate) async fn start(store: Store, provider: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let keys = dir.path().join("keys");
-        let (url, redis) = match store {
-            Store::Memory => ("memory:".to_owned(), None),
-            Store::Redb => (format!("redb:{}", dir.path().join("store").display()), None),
-            Store::Redis => redis(&dir),
+        let (url, servers) = match store {
+            Store::Memory => ("memory:".to_owned(), Vec::new()),
+            Store::Redb => (format!("redb:{}", dir.path().join("store").display()), Vec::new()),
+            Store::Redis | Store::RedisWithoutJournal => {
+                let (port, primary) = redis(&dir, None);
+                (format!("redis://127.0.0.1:{port}"), vec![primary])
+            }
+            Store::RedisWithReplica => {
+                let (port, primary) = redis(&dir, None);
+                let (_, replica) = redis(&dir, Some(&port));
+                // It is attached with the first acknowledgement, after a second.
+                std::thread::sleep(Duration::from_secs(3));
+                (format!("redis://127.0.0.1:{port}"), vec![primary, replica])
+            }
         };
         let mut command = Command::new(env!("CARGO_BIN_EXE_token-broker"));
         command
@@ -59,9 +76,12 @@ impl Program {
             .env_clear()
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        if redis.is_some() {
+        if !servers.is_empty() {
             Keyring::generate().create(&keys).unwrap();
             command.env("TOKEN_BROKER__KEYS__FILE", &keys);
+        }
+        if matches!(store, Store::RedisWithoutJournal) {
+            command.env("TOKEN_BROKER__STORE__JOURNAL", "");
         }
         command
             .env("TOKEN_BROKER__LISTEN__API", "127.0.0.1:0")
@@ -77,7 +97,7 @@ impl Program {
         let channel = channel.connect().await.unwrap();
         Self {
             process,
-            redis,
+            servers,
             address,
             tokens: TokenServiceClient::new(channel.clone()),
             admin: GrantAdminServiceClient::new(channel),
@@ -112,7 +132,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        for child in [Some(&mut self.process), self.redis.as_mut()].into_iter().flatten() {
+        for child in [&mut self.process].into_iter().chain(&mut self.servers) {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -129,12 +149,17 @@ fn ready(process: &mut Child) -> String {
     fields["api"].as_str().unwrap().to_owned()
 }
 
-/// A Redis that writes an append-only file, as one that holds tokens should.
-fn redis(dir: &TempDir) -> (String, Option<Child>) {
+/// A Redis that writes an append-only file, as one that holds tokens should; or a replica of one. Its
+/// port, and its process.
+fn redis(dir: &TempDir, of: Option<&str>) -> (String, Child) {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port().to_string();
     drop(socket);
+    let dir = dir.path().join(&port);
+    std::fs::create_dir(&dir).unwrap();
     let process = Command::new("redis-server")
+        .args(["--repl-diskless-sync-delay", "0"])
+        .args(of.iter().flat_map(|primary| ["--replicaof", "127.0.0.1", primary]))
         .args([
             "--bind",
             "127.0.0.1",
@@ -146,11 +171,11 @@ fn redis(dir: &TempDir) -> (String, Option<Child>) {
             &port,
             "--dir",
         ])
-        .arg(dir.path())
+        .arg(&dir)
         .stdout(Stdio::null())
         .spawn()
         .expect("redis-server is missing: run `make tools`");
     // The program waits for it.
     std::thread::sleep(Duration::from_millis(100));
-    (format!("redis://127.0.0.1:{port}"), Some(process))
+    (port, process)
 }

@@ -38,6 +38,10 @@ pub trait Store: Grants + Claims + DueIndex + Enrolments + Events + Send + Sync 
     /// looked for the next time. One caller at a time.
     async fn health(&self) -> Health;
 
+    /// What this process knows was compared with the store as [`health`](Self::health) found it, and
+    /// written back: from now on claims can be made in it.
+    async fn compared(&self) -> Result<(), StoreError>;
+
     /// Lets go of some tombstones that are older than [`TOMBSTONE_LIFE`], and says of how many.
     async fn purge(&self) -> Result<usize, StoreError>;
 
@@ -54,6 +58,8 @@ pub struct Health {
     pub deployment: String,
     /// It takes writes; and whether it has lost any. Or why it takes none.
     pub state: Result<Continuity, StoreError>,
+    /// Other processes that may know what the store lacks, and have not compared yet.
+    pub behind: Vec<String>,
     /// The journal of this process; `None`: it has none, and needs none or has to do without.
     pub journal: Option<JournalCondition>,
 }

@@ -15,7 +15,7 @@ use crate::config::{
     Config, Environment, Listen, Log, LogFormat, Pages, Problem, Shutdown, StoreConfig,
 };
 use crate::crash::Moment;
-use crate::store::redis::Address;
+use crate::store::redis::{Address, SENTINEL, SENTINEL_TLS, parts};
 use crate::upstream::{Provider, is_private};
 
 const DEFAULT_STORE: &str = "token-broker.redb";
@@ -247,15 +247,22 @@ fn store(
         }
         return Some(StoreConfig::Redb(PathBuf::from(path)));
     }
-    if !url.starts_with("redis://") && !url.starts_with("rediss://") {
+    let by_sentinel = url.starts_with(SENTINEL) || url.starts_with(SENTINEL_TLS);
+    if by_sentinel && parts(url).is_none() {
         return problem(
             "store.url",
-            "must be redb:PATH, memory:, redis://HOST:PORT or rediss://HOST:PORT (Sentinel and \
-             Cluster are not built yet)",
+            "must be redis+sentinel://HOST:PORT,HOST:PORT/NAME, or with /NUMBER for a database",
+        );
+    }
+    if !by_sentinel && !url.starts_with("redis://") && !url.starts_with("rediss://") {
+        return problem(
+            "store.url",
+            "must be redb:PATH, memory:, redis://HOST:PORT, rediss://HOST:PORT, or \
+             redis+sentinel://HOST:PORT,HOST:PORT/NAME (Cluster is not built yet)",
         );
     }
     let database = Url::parse(url).map(|url| url.path().trim_start_matches('/').to_owned());
-    if !database.is_ok_and(|name| name.is_empty() || name.parse::<u32>().is_ok()) {
+    if !by_sentinel && !database.is_ok_and(|name| name.is_empty() || name.parse::<u32>().is_ok()) {
         return problem("store.url", "must be redis://HOST:PORT, or with /NUMBER for a database");
     }
     let password = match &section.password_file {

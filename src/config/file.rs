@@ -62,7 +62,8 @@ pub(super) struct Listen {
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Store {
-    /// `redb:PATH` (one process), `memory:` (lost at exit), `redis://HOST:PORT/DB` or `rediss://`.
+    /// `redb:PATH` (one process), `memory:` (lost at exit), `redis://HOST:PORT/DB` or `rediss://`,
+    /// `redis+sentinel://HOST:PORT,HOST:PORT/NAME/DB` or `rediss+sentinel://`.
     pub(super) url: Option<String>,
     /// File with the password of Redis.
     pub(super) password_file: Option<PathBuf>,

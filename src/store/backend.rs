@@ -24,9 +24,16 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// From now on nothing of another deployment is written to.
     fn bind(&self, deployment: &str);
 
+    /// Says how this process is called among others.
+    fn call_it(&self, replica: &str);
+
     /// Looks at what the store is, and proves that a claim could be written: leaves `mark`, and says
     /// which one was there.
     async fn inspect(&self, mark: u64) -> StoreResult<Inspected>;
+
+    /// What this process knows was compared with the store as it was found when it was looked at last,
+    /// and written back: claims may be made in it.
+    async fn compared(&self) -> StoreResult<()>;
 
     /// Lets go of it; nothing is asked of it any more.
     async fn close(&self) -> StoreResult<()>;
@@ -90,6 +97,8 @@ pub(crate) struct Inspected {
     pub(crate) mark: Option<u64>,
     /// It was opened or connected to anew since the last time: its last moments may be lost.
     pub(crate) anew: bool,
+    /// Other processes that may know what it lacks, and have not compared yet.
+    pub(crate) behind: Vec<String>,
 }
 
 /// What a record of format 1 says openly, as JSON.

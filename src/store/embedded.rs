@@ -111,6 +111,13 @@ impl Backend for Embedded {
         let _ = self.inner.deployment.set(deployment.to_owned());
     }
 
+    /// There are no others.
+    fn call_it(&self, _: &str) {}
+
+    async fn compared(&self) -> StoreResult<()> {
+        Ok(())
+    }
+
     async fn inspect(&self, mark: u64) -> StoreResult<Inspected> {
         self.run(move |inner| inner.inspect(mark)).await
     }

@@ -3,10 +3,12 @@
 //! [`session`] connects, `check` says what server is good enough, `confirm` waits for its replicas,
 //! `layout` names the keys, `fields` reads the hashes, and `rotation.lua` holds the rules of change.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use redis::{FromRedisValue, RedisError};
 use serde::Serialize;
 use tokio::sync::mpsc::Sender;
@@ -34,12 +36,16 @@ mod check;
 mod confirm;
 mod fields;
 mod layout;
+mod place;
 mod server_time;
 pub mod session;
 
 pub use check::Admission;
-pub use session::Address;
+pub use place::Address;
+pub(crate) use place::{SENTINEL, SENTINEL_TLS, parts};
 
+/// A replica that was there within this time is waited for after a failover: it may know more.
+const REMEMBERED: Duration = Duration::from_secs(3600);
 /// A mark lives longer than any process is ever stopped: one that is gone counts as lost.
 const MARK_LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -61,6 +67,23 @@ pub(crate) struct Redis {
     turn: AtomicUsize,
     /// Random; whose marks are ours.
     process: u64,
+    /// The name of this replica among others.
+    name: OnceLock<String>,
+    looked: Mutex<Looked>,
+    /// The connection through which what is known here was compared.
+    trusted: AtomicU64,
+}
+
+/// What was found when the server was looked at last.
+#[derive(Debug, Default)]
+struct Looked {
+    /// The connection, by its number.
+    connection: u64,
+    server: String,
+    /// The server was told already that it was compared.
+    told: bool,
+    /// So was any.
+    joined: bool,
 }
 
 impl Redis {
@@ -90,9 +113,18 @@ impl Redis {
             replicas_min: admission.replicas_min,
             turn: AtomicUsize::new(0),
             process: u64::from_be_bytes(process),
+            name: OnceLock::new(),
+            looked: Mutex::default(),
+            trusted: AtomicU64::new(0),
         };
         redis.claims.look(None, redis.replicas_min).await?;
+        // Nothing is known yet that could be newer.
+        redis.trusted.store(redis.session.connections(), Ordering::SeqCst);
         Ok(redis)
+    }
+
+    fn replica(&self) -> &str {
+        self.name.get_or_init(|| format!("{:016x}", self.process))
     }
 
     /// A due time by the clock of the server; empty for none.
@@ -217,7 +249,12 @@ impl Backend for Redis {
         self.claims.session().bind(deployment);
     }
 
+    fn call_it(&self, replica: &str) {
+        let _ = self.name.set(replica.to_owned());
+    }
+
     async fn inspect(&self, mark: u64) -> StoreResult<Inspected> {
+        self.session.follow().await;
         let read = redis::cmd("HGET").arg(self.layout.meta()).arg("identity").clone();
         let found: Option<Vec<u8>> = self.session.query(&read).await.map_err(unavailable)?;
         let identity = found.map(|found| self.identity_in(&found)).transpose()?;
@@ -225,20 +262,52 @@ impl Backend for Redis {
             // Nothing more goes out on this connection: the next one is greeted first.
             self.session.disconnect().await;
             self.claims.session().disconnect().await;
-            return Ok(Inspected { identity, mark: None, anew: true });
+            let behind = Vec::new();
+            return Ok(Inspected { identity, mark: None, anew: true, behind });
         }
+        let connection = self.session.connections();
         let key = self.layout.mark(self.process);
         let begin = self.clock.now_ms();
-        let (before, time): (String, String) =
-            self.call("mark", &[&key], &[&text(mark), &text(millis(MARK_LIFE))]).await?;
+        let keys = [&key, &self.layout.replicas(), &self.layout.compared()];
+        // Nobody waits for one that knows nothing yet.
+        let known_as = if self.looked.lock().joined { self.replica() } else { "" };
+        let (mark_life, remembered) = (text(millis(MARK_LIFE)), text(millis(REMEMBERED)));
+        let arguments: [&[u8]; 4] = [&text(mark), &mark_life, known_as.as_bytes(), &remembered];
+        let (before, time, replicas): (String, String, Vec<(String, String)>) =
+            self.call("mark", &keys.map(String::as_str), &arguments).await?;
         self.time.measured(number(&time)?, begin, self.clock.now_ms());
-        self.claims.look(Some((&key, mark)), self.replicas_min).await?;
+        let server = self.claims.look(Some((&key, mark)), self.replicas_min).await?;
+        let others = replicas.into_iter().filter(|(name, _)| name != self.replica());
+        let behind = others.filter(|(_, compared)| *compared != server);
+        let behind = behind.map(|(name, _)| name).collect();
+        let mut looked = self.looked.lock();
+        let told = looked.told && looked.server == server;
+        *looked = Looked { connection, server, told, joined: looked.joined };
         let anew = self.session.reconnected();
-        Ok(Inspected { identity, mark: before.parse().ok(), anew })
+        Ok(Inspected { identity, mark: before.parse().ok(), anew, behind })
+    }
+
+    async fn compared(&self) -> StoreResult<()> {
+        let (connection, untold) = {
+            let looked = self.looked.lock();
+            (looked.connection, (!looked.told).then(|| looked.server.clone()))
+        };
+        if let Some(server) = untold {
+            let arguments: [&[u8]; 2] = [self.replica().as_bytes(), server.as_bytes()];
+            let keys = [self.layout.replicas(), self.layout.compared()];
+            let keys = [keys[0].as_str(), keys[1].as_str()];
+            self.changed("compared", &keys, &arguments).await?;
+            let mut looked = self.looked.lock();
+            (looked.told, looked.joined) = (looked.server == server, true);
+        }
+        self.trusted.store(connection, Ordering::SeqCst);
+        Ok(())
     }
 
     async fn close(&self) -> StoreResult<()> {
-        Ok(())
+        let keys = [self.layout.replicas(), self.layout.compared()];
+        let keys = [keys[0].as_str(), keys[1].as_str()];
+        self.changed("leave", &keys, &[self.replica().as_bytes()]).await.map(drop)
     }
 
     async fn exists(&self) -> StoreResult<bool> {
@@ -312,6 +381,13 @@ impl Backend for Redis {
         ];
         let keys = self.layout.keys(id);
         let beside = self.session.connections();
+        if beside != self.trusted.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable(
+                "Redis was connected to anew; nothing is claimed before it was compared with what is \
+                 known here"
+                    .into(),
+            ));
+        }
         let answer = self.claims.call(beside, "claim", &keys.with_due(), &arguments).await?;
         let answer = Vec::from_redis_value(answer).map_err(|_| malformed())?;
         let ours = |claim: Intent| {

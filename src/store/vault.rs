@@ -96,6 +96,7 @@ impl Vault {
     /// From now on pairs go into the journal first.
     #[must_use]
     pub fn with_journal(self, journal: Arc<Journal>) -> Self {
+        self.backend.call_it(journal.name());
         Self { journal: Some(journal), ..self }
     }
 
@@ -210,24 +211,26 @@ impl Vault {
     }
 
     /// Looks whether it is still the store that it was, and whether it can be written to.
-    async fn inspect(&self) -> StoreResult<Continuity> {
+    /// And which other processes have not looked yet.
+    async fn inspect(&self) -> StoreResult<(Continuity, Vec<String>)> {
         let mark = self.marks.next();
-        let Inspected { identity, mark: before, anew } = self.backend.inspect(mark).await?;
+        let Inspected { identity, mark: before, anew, behind } = self.backend.inspect(mark).await?;
         let Some(identity) = identity else {
             self.still_ours().await?;
             self.marks.left(mark);
-            return Ok(Continuity::Emptied);
+            return Ok((Continuity::Emptied, behind));
         };
         if identity.deployment != self.identity.deployment {
             return Err(foreign());
         }
         let older = self.marks.missing(before);
         self.marks.left(mark);
-        Ok(match (older, anew) {
+        let continuity = match (older, anew) {
             (true, _) => Continuity::Older,
             (false, true) => Continuity::Anew,
             (false, false) => Continuity::Unbroken,
-        })
+        };
+        Ok((continuity, behind))
     }
 
     /// Names the store again where that was lost with the rest: what is sealed to a deployment
@@ -502,7 +505,10 @@ impl DueIndex for Vault {
 #[async_trait]
 impl Store for Vault {
     async fn health(&self) -> Health {
-        let state = self.inspect().await;
+        let (state, behind) = match self.inspect().await {
+            Ok((continuity, behind)) => (Ok(continuity), behind),
+            Err(failure) => (Err(failure), Vec::new()),
+        };
         match (&self.journal, &state) {
             (Some(journal), Ok(Continuity::Unbroken)) => journal.sweep(),
             // What it had confirmed may be among what it has lost.
@@ -513,8 +519,13 @@ impl Store for Vault {
             kind: self.backend.kind(),
             deployment: self.identity.deployment.clone(),
             state,
+            behind,
             journal: self.journal.as_ref().map(|journal| journal.condition()),
         }
+    }
+
+    async fn compared(&self) -> StoreResult<()> {
+        self.backend.compared().await
     }
 
     async fn purge(&self) -> StoreResult<usize> {

@@ -98,6 +98,42 @@ async fn herd(dir: &Path, store: &str, more: &[(&str, &str)]) {
     assert_eq!(code, Some(0), "{log}");
 }
 
+/// Callers at several replicas, whose token has expired.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_request_for_all_at_three_replicas() {
+    const REPLICAS: usize = 3;
+    const EACH: usize = 200;
+    let authority = Authority::new().lifetime(Duration::from_secs(4));
+    let base = authority.serve().await;
+    let (server, dir) = (RedisServer::start(&[]), tempfile::tempdir().unwrap());
+    let url = server.url();
+    let mut environment = redis_settings(dir.path(), &base, &url);
+    // Nothing happens unasked, so that the grant does expire.
+    environment.push(("TOKEN_BROKER__TIMING__DUE_TICK", "1h"));
+    let programs = ["a", "b", "c"].map(|name| {
+        let mut own = environment.clone();
+        own.push(("TOKEN_BROKER__STORE__JOURNAL", name));
+        Program::start(dir.path(), &["serve"], &own)
+    });
+    import(&programs[0], dir.path(), "kroger/alice", &authority.consent("alice"));
+    let mut replicas = Vec::new();
+    for program in &programs {
+        let client = Client::connect(&format!("http://{}", program.api)).await.unwrap();
+        replicas.push(Calls { tokens: client.tokens, admin: client.admin });
+    }
+    let first = replicas[0].clone().get("kroger/alice").await.unwrap();
+    tokio::time::sleep(Duration::try_from(first.ttl.unwrap()).unwrap()).await;
+    authority.delay(Duration::from_millis(400));
+    let callers = (0..REPLICAS * EACH).map(|n| {
+        let mut calls = replicas[n % REPLICAS].clone();
+        async move { calls.get("kroger/alice").await.unwrap().generation }
+    });
+    let answers = join_all(callers).await;
+    assert!(answers.iter().all(|generation| *generation == first.generation + 1));
+    assert_eq!(authority.posts(), 2, "{} callers at three replicas, one request", answers.len());
+    authority.audit();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_for_all_on_redb() {
     let dir = tempfile::tempdir().unwrap();

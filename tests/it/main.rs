@@ -14,6 +14,7 @@ mod discovery;
 mod domain;
 mod doubt;
 mod enrol;
+mod failover;
 mod failures;
 mod follow;
 mod format_1;

@@ -34,14 +34,7 @@ impl World {
         let primary = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
         let port = primary.port.to_string();
         let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &port]);
-        for _ in 0..200 {
-            primary.cli(&["SET", "probe", "there"]);
-            let attached = primary.cli(&["INFO", "replication"]).contains("state=online");
-            if attached && replica.cli(&["GET", "probe"]) == "there" {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        replica.follows(&primary).await;
         let (dir, url) = (tempfile::tempdir().unwrap(), primary.url());
         let mut settings = redis_settings(dir.path(), &base, &url);
         settings.extend_from_slice(more);

@@ -6,6 +6,7 @@
 
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::path::Path;
 
 use stateright::{Checker as _, Expectation, Model};
 
@@ -74,4 +75,25 @@ fn a_record_is_what_its_history_says_in_whatever_order_it_is_told() {
 #[test]
 fn a_failover_forgets_no_claim_that_was_sent_under() {
     check(failover::cases());
+}
+
+/// `necessity.md` says what each mechanism is for.
+#[test]
+fn every_row_names_what_is_there() {
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let list = |folder: &str| std::fs::read_dir(tests.join(folder)).into_iter().flatten().flatten();
+    let sources: String = list("models").chain(list("it")).map(|file| read(&file.path())).collect();
+    let ledger = read(&tests.join("necessity.md"));
+    let rows: Vec<_> = ledger.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 10, "{ledger}");
+    for row in rows {
+        // Every second part stands in backquotes.
+        for name in row.split('`').skip(1).step_by(2) {
+            let there = [format!("(\"{name}\","), format!("fn {name}()")];
+            let there = there.iter().any(|form| sources.contains(form))
+                || sources.contains(&format!("\"{name}\",\n"));
+            assert!(there, "{name} is not there any more: {row}");
+        }
+    }
 }

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::broker::error::{Error, chain};
@@ -26,6 +28,12 @@ pub struct StoreCondition {
 }
 
 const GIVEN_BACK: &str = "it is given back what it has lost";
+const OTHERS: &str = "it is another server than before, and other replicas have not compared yet what \
+                      they know";
+/// So long others are waited for: one that has crashed may come back with a pair in its journal.
+const OTHERS_MAX: Duration = Duration::from_secs(600);
+/// So long it is said that they are waited for no longer.
+const OTHERS_TOLD: Duration = Duration::from_secs(10);
 
 /// What a store may lack, until it has all that this process knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +74,8 @@ impl Lacks {
 pub(in crate::broker) struct Watch {
     condition: RwLock<Arc<StoreCondition>>,
     lacks: RwLock<Option<Lacks>>,
+    /// Since when others are waited for that have not compared yet.
+    others: RwLock<Option<Instant>>,
     /// Grants that it was given back.
     pub(super) healed: AtomicU64,
     up: Gauge,
@@ -73,8 +83,8 @@ pub(in crate::broker) struct Watch {
 
 impl Watch {
     pub(in crate::broker) fn new(up: Gauge) -> Self {
-        let (condition, lacks) = (RwLock::default(), RwLock::default());
-        Self { condition, lacks, healed: AtomicU64::new(0), up }
+        let (condition, lacks, others) = (RwLock::default(), RwLock::default(), RwLock::default());
+        Self { condition, lacks, others, healed: AtomicU64::new(0), up }
     }
 
     pub(in crate::broker) fn condition(&self) -> Arc<StoreCondition> {
@@ -83,8 +93,35 @@ impl Watch {
 
     /// Nothing new is begun in a store that does not have all that we know.
     pub(in crate::broker) fn whole(&self) -> Result<(), StoreError> {
-        let whole = self.lacks.read().is_none();
-        whole.then_some(()).ok_or_else(|| StoreError::Unavailable(GIVEN_BACK.into()))
+        if self.lacks.read().is_some() {
+            return Err(StoreError::Unavailable(GIVEN_BACK.into()));
+        }
+        match *self.others.read() {
+            Some(since) if since.elapsed() < OTHERS_MAX => {
+                Err(StoreError::Unavailable(OTHERS.into()))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Notes whom is waited for, and says so while it is.
+    fn wait_for(&self, behind: &[String]) -> Option<String> {
+        let mut others = self.others.write();
+        if behind.is_empty() {
+            *others = None;
+            return None;
+        }
+        let since = *others.get_or_insert_with(Instant::now);
+        if since.elapsed() < OTHERS_MAX {
+            return Some(format!("{OTHERS}: {}", behind.join(", ")));
+        }
+        if since.elapsed() < OTHERS_MAX + OTHERS_TOLD {
+            warn!(
+                replicas = behind.join(", "),
+                "these replicas have not said what they know since Redis is another one; refreshes go on without"
+            );
+        }
+        None
     }
 
     fn healed(&self) -> u64 {
@@ -109,11 +146,15 @@ impl Rotations {
                     let journal = health.journal.clone();
                     self.note(StoreCondition { kind, deployment, trouble, journal });
                 }
+                let waits = self.watch.wait_for(&health.behind);
                 match lacks {
                     Some(what) if !self.complete(what).await => {
                         (lacks, Some(GIVEN_BACK.to_owned()))
                     }
-                    _ => (None, None),
+                    _ => match self.store.compared().await {
+                        Ok(()) => (None, waits),
+                        Err(failure) => (lacks, Some(chain(&failure))),
+                    },
                 }
             }
         };

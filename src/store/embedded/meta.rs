@@ -82,12 +82,15 @@ impl Inner {
                 |name| Ok(meta.get(name).map_err(unavailable)?.map(|found| found.value().to_vec()));
             let (found, before) = (identity(value(IDENTITY)?)?, value(MARK)?);
             if found.as_ref().is_some_and(|found| self.is_foreign(found)) {
-                return Ok((Inspected { identity: found, mark: None, anew: true }, false));
+                return Ok((
+                    Inspected { identity: found, mark: None, anew: true, behind: Vec::new() },
+                    false,
+                ));
             }
             meta.insert(MARK, mark.to_be_bytes().as_slice()).map_err(unavailable)?;
             let before = before.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
             let anew = self.reopened.swap(false, Ordering::SeqCst);
-            Ok((Inspected { identity: found, mark: before, anew }, true))
+            Ok((Inspected { identity: found, mark: before, anew, behind: Vec::new() }, true))
         })
     }
 }

@@ -40,6 +40,12 @@ pub(super) async fn admit(
             "this Redis is a replica; point `store.url` at the primary".to_owned(),
         ));
     }
+    if fact("cluster_enabled") == "1" {
+        return Err(OpenError::Refused(
+            "this Redis is a Cluster, which is not built yet; use a single primary, with replicas"
+                .to_owned(),
+        ));
+    }
     let policy = fact("maxmemory_policy");
     if policy != "noeviction" && !policy.is_empty() && !admission.allow_eviction {
         return Err(OpenError::Refused(format!(
@@ -119,6 +125,11 @@ fn parse(info: &str) -> HashMap<&str, &str> {
 pub(super) fn replicas(info: &str) -> u64 {
     let attached = |line: &&str| line.starts_with("slave") && line.contains("state=online");
     info.lines().filter(attached).count() as u64
+}
+
+/// Which server it is: another one after each of its starts.
+pub(super) fn server(info: &str) -> String {
+    parse(info).get("run_id").copied().unwrap_or_default().to_owned()
 }
 
 /// Says what an error of Redis means for the operator. Never shows the URL.

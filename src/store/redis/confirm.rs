@@ -57,19 +57,21 @@ impl Confirming {
     /// Looks whether the connection leads to the primary where `mark` was left, and makes another one
     /// where it does not; counts the replicas there. A claim is not to find that out. It needs the
     /// rights that a claim does.
-    pub(super) async fn look(&self, mark: Option<(&str, u64)>, least: u64) -> StoreResult<()> {
+    /// Gives back which server it is.
+    pub(super) async fn look(&self, mark: Option<(&str, u64)>, least: u64) -> StoreResult<String> {
         let mut looked = self.try_look(mark).await;
         if looked.is_err() {
             self.session.disconnect().await;
             looked = self.try_look(mark).await;
         }
-        self.replicas.store(looked?.max(least), Ordering::Relaxed);
-        Ok(())
+        let (replicas, server) = looked?;
+        self.replicas.store(replicas.max(least), Ordering::Relaxed);
+        Ok(server)
     }
 
-    async fn try_look(&self, mark: Option<(&str, u64)>) -> StoreResult<u64> {
+    async fn try_look(&self, mark: Option<(&str, u64)>) -> StoreResult<(u64, String)> {
         let mut pipeline = redis::pipe();
-        pipeline.cmd("INFO").arg("replication").cmd("WAIT").arg(0).arg(1);
+        pipeline.cmd("INFO").arg("server").arg("replication").cmd("WAIT").arg(0).arg(1);
         if let Some((key, _)) = mark {
             pipeline.cmd("HGET").arg(key).arg("mark");
         }
@@ -82,12 +84,12 @@ impl Confirming {
                 "claims would go to another Redis than everything else".into(),
             ));
         }
-        Ok(check::replicas(&info))
+        Ok((check::replicas(&info), check::server(&info)))
     }
 
     /// Calls a function. `beside`: the connection of everything else, as [`Session::connections`] says;
-    /// where that is another one than before, this one is made anew, too. An error leaves open whether it ran: also where it did, and too few replicas
-    /// have it.
+    /// where that is another one than before, this one is made anew, too. An error leaves open whether it
+    /// ran: also where it did, and too few replicas have it.
     pub(super) async fn call(
         &self,
         beside: u64,

@@ -3,7 +3,8 @@
 //! `PREFIX:{NN}:g:GRANT` the grants, `PREFIX:{NN}:due` the due index, `PREFIX:{NN}:ids` the names
 //! in order, `PREFIX:meta` whom the store belongs to, `PREFIX:mark:PROCESS` a mark of each process,
 //! which lives for a day, `PREFIX:note:NAME` an enrolment under way, which lives for minutes,
-//! `PREFIX:events` the channel of changes. `NN` is the shard, one of 256: fixed, because keys of
+//! `PREFIX:replicas` and `PREFIX:compared` which brokers there are, and which server they were compared
+//! with, `PREFIX:events` the channel of changes. `NN` is the shard, one of 256: fixed, because keys of
 //! one shard change together and so must share a slot. No key of a live grant has a time to live.
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -68,6 +69,16 @@ impl Layout {
     /// A note.
     pub(super) fn note(&self, name: &str) -> String {
         format!("{}:note:{name}", self.prefix)
+    }
+
+    /// When which replica was there last.
+    pub(super) fn replicas(&self) -> String {
+        format!("{}:replicas", self.prefix)
+    }
+
+    /// Which server each replica was compared with.
+    pub(super) fn compared(&self) -> String {
+        format!("{}:compared", self.prefix)
     }
 
     /// The mark of one process.

@@ -397,14 +397,42 @@ end
 
 -- Leaves a mark, and says which one was there. Like a claim it is refused when Redis is full: it
 -- proves that a claim could be written. It needs no right that a claim does not.
--- keys: mark   args: mark, its life in ms   returns: the one before, time in ms
+-- keys: mark replicas compared   args: mark, its life in ms, name of the replica ('' = it has not been
+-- compared with any server yet), how long replicas are remembered in ms
+-- returns: the one before, time in ms, names of replicas each with the server that it was compared with
 local function mark(keys, args)
   local before = redis.call('HGET', keys[1], 'mark')
   redis.call('HSET', keys[1], 'mark', args[1])
   redis.call('PEXPIRE', keys[1], args[2])
   -- Whoever listens knows by it that the link is alive.
   tell(string.match(keys[1], '^(.*):mark:'), 'mark')
-  return { before or '', decimal(time_ms()) }
+  local now = time_ms()
+  if args[3] ~= '' then
+    redis.call('ZADD', keys[2], decimal(now), args[3])
+  end
+  redis.call('ZREMRANGEBYSCORE', keys[2], '-inf', decimal(now - number(args[4])))
+  local replicas = {}
+  for _, name in ipairs(redis.call('ZRANGE', keys[2], 0, -1)) do
+    table.insert(replicas, name)
+    table.insert(replicas, redis.call('HGET', keys[3], name) or '')
+  end
+  return { before or '', decimal(now), replicas }
+end
+
+-- A replica has given this server what it knows and the server lacked.
+-- keys: replicas compared   args: name of the replica, the server
+local function compared(keys, args)
+  redis.call('ZADD', keys[1], decimal(time_ms()), args[1])
+  redis.call('HSET', keys[2], args[1], args[2])
+  return 1
+end
+
+-- A replica ends, and is waited for by nobody.
+-- keys: replicas compared   args: its name
+local function leave(keys, args)
+  redis.call('ZREM', keys[1], args[1])
+  redis.call('HDEL', keys[2], args[1])
+  return 1
 end
 
 -- A function that says which grant it changed: generation, last fence, name. Its first key is the grant.
@@ -429,6 +457,8 @@ end
 register('claim', claim, {})
 register('start', telling(start), {})
 register('mark', mark, {})
+register('compared', compared, { 'allow-oom' })
+register('leave', leave, { 'allow-oom' })
 register('keep', keep, {})
 register('look', look, { 'no-writes' })
 register('pick', pick, { 'allow-oom' })

@@ -1,46 +1,29 @@
 //! A connection to Redis that is replaced when it fails, with our functions loaded.
 
-use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use redis::aio::{MultiplexedConnection, PubSub};
-use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _,
-    Pipeline, RedisError, ServerErrorKind,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline, RedisError,
+    ServerErrorKind,
 };
 use tokio::sync::Mutex;
 
 use crate::store::identity::Identity;
 use crate::store::keyring::hexadecimal;
+use crate::store::redis::place::{Address, Place};
 
 const LIBRARY: &str = include_str!("rotation.lua");
 /// Bytes of the hash of the library that make its version.
 const VERSION_BYTES: usize = 4;
 
-/// How to reach Redis. The URL may hold a password, so it is not shown.
-#[derive(Clone)]
-pub struct Address {
-    /// `redis://` or `rediss://`.
-    pub url: String,
-    /// Overrides the password of the URL.
-    pub password: Option<crate::secret::ClientSecret>,
-    /// Longest wait for one answer.
-    pub timeout: Duration,
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Address").field("timeout", &self.timeout).finish_non_exhaustive()
-    }
-}
-
 /// Opens connections and keeps the live one.
 pub(super) struct Session {
-    client: Client,
+    place: Place,
+    /// Where the live connection leads.
+    connected: parking_lot::Mutex<Option<ConnectionAddr>>,
     config: AsyncConnectionConfig,
     live: Mutex<Option<MultiplexedConnection>>,
     version: String,
@@ -62,16 +45,6 @@ impl Session {
         meta: String,
         purpose: Option<&str>,
     ) -> Result<Self, RedisError> {
-        let info = address.url.as_str().into_connection_info()?;
-        // Without nodelay every answer can wait for an acknowledgement of ours.
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let info = match &address.password {
-            Some(password) => {
-                let settings = info.redis_settings().clone().set_password(password.expose());
-                info.set_redis_settings(settings)
-            }
-            None => info,
-        };
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(address.timeout))
             .set_response_timeout(Some(address.timeout));
@@ -80,9 +53,30 @@ impl Session {
         // Names of connections hold no spaces.
         let name = format!("token-broker:{}", prefix.replace(' ', "_"));
         let name = purpose.map_or(name.clone(), |purpose| format!("{name}:{purpose}"));
-        let (client, live, deployment) = (Client::open(info)?, Mutex::new(None), OnceLock::new());
+        let (place, live, deployment) = (Place::new(address)?, Mutex::new(None), OnceLock::new());
         let (reconnected, connections) = (AtomicBool::new(false), AtomicU64::new(0));
-        Ok(Self { client, config, live, version, name, meta, deployment, reconnected, connections })
+        let connected = parking_lot::Mutex::new(None);
+        Ok(Self {
+            place,
+            connected,
+            config,
+            live,
+            version,
+            name,
+            meta,
+            deployment,
+            reconnected,
+            connections,
+        })
+    }
+
+    /// Gives the connection up where Sentinel says that another server is the primary now.
+    pub(super) async fn follow(&self) {
+        let connected = self.connected.lock().clone();
+        let Some(connected) = connected else { return };
+        if self.place.left(&connected).await {
+            self.disconnect().await;
+        }
     }
 
     /// From now on only servers of this deployment are talked to.
@@ -136,7 +130,7 @@ impl Session {
 
     /// Opens a connection of its own, on which everything comes that is said in `channel`.
     pub(super) async fn subscribe(&self, channel: &str) -> Result<PubSub, RedisError> {
-        let mut link = self.client.get_async_pubsub().await?;
+        let mut link = self.place.primary().await?.get_async_pubsub().await?;
         link.subscribe(channel).await?;
         Ok(link)
     }
@@ -210,7 +204,9 @@ impl Session {
             return Ok(connection.clone());
         }
         let config = &self.config;
-        let mut fresh = self.client.get_multiplexed_async_connection_with_config(config).await?;
+        let client = self.place.primary().await?;
+        let mut fresh = client.get_multiplexed_async_connection_with_config(config).await?;
+        *self.connected.lock() = Some(client.get_connection_info().addr().clone());
         // Operators who look at the server see who is connected. A user without this right may not.
         let name = redis::cmd("CLIENT").arg("SETNAME").arg(&self.name).to_owned();
         let _: Result<String, _> = name.query_async(&mut fresh).await;

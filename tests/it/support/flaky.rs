@@ -178,6 +178,9 @@ impl Store for Flaky {
     async fn health(&self) -> Health {
         self.store.health().await
     }
+    async fn compared(&self) -> StoreResult<()> {
+        self.store.compared().await
+    }
     async fn purge(&self) -> StoreResult<usize> {
         self.reach()?.purge().await
     }

@@ -37,10 +37,28 @@ impl RedisServer {
 
     /// Kills the server, and starts it again with what is on its disk.
     pub(crate) fn restart(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        self.kill();
         self.process = spawn(self.port, &self.dir, &self.arguments);
         assert!(answers(&mut self.process, self.port), "redis-server does not start again");
+    }
+
+    /// Kills the server.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Waits until it has what `primary` has, and acknowledges it.
+    pub(crate) async fn follows(&self, primary: &Self) {
+        for _ in 0..200 {
+            primary.cli(&["SET", "probe", "there"]);
+            let attached = primary.cli(&["INFO", "replication"]).contains("state=online");
+            if attached && self.cli(&["GET", "probe"]) == "there" {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the replica is not attached");
     }
 
     pub(crate) fn url(&self) -> String {
@@ -68,6 +86,40 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// A Sentinel that watches over one primary, named `main`.
+pub(crate) struct Sentinel(RedisServer);
+
+impl Sentinel {
+    pub(crate) fn start(primary: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let file = dir.path().join("sentinel.conf");
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {primary} 1\n\
+             sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut process = Command::new("redis-server")
+            .arg(&file)
+            .arg("--sentinel")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is missing: run `make tools`");
+        assert!(answers(&mut process, port), "Sentinel does not start");
+        Self(RedisServer { process, arguments: Vec::new(), port, dir })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis+sentinel://127.0.0.1:{}/main", self.0.port)
+    }
+
+    /// What it answers to `SENTINEL WORD main`.
+    pub(crate) fn says(&self, word: &str) -> String {
+        self.0.cli(&["SENTINEL", word, "main"])
     }
 }
 
