@@ -262,6 +262,7 @@ impl Running {
             (Err(_elapsed), _) => Err(AppError::DrainTimeout {
                 waited: shutdown.drain_max,
                 unpublished: app.broker.metrics().unpublished_pairs.get(),
+                kept: app.broker.store().journal.as_ref().is_some_and(|it| it.trouble.is_none()),
                 flights: app.broker.metrics().flights.get(),
             }),
         }

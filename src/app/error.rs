@@ -49,15 +49,17 @@ pub enum AppError {
     },
     /// The drain took too long.
     #[error(
-        "after {waited:?} {unpublished} new token pairs were still not taken by the store and are \
-         lost with this process (the log names their grants), and {flights} refreshes were under \
-         way; their claims stay in the store"
+        "after {waited:?} the store has not taken {unpublished} of the new token pairs (the log names \
+         their grants){}. {flights} refreshes, these among them, were under way; their claims stay in \
+         the store", if *.kept { ": they are in the journal, so start this replica again with it" } else { ": they are lost with this process" }
     )]
     DrainTimeout {
         /// How long they were waited for.
         waited: Duration,
         /// Pairs that providers had issued.
         unpublished: i64,
+        /// The journal has them.
+        kept: bool,
         /// Refreshes, those pairs among them.
         flights: i64,
     },

@@ -11,7 +11,8 @@ use tracing::info;
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::model::{
-    Descriptor, Doubt, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId, Standing,
+    Descriptor, Doubt, DoubtKind, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId,
+    Standing,
 };
 use crate::broker::refresh::continuity::StoreCondition;
 use crate::broker::refresh::flight::Trigger;
@@ -79,6 +80,8 @@ pub struct Overview {
     /// The refresh token got no definite answer; and when it is presented again, unless that waits
     /// for an operator.
     pub doubt: Option<(Doubt, Option<SystemTime>)>,
+    /// The replica that holds the claim and gives no sign.
+    pub holder: Option<String>,
     /// When the next refresh is due, if one is.
     pub due_at: Option<SystemTime>,
 }
@@ -338,16 +341,24 @@ impl Broker {
             (_, None) if trouble.is_some() => (State::Degraded, trouble),
             (_, None) => (State::Active, None),
         };
-        let doubt = doubt.map(|doubt| {
-            let next = self.rotations.next_try(entry, &view, &doubt);
-            (doubt, self.rotations.look_at(next))
-        });
+        let quiet = held.filter(|_| silent && goes_on);
+        let holder = quiet.map(|held| held.owner.replica.clone());
+        let doubt = match (doubt, quiet) {
+            (Some(doubt), _) => {
+                let next = self.rotations.next_try(entry, &view, &doubt);
+                Some((doubt, self.rotations.look_at(next)))
+            }
+            (None, Some(held)) => {
+                Some((quiet_since(held), self.rotations.given_up_at(held, grant)))
+            }
+            (None, None) => None,
+        };
         let off = grant.descriptor.disabled && state != State::Revoked;
         let state = if off { State::Disabled } else { state };
         let wanted = grant.descriptor.keep_warm || entry.in_use(grant.generation());
         let goes_on = matches!(state, State::Active | State::Degraded);
         let due_at = self.rotations.due_at(&view.grant, wanted).filter(|_| goes_on);
-        Overview { view, state, trouble, doubt, due_at }
+        Overview { view, state, trouble, doubt, holder, due_at }
     }
 
     /// The holder of this claim, another process that may be alive, gives no sign for too long.
@@ -359,5 +370,17 @@ impl Broker {
     /// The store as it was when it was looked at last.
     pub fn store(&self) -> Arc<StoreCondition> {
         self.rotations.watch.condition()
+    }
+}
+
+/// What is known of a refresh whose holder, elsewhere, gives no sign: that it may have been sent.
+fn quiet_since(held: &Intent) -> Doubt {
+    Doubt {
+        kind: DoubtKind::Silent,
+        status: None,
+        since: held.since,
+        sent_at: held.since,
+        attempts: 1,
+        fence: held.fence,
     }
 }

@@ -3,7 +3,7 @@
 //! Reading order: [`join`] and [`flight`] one refresh for each grant, [`rotation`] how it is done,
 //! [`claim`] under what right, [`answer`] what replies mean (with `pair`), [`providers`] whose
 //! trouble a failure is, [`resend`] (with `doubt`) what follows a lost answer, [`publish`] how a
-//! pair is kept, [`continuity`] whether the store keeps it, [`revoke`] how it ends on purpose,
+//! pair is kept, [`continuity`] whether the store keeps it (with `others`), [`revoke`] how it ends on purpose,
 //! [`pacing`] who waits after a failure, [`follow`] what other processes change, [`scheduler`] what
 //! happens unasked. Nothing here knows of callers or operators.
 
@@ -36,6 +36,7 @@ pub mod doubt;
 pub mod flight;
 pub mod follow;
 pub mod join;
+mod others;
 pub mod pacing;
 pub mod pair;
 pub mod providers;

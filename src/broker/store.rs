@@ -58,8 +58,8 @@ pub struct Health {
     pub deployment: String,
     /// It takes writes; and whether it has lost any. Or why it takes none.
     pub state: Result<Continuity, StoreError>,
-    /// Other processes that may know what the store lacks, and have not compared yet.
-    pub behind: Vec<String>,
+    /// Other processes, which may know what the store lacks.
+    pub peers: Peers,
     /// The journal of this process; `None`: it has none, and needs none or has to do without.
     pub journal: Option<JournalCondition>,
 }
@@ -75,8 +75,17 @@ pub struct JournalCondition {
     pub trouble: Option<String>,
 }
 
-/// Whether a store has what it had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The processes that a store is shared with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// Which server it is now; another one may lack what the one before had.
+    pub server: String,
+    /// The names of the others, and whether each has compared what it knows with this server.
+    pub others: Vec<(String, bool)>,
+}
+
+/// Whether a store has what it had; the worst comes last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Continuity {
     /// As far as we can see.
     Unbroken,

@@ -116,9 +116,15 @@ fn sent(doubt: &GrantDoubt) -> String {
         grant_doubt::Kind::Ended => "the connection ended without an answer".to_owned(),
         grant_doubt::Kind::Unheard => "no answer came".to_owned(),
         grant_doubt::Kind::Died => "the process that sent it is gone".to_owned(),
+        grant_doubt::Kind::Silent if doubt.holder.is_empty() => {
+            "by a replica that gave no sign for long, and is taken for gone".to_owned()
+        }
         grant_doubt::Kind::Silent => {
-            "the replica that may have sent it has been silent for long, and is taken for gone"
-                .to_owned()
+            return format!(
+                "perhaps, since {}, by replica {} (the first line of its journal), which gives no sign",
+                time(doubt.since_time.as_ref()),
+                doubt.holder
+            );
         }
         grant_doubt::Kind::Restored | grant_doubt::Kind::Unspecified => "unknown".to_owned(),
     };
@@ -126,6 +132,15 @@ fn sent(doubt: &GrantDoubt) -> String {
 }
 
 fn what_follows(doubt: &GrantDoubt) -> String {
+    if !doubt.holder.is_empty() {
+        let then = doubt.retry_time.as_ref().map_or_else(
+            || "then an operator decides: `token-broker grant resolve`".to_owned(),
+            |at| format!("at {} it is taken for gone", time(Some(at))),
+        );
+        return format!(
+            "start that replica again: it may have the new pair in its journal; {then}"
+        );
+    }
     match &doubt.retry_time {
         Some(at) => format!(
             "the refresh token is presented again at {}, or sooner if an API rejects the access \
@@ -218,8 +233,18 @@ pub(super) fn status(
         rows.push(("store trouble", status.store_trouble.clone()));
     }
     if status.unpublished_pairs > 0 {
-        let lost = "kept only in memory: the store does not take them";
+        let journal = status.journal.as_ref().is_some_and(|journal| journal.trouble.is_empty());
+        let place = if journal { "memory and journal" } else { "memory only" };
+        let lost = format!("in {place}: the store does not take them");
         rows.push(("new pairs", format!("{} {lost}", status.unpublished_pairs)));
+    }
+    if let Some(journal) = &status.journal {
+        let well = if journal.trouble.is_empty() { "well" } else { &journal.trouble };
+        let stuck = match journal.stuck {
+            0 => String::new(),
+            stuck => format!(", {stuck} of them stuck: the log says why"),
+        };
+        rows.push(("journal", format!("{well}; pairs: {}{stuck}", journal.entries)));
     }
     if status.draining {
         rows.push(("stopping", "yes".to_owned()));
@@ -254,6 +279,9 @@ pub(super) fn status_json(
         "deployment_id": status.deployment_id,
         "flights": status.flights,
         "unpublished_pairs": status.unpublished_pairs,
+        "journal": status.journal.as_ref().map(|journal| json!({
+            "entries": journal.entries, "stuck": journal.stuck, "trouble": journal.trouble,
+        })),
         "draining": status.draining,
         "grants": counts,
         "providers": providers_json(providers),

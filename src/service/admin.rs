@@ -64,6 +64,7 @@ impl Admin {
             flights: count(metrics.flights.get()),
             unpublished_pairs: count(metrics.unpublished_pairs.get()),
             draining: self.broker.draining(),
+            journal: store.journal.as_ref().map(convert::journal),
             uptime: convert::uptime(self.start, self.broker.clock().now()),
         }
     }

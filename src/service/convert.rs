@@ -11,6 +11,7 @@ use crate::broker::advice::advice;
 use crate::broker::error::{Error, Violation};
 use crate::broker::model::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::serving::{Degraded, Rejected, Want};
+use crate::broker::store::JournalCondition;
 use crate::broker::view::{Encoded, Trouble, View};
 use crate::broker::{NewGrant, Overview, Resolution, State, endpoint};
 use crate::clock::between;
@@ -307,11 +308,23 @@ pub(super) fn grant(overview: &Overview, now: SystemTime) -> proto::Grant {
             .map(|trouble| failure(trouble, overview.state, now)),
         create_time: Some(descriptor.create_time.into()),
         etag: grant.etag(),
-        doubt: overview.doubt.as_ref().map(|(doubt, next)| self::doubt(doubt, *next)),
+        doubt: overview
+            .doubt
+            .as_ref()
+            .map(|(doubt, next)| self::doubt(doubt, *next, overview.holder.as_deref())),
     }
 }
 
-fn doubt(doubt: &Doubt, next: Option<SystemTime>) -> proto::GrantDoubt {
+pub(super) fn journal(journal: &JournalCondition) -> proto::JournalStatus {
+    let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    proto::JournalStatus {
+        entries: number(journal.entries),
+        stuck: number(journal.stuck),
+        trouble: journal.trouble.clone().unwrap_or_default(),
+    }
+}
+
+fn doubt(doubt: &Doubt, next: Option<SystemTime>, holder: Option<&str>) -> proto::GrantDoubt {
     use proto::grant_doubt::Kind;
     let kind = match doubt.kind {
         DoubtKind::Answered => Kind::Answered,
@@ -328,6 +341,7 @@ fn doubt(doubt: &Doubt, next: Option<SystemTime>) -> proto::GrantDoubt {
         since_time: Some(doubt.since.into()),
         last_sent_time: Some(doubt.sent_at.into()),
         attempts: i32::try_from(doubt.attempts).unwrap_or(i32::MAX),
+        holder: holder.unwrap_or_default().to_owned(),
         retry_time: next.map(Into::into),
     }
 }

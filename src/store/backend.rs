@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc::Sender;
 
 use crate::broker::model::{GrantId, Position};
-use crate::broker::store::{Claim, Heard, Merged, StoreError};
+use crate::broker::store::{Claim, Heard, Merged, Peers, StoreError};
 use crate::store::identity::Identity;
 use crate::store::record::{Blob, Record, Sealed, Stamp, StoredDoubt, StoredOwner};
 
@@ -35,8 +35,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// and written back: claims may be made in it.
     async fn compared(&self) -> StoreResult<()>;
 
-    /// Lets go of it; nothing is asked of it any more.
-    async fn close(&self) -> StoreResult<()>;
+    /// Lets go of it; nothing is asked of it any more. `settled`: nobody needs to wait for what this
+    /// process knows.
+    async fn close(&self, settled: bool) -> StoreResult<()>;
 
     /// Whether it is somebody's store, and no empty one.
     async fn exists(&self) -> StoreResult<bool>;
@@ -97,8 +98,10 @@ pub(crate) struct Inspected {
     pub(crate) mark: Option<u64>,
     /// It was opened or connected to anew since the last time: its last moments may be lost.
     pub(crate) anew: bool,
-    /// Other processes that may know what it lacks, and have not compared yet.
-    pub(crate) behind: Vec<String>,
+    /// Other processes, which may know what it lacks.
+    pub(crate) peers: Peers,
+    /// Why no claims can be made.
+    pub(crate) trouble: Option<StoreError>,
 }
 
 /// What a record of format 1 says openly, as JSON.

@@ -122,7 +122,7 @@ impl Backend for Embedded {
         self.run(move |inner| inner.inspect(mark)).await
     }
 
-    async fn close(&self) -> StoreResult<()> {
+    async fn close(&self, _: bool) -> StoreResult<()> {
         self.run(Inner::close).await
     }
 

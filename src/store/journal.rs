@@ -6,6 +6,7 @@
 //! can come from one. What it keeps is sealed, exactly as the store will have it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,7 +141,8 @@ impl Journal {
         }
         if !kept.odd.is_empty() {
             error!(lines = kept.odd.len(), file = %path.display(),
-                "lines of the journal cannot be read, and stay; the pairs in them may be lost");
+                "lines of the journal cannot be read, and stay; the pairs in them may be lost. Keep a copy \
+                 of the file, remove these lines, and look at grants whose refresh token is in doubt then");
         }
         let name = log.name().to_owned();
         let (log, kept) = (Mutex::new(log), Mutex::new(kept));
@@ -224,6 +226,7 @@ impl Journal {
         }
         let (inner, tidying) = (Arc::clone(&self.inner), Arc::clone(&self.tidying));
         spawn_blocking(move || {
+            inner.look_after();
             inner.tidy(false);
             tidying.store(false, Ordering::Release);
         });
@@ -294,7 +297,8 @@ impl Inner {
             return;
         }
         let lines: Vec<u8> = waiting.iter().flat_map(|(entry, _)| entry.line()).collect();
-        let written = log.append(&lines).map_err(|error| error.to_string());
+        let written = self.stand(&mut log).and_then(|()| log.append(&lines));
+        let written = written.map_err(|error| error.to_string());
         let mut kept = self.kept.lock();
         kept.wrote(written.clone());
         for (entry, sender) in waiting {
@@ -305,6 +309,22 @@ impl Inner {
             }
             let _ = sender.send(written.clone());
         }
+    }
+
+    /// It may be gone from its place while nobody writes.
+    fn look_after(&self) {
+        let mut log = self.log.lock();
+        if let Err(error) = self.stand(&mut log) {
+            self.kept.lock().wrote(Err(error.to_string()));
+        }
+    }
+
+    fn stand(&self, log: &mut Log) -> io::Result<()> {
+        if log.stand(|| self.kept.lock().lines())? {
+            error!("the journal was removed, and is made again with what it held; who does that?");
+            self.kept.lock().dead = 0;
+        }
+        Ok(())
     }
 
     /// `now`: also where it does not pay.

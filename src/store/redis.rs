@@ -4,7 +4,7 @@
 //! `layout` names the keys, `fields` reads the hashes, and `rotation.lua` holds the rules of change.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +17,7 @@ use tokio_stream::StreamExt as _;
 use tracing::warn;
 
 use crate::broker::model::{Doubt, Fence, Generation, GrantId, Intent, Position};
-use crate::broker::store::{Claim, Heard, Merged, StoreError, TOMBSTONE_LIFE};
+use crate::broker::store::{Claim, Heard, Merged, Peers, StoreError, TOMBSTONE_LIFE};
 use crate::clock::{Clock, from_unix_ms, unix_ms};
 use crate::store::backend::{
     Amend, Backend, Change, Claiming, Format1, Hold, Inspected, Over, Publishing, Records,
@@ -70,15 +70,21 @@ pub(crate) struct Redis {
     /// The name of this replica among others.
     name: OnceLock<String>,
     looked: Mutex<Looked>,
-    /// The connection through which what is known here was compared.
-    trusted: AtomicU64,
+    /// The connections through which what is known here was compared.
+    trusted: Mutex<Option<Connections>>,
+}
+
+/// Two connections, by their numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Connections {
+    everything: u64,
+    claims: u64,
 }
 
 /// What was found when the server was looked at last.
 #[derive(Debug, Default)]
 struct Looked {
-    /// The connection, by its number.
-    connection: u64,
+    connections: Connections,
     server: String,
     /// The server was told already that it was compared.
     told: bool,
@@ -115,11 +121,9 @@ impl Redis {
             process: u64::from_be_bytes(process),
             name: OnceLock::new(),
             looked: Mutex::default(),
-            trusted: AtomicU64::new(0),
+            trusted: Mutex::default(),
         };
         redis.claims.look(None, redis.replicas_min).await?;
-        // Nothing is known yet that could be newer.
-        redis.trusted.store(redis.session.connections(), Ordering::SeqCst);
         Ok(redis)
     }
 
@@ -262,10 +266,10 @@ impl Backend for Redis {
             // Nothing more goes out on this connection: the next one is greeted first.
             self.session.disconnect().await;
             self.claims.session().disconnect().await;
-            let behind = Vec::new();
-            return Ok(Inspected { identity, mark: None, anew: true, behind });
+            let peers = Peers::default();
+            return Ok(Inspected { identity, mark: None, anew: true, peers, trouble: None });
         }
-        let connection = self.session.connections();
+        let everything = self.session.connections();
         let key = self.layout.mark(self.process);
         let begin = self.clock.now_ms();
         let keys = [&key, &self.layout.replicas(), &self.layout.compared()];
@@ -276,21 +280,32 @@ impl Backend for Redis {
         let (before, time, replicas): (String, String, Vec<(String, String)>) =
             self.call("mark", &keys.map(String::as_str), &arguments).await?;
         self.time.measured(number(&time)?, begin, self.clock.now_ms());
-        let server = self.claims.look(Some((&key, mark)), self.replicas_min).await?;
-        let others = replicas.into_iter().filter(|(name, _)| name != self.replica());
-        let behind = others.filter(|(_, compared)| *compared != server);
-        let behind = behind.map(|(name, _)| name).collect();
+        let (mark_before, anew) = (before.parse().ok(), self.session.reconnected());
+        let looked = self.claims.look(Some((&key, mark)), self.replicas_min).await;
+        let (server, claims) = match looked {
+            Ok(looked) => looked,
+            // What was found of marks is not found again.
+            Err(trouble) => {
+                let peers = Peers::default();
+                let trouble = Some(trouble);
+                return Ok(Inspected { identity, mark: mark_before, anew, peers, trouble });
+            }
+        };
+        let own = replicas.iter().find(|(name, _)| name == self.replica());
+        let told = own.is_some_and(|(_, compared)| *compared == server);
+        let others = replicas.iter().filter(|(name, _)| name != self.replica());
+        let others = others.map(|(name, compared)| (name.clone(), *compared == server)).collect();
+        let peers = Peers { server: server.clone(), others };
         let mut looked = self.looked.lock();
-        let told = looked.told && looked.server == server;
-        *looked = Looked { connection, server, told, joined: looked.joined };
-        let anew = self.session.reconnected();
-        Ok(Inspected { identity, mark: before.parse().ok(), anew, behind })
+        let connections = Connections { everything, claims };
+        *looked = Looked { connections, server, told, joined: looked.joined };
+        Ok(Inspected { identity, mark: mark_before, anew, peers, trouble: None })
     }
 
     async fn compared(&self) -> StoreResult<()> {
-        let (connection, untold) = {
+        let (connections, untold) = {
             let looked = self.looked.lock();
-            (looked.connection, (!looked.told).then(|| looked.server.clone()))
+            (looked.connections, (!looked.told).then(|| looked.server.clone()))
         };
         if let Some(server) = untold {
             let arguments: [&[u8]; 2] = [self.replica().as_bytes(), server.as_bytes()];
@@ -300,11 +315,15 @@ impl Backend for Redis {
             let mut looked = self.looked.lock();
             (looked.told, looked.joined) = (looked.server == server, true);
         }
-        self.trusted.store(connection, Ordering::SeqCst);
+        *self.trusted.lock() = Some(connections);
         Ok(())
     }
 
-    async fn close(&self) -> StoreResult<()> {
+    async fn close(&self, settled: bool) -> StoreResult<()> {
+        if !settled {
+            // What it has brought last may be lost yet: its successor is waited for.
+            return Ok(());
+        }
         let keys = [self.layout.replicas(), self.layout.compared()];
         let keys = [keys[0].as_str(), keys[1].as_str()];
         self.changed("leave", &keys, &[self.replica().as_bytes()]).await.map(drop)
@@ -380,15 +399,16 @@ impl Backend for Redis {
             id.as_str().as_bytes(),
         ];
         let keys = self.layout.keys(id);
-        let beside = self.session.connections();
-        if beside != self.trusted.load(Ordering::SeqCst) {
+        let trusted = *self.trusted.lock();
+        let trusted = trusted.filter(|at| at.everything == self.session.connections());
+        let Some(Connections { claims, .. }) = trusted else {
             return Err(StoreError::Unavailable(
                 "Redis was connected to anew; nothing is claimed before it was compared with what is \
                  known here"
                     .into(),
             ));
-        }
-        let answer = self.claims.call(beside, "claim", &keys.with_due(), &arguments).await?;
+        };
+        let answer = self.claims.call(claims, "claim", &keys.with_due(), &arguments).await?;
         let answer = Vec::from_redis_value(answer).map_err(|_| malformed())?;
         let ours = |claim: Intent| {
             let told = |time| from_unix_ms(self.time.of_ours(unix_ms(time)));

@@ -17,8 +17,8 @@ use crate::broker::model::{
     Verdict,
 };
 use crate::broker::store::{
-    Amendment, Claim, Claims, Continuity, DueIndex, Grants, Health, Merged, Page, Seed, Store,
-    StoreError, Stored,
+    Amendment, Claim, Claims, Continuity, DueIndex, Grants, Health, Merged, Page, Peers, Seed,
+    Store, StoreError, Stored,
 };
 use crate::clock::{Clock, unix_ms};
 use crate::store::backend::{
@@ -53,6 +53,8 @@ pub struct Vault {
     /// Where several processes have the store: what this one has not given to it yet.
     journal: Option<Arc<Journal>>,
     marks: Marks,
+    /// The worst that was found since what is known was compared with it.
+    worst: Mutex<Continuity>,
     /// Grants whose record was found damaged.
     damaged: Mutex<BTreeSet<GrantId>>,
 }
@@ -131,6 +133,7 @@ impl Vault {
             clock,
             journal: None,
             marks: Marks::default(),
+            worst: Mutex::new(Continuity::Unbroken),
             damaged: Mutex::default(),
         })
     }
@@ -211,26 +214,31 @@ impl Vault {
     }
 
     /// Looks whether it is still the store that it was, and whether it can be written to.
-    /// And which other processes have not looked yet.
-    async fn inspect(&self) -> StoreResult<(Continuity, Vec<String>)> {
+    /// And which other processes there are.
+    async fn inspect(&self) -> StoreResult<(Continuity, Peers)> {
         let mark = self.marks.next();
-        let Inspected { identity, mark: before, anew, behind } = self.backend.inspect(mark).await?;
-        let Some(identity) = identity else {
+        let found = self.backend.inspect(mark).await?;
+        let Inspected { identity, mark: before, anew, peers, trouble } = found;
+        let continuity = match &identity {
+            None => Continuity::Emptied,
+            Some(identity) if identity.deployment != self.identity.deployment => {
+                return Err(foreign());
+            }
+            Some(_) if self.marks.missing(before) => Continuity::Older,
+            Some(_) if anew => Continuity::Anew,
+            Some(_) => Continuity::Unbroken,
+        };
+        // What was seen once is not seen again.
+        let worst = {
+            let mut worst = self.worst.lock();
+            *worst = continuity.max(*worst);
+            *worst
+        };
+        if identity.is_none() {
             self.still_ours().await?;
-            self.marks.left(mark);
-            return Ok((Continuity::Emptied, behind));
-        };
-        if identity.deployment != self.identity.deployment {
-            return Err(foreign());
         }
-        let older = self.marks.missing(before);
         self.marks.left(mark);
-        let continuity = match (older, anew) {
-            (true, _) => Continuity::Older,
-            (false, true) => Continuity::Anew,
-            (false, false) => Continuity::Unbroken,
-        };
-        Ok((continuity, behind))
+        trouble.map_or(Ok((worst, peers)), Err)
     }
 
     /// Names the store again where that was lost with the rest: what is sealed to a deployment
@@ -343,15 +351,14 @@ impl Grants for Vault {
         Ok(self.damaged(id).await? && self.backend.change(id, discard).await?)
     }
 
-    async fn journal(&self, grant: &Grant, due_at: Option<SystemTime>) -> StoreResult<()> {
+    async fn journal(&self, grant: &Grant, due_at: Option<SystemTime>) -> Result<(), String> {
         let Some(journal) = &self.journal else { return Ok(()) };
         let publishing = self.publishing(grant, due_at);
         let deployment = &self.identity.deployment;
         let entry = Entry::new(&grant.id, deployment, publishing, self.clock.now_ms());
         // A disk that hangs must not keep the pair from the store.
         let written = timeout(DISK_PATIENCE, journal.write(entry)).await;
-        let written = written.unwrap_or_else(|_| Err("its disk does not answer".to_owned()));
-        written.map_err(|why| StoreError::Unavailable(why.into()))
+        written.unwrap_or_else(|_| Err("its disk does not answer".to_owned()))
     }
 
     async fn merge(&self, grant: &Grant, due_at: Option<SystemTime>) -> StoreResult<Merged> {
@@ -505,9 +512,9 @@ impl DueIndex for Vault {
 #[async_trait]
 impl Store for Vault {
     async fn health(&self) -> Health {
-        let (state, behind) = match self.inspect().await {
-            Ok((continuity, behind)) => (Ok(continuity), behind),
-            Err(failure) => (Err(failure), Vec::new()),
+        let (state, peers) = match self.inspect().await {
+            Ok((continuity, peers)) => (Ok(continuity), peers),
+            Err(failure) => (Err(failure), Peers::default()),
         };
         match (&self.journal, &state) {
             (Some(journal), Ok(Continuity::Unbroken)) => journal.sweep(),
@@ -519,13 +526,20 @@ impl Store for Vault {
             kind: self.backend.kind(),
             deployment: self.identity.deployment.clone(),
             state,
-            behind,
+            peers,
             journal: self.journal.as_ref().map(|journal| journal.condition()),
         }
     }
 
     async fn compared(&self) -> StoreResult<()> {
-        self.backend.compared().await
+        let before = *self.worst.lock();
+        if before != Continuity::Unbroken {
+            // What the process before had received is in no memory.
+            self.replay().await.map_err(|failure| StoreError::Unavailable(Box::new(failure)))?;
+        }
+        self.backend.compared().await?;
+        *self.worst.lock() = Continuity::Unbroken;
+        Ok(())
     }
 
     async fn purge(&self) -> StoreResult<usize> {
@@ -533,7 +547,8 @@ impl Store for Vault {
     }
 
     async fn close(&self) -> StoreResult<()> {
-        self.backend.close().await
+        let journal = self.journal.as_ref().map(|journal| journal.condition());
+        self.backend.close(journal.is_none_or(|journal| journal.entries == 0)).await
     }
 }
 

@@ -128,7 +128,7 @@ async fn what_is_meant_for_another_store_waits_for_it() {
     let (ok, _, errors) = program.cli(&["get", GRANT]);
     assert!(!ok && errors.contains("GRANT_NOT_FOUND"), "{errors}");
     let (_, log) = program.stop();
-    assert!(log.contains("it waits for that"), "{log}");
+    assert!(log.contains("they wait for that"), "{log}");
     assert_eq!(elsewhere.cli(&["KEYS", "*:g:*"]), "");
     let program = world.start(&[]);
     assert!(program.cli(&["get", GRANT]).0);
@@ -154,6 +154,32 @@ async fn a_pair_that_was_changed_in_the_journal_hides_nothing_and_ends_nothing()
     );
     assert_eq!(world.authority.posts(), sent);
     assert!(world.journal().contains(GRANT), "it stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_is_removed_is_made_again_and_one_that_is_replaced_left_alone() {
+    let world = World::new().await;
+    let program = world.start(&[("TOKEN_BROKER__TIMING__STORE_WATCH", "100ms")]);
+    let name = world.journal();
+    std::fs::remove_file(world.path()).unwrap();
+    for _ in 0..100 {
+        if world.path().exists() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(world.journal(), name, "the replica keeps its name");
+    world.import(&program);
+    assert!(program.cli(&["get", GRANT]).0);
+    assert!(world.journal().contains(GRANT));
+    // A file that somebody else put there is not ours to write to, nor to put aside.
+    std::fs::remove_file(world.path()).unwrap();
+    std::fs::write(world.path(), "of somebody else").unwrap();
+    world.shows(&program, "journal_up", 0).await;
+    assert!(program.cli(&["grant", "rotate", GRANT]).0, "refreshes go on");
+    assert_eq!(world.journal(), "of somebody else");
+    let (_, status, _) = program.cli(&["status"]);
+    assert!(status.contains("another file was put in its place"), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,6 +98,7 @@ async fn a_broker_whose_clock_is_wrong_judges_by_the_clock_of_the_store() {
             let vault = Vault::in_redis(&address, "tb", admission, false, ring, clock).await;
             let vault = vault.unwrap();
             assert!(vault.health().await.state.is_ok());
+            vault.compared().await.unwrap();
             (vault, clock)
         }
     };

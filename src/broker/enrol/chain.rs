@@ -42,7 +42,7 @@ impl Broker {
         let grant = chain_of(enrolment, first, before, rotations.clock.now());
         let due_at = rotations.due_at(&grant, grant.descriptor.keep_warm);
         if let Err(failure) = rotations.store.journal(&grant, due_at).await {
-            warn!(grant.id = %grant.id, error = %chain(&failure), "the pair of a consent is not in the journal");
+            warn!(grant.id = %grant.id, error = failure, "the pair of a consent is not in the journal");
         }
         let step = || self.store_chain(&grant, due_at);
         let taken = rotations.insist(step, |failures, failure| {

@@ -36,6 +36,9 @@ impl Rotations {
         let mut takeover = (!self.spends(grant)).then_some(lease);
         let patience = Instant::now() + lease;
         loop {
+            if self.spends(grant) {
+                self.watch.whole()?;
+            }
             let claimed_at = Instant::now();
             let owner = self.next_owner();
             let attempt = owner.attempt;
@@ -135,6 +138,7 @@ impl Rotations {
 
     /// Claims where the store has lost the claim; `None`: the grant has moved, or is held again.
     pub(super) async fn claim_anew(&self, grant: &Grant) -> Result<Option<Intent>, StoreError> {
+        self.watch.whole()?;
         let (owner, watch) = (self.next_owner(), self.settings.suspect_after);
         let claim = self.store.claim(&grant.id, grant.generation(), owner, None, watch).await?;
         Ok(match claim {

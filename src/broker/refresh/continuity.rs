@@ -3,15 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::broker::error::{Error, chain};
 use crate::broker::refresh::Rotations;
+use crate::broker::refresh::others::Others;
 use crate::broker::store::{Continuity, JournalCondition, StoreError};
 
 /// How the store was when it was looked at last.
@@ -28,13 +27,8 @@ pub struct StoreCondition {
 }
 
 const GIVEN_BACK: &str = "it is given back what it has lost";
-const OTHERS: &str = "it is another server than before, and other replicas have not compared yet what \
+pub(super) const OTHERS: &str = "it is another server than before, and other replicas have not compared yet what \
                       they know";
-/// So long others are waited for: one that has crashed may come back with a pair in its journal.
-const OTHERS_MAX: Duration = Duration::from_secs(600);
-/// So long it is said that they are waited for no longer.
-const OTHERS_TOLD: Duration = Duration::from_secs(10);
-
 /// What a store may lack, until it has all that this process knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Lacks {
@@ -74,8 +68,7 @@ impl Lacks {
 pub(in crate::broker) struct Watch {
     condition: RwLock<Arc<StoreCondition>>,
     lacks: RwLock<Option<Lacks>>,
-    /// Since when others are waited for that have not compared yet.
-    others: RwLock<Option<Instant>>,
+    others: RwLock<Others>,
     /// Grants that it was given back.
     pub(super) healed: AtomicU64,
     up: Gauge,
@@ -96,32 +89,8 @@ impl Watch {
         if self.lacks.read().is_some() {
             return Err(StoreError::Unavailable(GIVEN_BACK.into()));
         }
-        match *self.others.read() {
-            Some(since) if since.elapsed() < OTHERS_MAX => {
-                Err(StoreError::Unavailable(OTHERS.into()))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Notes whom is waited for, and says so while it is.
-    fn wait_for(&self, behind: &[String]) -> Option<String> {
-        let mut others = self.others.write();
-        if behind.is_empty() {
-            *others = None;
-            return None;
-        }
-        let since = *others.get_or_insert_with(Instant::now);
-        if since.elapsed() < OTHERS_MAX {
-            return Some(format!("{OTHERS}: {}", behind.join(", ")));
-        }
-        if since.elapsed() < OTHERS_MAX + OTHERS_TOLD {
-            warn!(
-                replicas = behind.join(", "),
-                "these replicas have not said what they know since Redis is another one; refreshes go on without"
-            );
-        }
-        None
+        let nobody = self.others.read().waits().is_empty();
+        if nobody { Ok(()) } else { Err(StoreError::Unavailable(OTHERS.into())) }
     }
 
     fn healed(&self) -> u64 {
@@ -146,7 +115,8 @@ impl Rotations {
                     let journal = health.journal.clone();
                     self.note(StoreCondition { kind, deployment, trouble, journal });
                 }
-                let waits = self.watch.wait_for(&health.behind);
+                let whole = continuity == Continuity::Unbroken;
+                let waits = self.watch.others.write().look(&health.peers, whole);
                 match lacks {
                     Some(what) if !self.complete(what).await => {
                         (lacks, Some(GIVEN_BACK.to_owned()))

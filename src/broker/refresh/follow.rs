@@ -38,7 +38,8 @@ impl Rotations {
             };
             self.metrics.events_up.set(0);
             if failures == 0 {
-                let why = broken.err().map_or_else(String::new, |error| chain(&error));
+                let why =
+                    broken.err().map_or_else(|| "the link ended".to_owned(), |error| chain(&error));
                 warn!(error = why, "what other replicas change is not heard at once; trying again");
             }
             tokio::select! {

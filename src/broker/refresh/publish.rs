@@ -125,7 +125,7 @@ impl Rotations {
         let next = Grant { id, position, descriptor, described, pair, standing, intent: None };
         let due_at = self.due_at(&next, next.descriptor.keep_warm);
         if let Err(failure) = self.store.journal(&next, due_at).await {
-            warn!(grant.id = %next.id, error = %chain(&failure), "the new pair is not in the journal");
+            warn!(grant.id = %next.id, error = failure, "the new pair is not in the journal");
         }
         crash::reached(self.settings.stop_at, Moment::AfterJournal).await;
         let step = || self.store.merge(&next, due_at);

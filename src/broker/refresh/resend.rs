@@ -11,7 +11,7 @@ use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::freshness::spread;
 use crate::broker::metrics::Resend;
-use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, ProviderId, Reason};
+use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, ProviderId, Reason, Token};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::doubt::{Next, Patience, Situation};
 use crate::broker::refresh::flight::Refreshed;
@@ -78,10 +78,19 @@ impl Rotations {
     /// Its holder, which may be alive, gives no sign for so long that the token is presented again: never
     /// while the old access token serves.
     fn given_up(&self, held: &Intent, grant: &Grant) -> bool {
-        let Some(after) = self.settings.unproven_resend_after else { return false };
-        let now = self.clock.now();
-        let serves = grant.pair.token.as_ref().is_some_and(|token| token.expires_at() > now);
-        !self.ours(&held.owner) && !serves && between(held.since, now) >= after
+        let at = self.given_up_at(held, grant);
+        !self.ours(&held.owner) && at.is_some_and(|at| self.clock.now() >= at)
+    }
+
+    /// When a holder that goes on giving no sign is taken for gone; `None`: an operator has to say so.
+    pub(in crate::broker) fn given_up_at(
+        &self,
+        held: &Intent,
+        grant: &Grant,
+    ) -> Option<SystemTime> {
+        let after = self.settings.unproven_resend_after?;
+        let end = grant.pair.token.as_ref().map(Token::expires_at);
+        Some(end.into_iter().fold(held.since + after, SystemTime::max))
     }
 
     /// The holder is a process that has certainly ended.
@@ -270,6 +279,7 @@ impl Rotations {
         entry: &Arc<Entry>,
         held: &Intent,
     ) -> Result<Option<Intent>, Error> {
+        self.watch.whole()?;
         let owner = self.next_owner();
         let attempt = owner.attempt;
         let watch = self.settings.suspect_after;

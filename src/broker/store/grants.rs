@@ -29,7 +29,8 @@ pub trait Grants {
     /// Puts a pair that has just come back where the end of this process does not reach it, until a
     /// merge of it was confirmed for long enough. Where a merge itself is as near as that, this does
     /// nothing.
-    async fn journal(&self, grant: &Grant, due_at: Option<SystemTime>) -> Result<(), StoreError>;
+    /// Or why that was not possible.
+    async fn journal(&self, grant: &Grant, due_at: Option<SystemTime>) -> Result<(), String>;
 
     /// Publishes the pair that makes the grant's position current, or heals the store with it; it is
     /// due at `due_at`. What operators say is written where it is newer than what is there. A missing

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redb::ReadableTable as _;
 
+use crate::broker::store::Peers;
 use crate::store::backend::{Inspected, StoreResult};
 use crate::store::embedded::failure::unavailable;
 use crate::store::embedded::inner::Inner;
@@ -83,14 +84,29 @@ impl Inner {
             let (found, before) = (identity(value(IDENTITY)?)?, value(MARK)?);
             if found.as_ref().is_some_and(|found| self.is_foreign(found)) {
                 return Ok((
-                    Inspected { identity: found, mark: None, anew: true, behind: Vec::new() },
+                    Inspected {
+                        identity: found,
+                        mark: None,
+                        anew: true,
+                        peers: Peers::default(),
+                        trouble: None,
+                    },
                     false,
                 ));
             }
             meta.insert(MARK, mark.to_be_bytes().as_slice()).map_err(unavailable)?;
             let before = before.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
             let anew = self.reopened.swap(false, Ordering::SeqCst);
-            Ok((Inspected { identity: found, mark: before, anew, behind: Vec::new() }, true))
+            Ok((
+                Inspected {
+                    identity: found,
+                    mark: before,
+                    anew,
+                    peers: Peers::default(),
+                    trouble: None,
+                },
+                true,
+            ))
         })
     }
 }

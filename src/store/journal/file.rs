@@ -6,6 +6,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use tracing::info;
+
 use crate::store::OpenError;
 use crate::store::keyring::{self, private_file};
 
@@ -54,6 +56,7 @@ impl Log {
             bytes.push(b'\n');
             file.write_all_at(&bytes, 0).map_err(failed)?;
             file.sync_all().and_then(|()| sync_folder(path)).map_err(failed)?;
+            info!(file = %path.display(), "a journal is begun; if this replica had one before, put that back");
         }
         let head = bytes.get(..HEAD).and_then(|head| std::str::from_utf8(head).ok());
         let name = head.and_then(|head| head.strip_suffix('\n')).filter(|name| is_name(name));
@@ -115,7 +118,34 @@ impl Log {
         self.replace(lines)
     }
 
+    /// Makes it again, with these lines, where it is gone; says whether it was. Where another file stands
+    /// in its place, that is left alone.
+    pub(super) fn stand(&mut self, lines: impl FnOnce() -> Vec<u8>) -> io::Result<bool> {
+        let gone = !self.is_there()?;
+        if gone {
+            self.replace(&lines())?;
+        }
+        Ok(gone)
+    }
+
+    fn is_there(&self) -> io::Result<bool> {
+        let there = match self.path.metadata() {
+            Ok(there) => there,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let ours = self.file.metadata()?;
+        if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) {
+            return Ok(true);
+        }
+        Err(io::Error::other(
+            "another file was put in its place, which is left alone; put the right one back, or start \
+             this replica again",
+        ))
+    }
+
     fn replace(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.is_there()?;
         let mut beside = self.path.clone().into_os_string();
         beside.push(BESIDE);
         let beside = PathBuf::from(beside);

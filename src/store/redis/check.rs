@@ -127,9 +127,11 @@ pub(super) fn replicas(info: &str) -> u64 {
     info.lines().filter(attached).count() as u64
 }
 
-/// Which server it is: another one after each of its starts.
+/// Which server it is, and which history: another one after each start, and after each promotion.
 pub(super) fn server(info: &str) -> String {
-    parse(info).get("run_id").copied().unwrap_or_default().to_owned()
+    let facts = parse(info);
+    let fact = |name| facts.get(name).copied().unwrap_or_default();
+    format!("{}:{}", fact("run_id"), fact("master_replid"))
 }
 
 /// Says what an error of Redis means for the operator. Never shows the URL.

@@ -29,13 +29,15 @@ pub(super) struct Confirming {
     turn: tokio::sync::Mutex<()>,
     /// Replicas that must have a claim.
     replicas: AtomicU64,
-    /// The connection of everything else when this one was made.
-    beside: AtomicU64,
     patience: Duration,
 }
 
-/// A call, and who waits for its answer.
-type Waiting = (Cmd, oneshot::Sender<StoreResult<Value>>);
+/// A call, the connection that it is meant for, and who waits for its answer.
+struct Waiting {
+    call: Cmd,
+    number: u64,
+    answer: oneshot::Sender<StoreResult<Value>>,
+}
 
 impl Confirming {
     /// `timeout`: the longest wait for an answer on this session.
@@ -45,7 +47,6 @@ impl Confirming {
             waiting: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             replicas: AtomicU64::new(0),
-            beside: AtomicU64::new(0),
             patience: timeout * WAIT_PERCENT / 100,
         }
     }
@@ -57,8 +58,12 @@ impl Confirming {
     /// Looks whether the connection leads to the primary where `mark` was left, and makes another one
     /// where it does not; counts the replicas there. A claim is not to find that out. It needs the
     /// rights that a claim does.
-    /// Gives back which server it is.
-    pub(super) async fn look(&self, mark: Option<(&str, u64)>, least: u64) -> StoreResult<String> {
+    /// Gives back which server it is, and the number of the connection; nothing else connects.
+    pub(super) async fn look(
+        &self,
+        mark: Option<(&str, u64)>,
+        least: u64,
+    ) -> StoreResult<(String, u64)> {
         let mut looked = self.try_look(mark).await;
         if looked.is_err() {
             self.session.disconnect().await;
@@ -66,7 +71,7 @@ impl Confirming {
         }
         let (replicas, server) = looked?;
         self.replicas.store(replicas.max(least), Ordering::Relaxed);
-        Ok(server)
+        Ok((server, self.session.connections()))
     }
 
     async fn try_look(&self, mark: Option<(&str, u64)>) -> StoreResult<(u64, String)> {
@@ -87,74 +92,77 @@ impl Confirming {
         Ok((check::replicas(&info), check::server(&info)))
     }
 
-    /// Calls a function. `beside`: the connection of everything else, as [`Session::connections`] says;
-    /// where that is another one than before, this one is made anew, too. An error leaves open whether it
-    /// ran: also where it did, and too few replicas have it.
+    /// Calls a function through the connection of this number, which was looked at. An error leaves open
+    /// whether it ran: also where it did, and too few replicas have it.
     pub(super) async fn call(
         &self,
-        beside: u64,
+        number: u64,
         function: &str,
         keys: &[&str],
         arguments: &[&[u8]],
     ) -> StoreResult<Value> {
         let call = self.session.command(function, keys, arguments);
         let (sender, answer) = oneshot::channel();
-        self.waiting.lock().push((call, sender));
+        self.waiting.lock().push(Waiting { call, number, answer: sender });
         {
             let _turn = self.turn.lock().await;
-            if self.beside.swap(beside, Ordering::Relaxed) != beside {
-                self.session.disconnect().await;
-            }
             // Empty where the one before has written for us.
             self.write_waiting().await;
         }
         answer.await.map_err(|_| StoreError::Unavailable("its writer is gone".into()))?
     }
 
+    /// Writes those that are meant for the same connection as the first.
     async fn write_waiting(&self) {
         let batch: Vec<Waiting> = {
             let mut waiting = self.waiting.lock();
-            let some = waiting.len().min(BATCH_MAX);
-            waiting.drain(..some).collect()
+            let number = waiting.first().map(|first| first.number);
+            let alike = waiting.iter().take_while(|next| Some(next.number) == number).count();
+            waiting.drain(..alike.min(BATCH_MAX)).collect()
         };
-        if batch.is_empty() {
-            return;
-        }
-        let (calls, senders): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        match self.run(&calls).await {
+        let Some(number) = batch.first().map(|first| first.number) else { return };
+        let calls: Vec<_> = batch.iter().map(|waiting| waiting.call.clone()).collect();
+        match self.run(number, &calls).await {
             Ok(answers) => {
-                for (sender, answer) in senders.into_iter().zip(answers) {
-                    let _ = sender.send(answer.map_err(unavailable));
+                for (waiting, answer) in batch.into_iter().zip(answers) {
+                    let _ = waiting.answer.send(answer.map_err(unavailable));
                 }
             }
             Err(failure) => {
                 let why = crate::broker::error::chain(&failure);
-                for sender in senders {
-                    let _ = sender.send(Err(StoreError::Unavailable(why.clone().into())));
+                for waiting in batch {
+                    let _ = waiting.answer.send(Err(StoreError::Unavailable(why.clone().into())));
                 }
             }
         }
     }
 
     /// Runs calls and waits for the replicas, in one round trip.
-    async fn run(&self, calls: &[Cmd]) -> StoreResult<Vec<Result<Value, RedisError>>> {
-        let mut answers = self.round_trip(calls).await?;
+    async fn run(&self, number: u64, calls: &[Cmd]) -> StoreResult<Vec<Result<Value, RedisError>>> {
+        let mut answers = self.round_trip(number, calls).await?;
         let missing = |answer: &Result<Value, RedisError>| {
             answer.as_ref().is_err_and(session::missing_function)
         };
         if answers.iter().any(missing) {
-            // Functions that the server does not have did nothing.
-            self.session.load_library().await.map_err(unavailable)?;
+            // Functions that the server does not have did nothing. Whoever loads them too is as good.
+            let mut load = redis::pipe();
+            load.ignore_errors().add_command(self.session.load());
+            let _: Vec<Result<Value, RedisError>> =
+                self.session.pipeline_on(number, &load).await.map_err(unavailable)?;
             let again: Vec<_> = (0..calls.len()).filter(|at| missing(&answers[*at])).collect();
             let repeated: Vec<_> = again.iter().map(|at| calls[*at].clone()).collect();
-            for (at, answer) in again.into_iter().zip(self.round_trip(&repeated).await?) {
+            for (at, answer) in again.into_iter().zip(self.round_trip(number, &repeated).await?) {
                 answers[at] = answer;
             }
         }
         Ok(answers)
     }
 
-    async fn round_trip(&self, calls: &[Cmd]) -> StoreResult<Vec<Result<Value, RedisError>>> {
+    async fn round_trip(
+        &self,
+        number: u64,
+        calls: &[Cmd],
+    ) -> StoreResult<Vec<Result<Value, RedisError>>> {
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
         for call in calls {
@@ -166,7 +174,7 @@ impl Confirming {
             pipeline.cmd("WAIT").arg(replicas).arg(patience);
         }
         let mut answers: Vec<Result<Value, RedisError>> =
-            self.session.pipeline(&pipeline).await.map_err(unavailable)?;
+            self.session.pipeline_on(number, &pipeline).await.map_err(unavailable)?;
         if answers.iter().filter_map(|answer| answer.as_ref().err()).any(session::spoiled) {
             // It leads to a server that cannot write.
             self.session.disconnect().await;

@@ -35,6 +35,9 @@ impl fmt::Debug for Address {
     }
 }
 
+/// One Sentinel may take this long before the next is heard: connecting alone may take a second.
+const LOOKUP: Duration = Duration::from_secs(2);
+
 /// How to find the primary.
 pub(super) enum Place {
     Fixed(Client),
@@ -105,7 +108,8 @@ impl Place {
             service: parts.service.to_owned(),
             primary,
             sentinel: Mutex::new(None),
-            patience: address.timeout * u32::try_from(parts.nodes.len()).unwrap_or(u32::MAX),
+            patience: address.timeout.max(LOOKUP)
+                * u32::try_from(parts.nodes.len()).unwrap_or(u32::MAX),
         }))
     }
 

@@ -407,10 +407,16 @@ local function mark(keys, args)
   -- Whoever listens knows by it that the link is alive.
   tell(string.match(keys[1], '^(.*):mark:'), 'mark')
   local now = time_ms()
+  -- Counted from when anybody was here last: all may have been away for long.
+  local last = number(redis.call('ZRANGE', keys[2], -1, -1, 'WITHSCORES')[2])
+  local old = math.min(now, math.max(last, 0)) - number(args[4])
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', keys[2], '-inf', decimal(old))) do
+    redis.call('ZREM', keys[2], name)
+    redis.call('HDEL', keys[3], name)
+  end
   if args[3] ~= '' then
     redis.call('ZADD', keys[2], decimal(now), args[3])
   end
-  redis.call('ZREMRANGEBYSCORE', keys[2], '-inf', decimal(now - number(args[4])))
   local replicas = {}
   for _, name in ipairs(redis.call('ZRANGE', keys[2], 0, -1)) do
     table.insert(replicas, name)

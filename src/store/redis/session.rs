@@ -152,6 +152,23 @@ impl Session {
         self.judge(answer).await
     }
 
+    /// The same, through the connection of this number and no other.
+    pub(super) async fn pipeline_on<T: FromRedisValue>(
+        &self,
+        number: u64,
+        commands: &Pipeline,
+    ) -> Result<T, RedisError> {
+        let live = self.live.lock().await.clone().filter(|_| self.connections() == number);
+        let Some(mut connection) = live else {
+            return Err(RedisError::from((
+                ErrorKind::Io,
+                "the connection that was looked at is gone; another is looked at first",
+            )));
+        };
+        let answer = commands.query_async(&mut connection).await;
+        self.judge(answer).await
+    }
+
     /// Calls one of our functions. If the server does not have it, it did nothing: it is loaded
     /// and called again.
     pub(super) async fn call<T: FromRedisValue>(
@@ -190,12 +207,17 @@ impl Session {
 
     /// Loads our functions beside those of other versions.
     pub(super) async fn load_library(&self) -> Result<(), RedisError> {
-        let mut command = redis::cmd("FUNCTION");
-        command.arg("LOAD").arg(LIBRARY.replace("@V@", &self.version));
-        match self.query::<String>(&command).await {
+        match self.query::<String>(&self.load()).await {
             Err(error) if error.to_string().contains("already exists") => Ok(()),
             answer => answer.map(drop),
         }
+    }
+
+    /// Loads our functions.
+    pub(super) fn load(&self) -> Cmd {
+        let mut command = redis::cmd("FUNCTION");
+        command.arg("LOAD").arg(LIBRARY.replace("@V@", &self.version));
+        command
     }
 
     async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {

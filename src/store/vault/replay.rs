@@ -26,7 +26,7 @@ impl Vault {
     /// process that wrote it. `true`: nothing newer can come from that process any more.
     pub async fn replay(&self) -> Result<bool, OpenError> {
         let Some(journal) = &self.journal else { return Ok(false) };
-        let (mut taken, mut stuck) = (0_u64, 0_u64);
+        let (mut taken, mut stuck, mut foreign) = (0_u64, 0_u64, 0_u64);
         for entry in journal.entries() {
             match self.give(&entry).await? {
                 Replayed::Taken => {
@@ -35,9 +35,8 @@ impl Vault {
                 }
                 Replayed::Old => journal.drop_entry(&entry),
                 Replayed::Foreign => {
-                    warn!(grant.id = %entry.grant, deployment = entry.deployment,
-                        "the journal holds a pair for the store of another deployment; it waits for that");
                     journal.stick(&entry);
+                    foreign += 1;
                 }
                 Replayed::Stuck(why) => {
                     error!(grant.id = %entry.grant, generation = %entry.position().generation, why,
@@ -48,6 +47,12 @@ impl Vault {
             }
         }
         journal.tidy().await;
+        if foreign > 0 {
+            warn!(
+                pairs = foreign,
+                "the journal holds pairs for the store of another deployment; they wait for that"
+            );
+        }
         if taken > 0 {
             info!(pairs = taken, "the store has what the process before had received last");
         }
@@ -63,7 +68,12 @@ impl Vault {
         let record =
             Record::start(publishing.at, publishing.descriptor.clone(), publishing.pair.clone());
         if let Err(StoreError::Unreadable { why, .. }) = self.seal.grant(id, &record) {
-            return Ok(Replayed::Stuck(why));
+            // Where the store is beyond it, nothing is missed.
+            return Ok(match self.backend.read(id).await {
+                Ok(Some(stored)) if stored.position() >= entry.position() => Replayed::Old,
+                Err(StoreError::Unavailable(why)) => return Err(StoreError::Unavailable(why)),
+                _ => Replayed::Stuck(why),
+            });
         }
         match self.backend.publish(id, publishing).await {
             Ok(Some(Merged::Old)) => return Ok(Replayed::Old),

@@ -89,7 +89,7 @@ impl Grants for Flaky {
     ) -> StoreResult<Option<Grant>> {
         self.reach()?.start_chain(id, expected, seed).await
     }
-    async fn journal(&self, _: &Grant, _: Option<SystemTime>) -> StoreResult<()> {
+    async fn journal(&self, _: &Grant, _: Option<SystemTime>) -> Result<(), String> {
         Ok(())
     }
     async fn merge(&self, grant: &Grant, due_at: Option<SystemTime>) -> StoreResult<Merged> {
