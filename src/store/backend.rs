@@ -104,6 +104,13 @@ pub(crate) struct Inspected {
     pub(crate) trouble: Option<StoreError>,
 }
 
+impl Inspected {
+    /// Of a store that nobody else has, or wants to know of.
+    pub(crate) fn alone(identity: Option<Identity>, mark: Option<u64>, anew: bool) -> Self {
+        Self { identity, mark, anew, peers: Peers::default(), trouble: None }
+    }
+}
+
 /// What a record of format 1 says openly, as JSON.
 #[derive(Debug)]
 pub(crate) struct Format1 {

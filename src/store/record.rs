@@ -195,6 +195,14 @@ impl StoredDoubt {
     }
 }
 
+impl StoredIntent {
+    /// The claim by another clock.
+    pub(crate) fn told(self, by: impl Fn(u64) -> u64) -> Self {
+        let doubt = self.doubt.map(|doubt| doubt.told(&by));
+        Self { since: by(self.since), doubt, ..self }
+    }
+}
+
 impl StoredDoubt {
     /// The doubt by another clock.
     pub(crate) fn told(self, by: impl Fn(u64) -> u64) -> Self {

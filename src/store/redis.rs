@@ -16,9 +16,9 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tracing::warn;
 
-use crate::broker::model::{Doubt, Fence, Generation, GrantId, Intent, Position};
+use crate::broker::model::{Fence, Generation, GrantId, Intent, Position};
 use crate::broker::store::{Claim, Heard, Merged, Peers, StoreError, TOMBSTONE_LIFE};
-use crate::clock::{Clock, from_unix_ms, unix_ms};
+use crate::clock::Clock;
 use crate::store::backend::{
     Amend, Backend, Change, Claiming, Format1, Hold, Inspected, Over, Publishing, Records,
     StoreResult,
@@ -138,10 +138,7 @@ impl Redis {
 
     /// Ages of claims and doubts are told by our clock from here on.
     fn by_our_clock(&self, mut record: Record) -> Record {
-        if let Some(intent) = &mut record.intent {
-            intent.since = self.time.of_ours(intent.since);
-            intent.doubt = intent.doubt.take().map(|doubt| doubt.told(|at| self.time.of_ours(at)));
-        }
+        record.intent = record.intent.map(|held| held.told(|at| self.time.of_ours(at)));
         record
     }
 
@@ -167,6 +164,12 @@ impl Redis {
         arguments: &[&[u8]],
     ) -> StoreResult<bool> {
         self.call::<u64>(function, keys, arguments).await.map(|answer| answer == 1)
+    }
+
+    /// Calls a function on the list of replicas.
+    async fn of_replicas(&self, function: &str, arguments: &[&[u8]]) -> StoreResult<()> {
+        let (replicas, compared) = (self.layout.replicas(), self.layout.compared());
+        self.changed(function, &[&replicas, &compared], arguments).await.map(drop)
     }
 
     async fn amend(
@@ -266,8 +269,7 @@ impl Backend for Redis {
             // Nothing more goes out on this connection: the next one is greeted first.
             self.session.disconnect().await;
             self.claims.session().disconnect().await;
-            let peers = Peers::default();
-            return Ok(Inspected { identity, mark: None, anew: true, peers, trouble: None });
+            return Ok(Inspected::alone(identity, None, true));
         }
         let everything = self.session.connections();
         let key = self.layout.mark(self.process);
@@ -286,9 +288,8 @@ impl Backend for Redis {
             Ok(looked) => looked,
             // What was found of marks is not found again.
             Err(trouble) => {
-                let peers = Peers::default();
-                let trouble = Some(trouble);
-                return Ok(Inspected { identity, mark: mark_before, anew, peers, trouble });
+                let found = Inspected::alone(identity, mark_before, anew);
+                return Ok(Inspected { trouble: Some(trouble), ..found });
             }
         };
         let own = replicas.iter().find(|(name, _)| name == self.replica());
@@ -309,9 +310,7 @@ impl Backend for Redis {
         };
         if let Some(server) = untold {
             let arguments: [&[u8]; 2] = [self.replica().as_bytes(), server.as_bytes()];
-            let keys = [self.layout.replicas(), self.layout.compared()];
-            let keys = [keys[0].as_str(), keys[1].as_str()];
-            self.changed("compared", &keys, &arguments).await?;
+            self.of_replicas("compared", &arguments).await?;
             let mut looked = self.looked.lock();
             (looked.told, looked.joined) = (looked.server == server, true);
         }
@@ -324,9 +323,7 @@ impl Backend for Redis {
             // What it has brought last may be lost yet: its successor is waited for.
             return Ok(());
         }
-        let keys = [self.layout.replicas(), self.layout.compared()];
-        let keys = [keys[0].as_str(), keys[1].as_str()];
-        self.changed("leave", &keys, &[self.replica().as_bytes()]).await.map(drop)
+        self.of_replicas("leave", &[self.replica().as_bytes()]).await
     }
 
     async fn exists(&self) -> StoreResult<bool> {
@@ -410,20 +407,7 @@ impl Backend for Redis {
         };
         let answer = self.claims.call(claims, "claim", &keys.with_due(), &arguments).await?;
         let answer = Vec::from_redis_value(answer).map_err(|_| malformed())?;
-        let ours = |claim: Intent| {
-            let told = |time| from_unix_ms(self.time.of_ours(unix_ms(time)));
-            let doubt = claim.doubt.map(|doubt| Doubt {
-                since: told(doubt.since),
-                sent_at: told(doubt.sent_at),
-                ..doubt
-            });
-            Intent { since: told(claim.since), doubt, ..claim }
-        };
-        Ok(match claimed(&answer, claiming)? {
-            Claim::Granted(intent) => Claim::Granted(ours(intent)),
-            Claim::Busy(intent) => Claim::Busy(ours(intent)),
-            Claim::Moved => Claim::Moved,
-        })
+        claimed(&answer, claiming, |at| self.time.of_ours(at))
     }
 
     async fn publish(&self, id: &GrantId, publishing: Publishing) -> StoreResult<Option<Merged>> {
@@ -588,27 +572,24 @@ impl Backend for Redis {
     }
 }
 
-/// What the function `claim` answered.
-fn claimed(answer: &[String], claiming: Claiming) -> StoreResult<Claim> {
+/// What the function `claim` answered; `ours` tells its times by our clock.
+fn claimed(answer: &[String], claiming: Claiming, ours: impl Fn(u64) -> u64) -> StoreResult<Claim> {
     let parts: Vec<&str> = answer.iter().map(String::as_str).collect();
-    match parts.as_slice() {
-        ["granted", fence, since, doubt, doubt_fence] => Ok(Claim::Granted(Intent {
-            generation: Generation(claiming.generation),
-            owner: claiming.owner.into(),
-            fence: Fence(number(fence)?),
-            since: from_unix_ms(number(since)?),
-            doubt: fields::doubt(doubt, doubt_fence)?.as_ref().map(Doubt::from),
-        })),
+    let held = |generation, owner, [fence, since, doubt, doubt_fence]: [&str; 4]| {
+        let (fence, since) = (number(fence)?, number(since)?);
+        let doubt = fields::doubt(doubt, doubt_fence)?;
+        let held = StoredIntent { generation, owner, fence, since, doubt };
+        Ok(Intent::from(&held.told(&ours)))
+    };
+    match *parts.as_slice() {
+        ["granted", fence, since, doubt, doubt_fence] => {
+            let rest = [fence, since, doubt, doubt_fence];
+            held(claiming.generation, claiming.owner, rest).map(Claim::Granted)
+        }
         ["busy", generation, owner, fence, since, doubt, doubt_fence] => {
             let owner = serde_json::from_str(owner).map_err(|_| malformed())?;
-            let intent = StoredIntent {
-                generation: number(generation)?,
-                owner,
-                fence: number(fence)?,
-                since: number(since)?,
-                doubt: fields::doubt(doubt, doubt_fence)?,
-            };
-            Ok(Claim::Busy(Intent::from(&intent)))
+            let rest = [fence, since, doubt, doubt_fence];
+            held(number(generation)?, owner, rest).map(Claim::Busy)
         }
         ["moved"] => Ok(Claim::Moved),
         _ => Err(malformed()),

@@ -4,11 +4,10 @@
 //! `make test` runs most faults once with waits of milliseconds; `make chaos` runs all of them often and
 //! prints the table.
 
-use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::support::authority::Way;
+use crate::support::workers::at_a_time;
 
 mod callers;
 mod trio;
@@ -150,28 +149,14 @@ fn three_brokers_lose_nothing_that_can_be_kept() {
     let only = std::env::var_os(ONLY).and_then(|text| text.into_string().ok()).unwrap_or_default();
     let faults = faults().into_iter().filter(|fault| fault.name().contains(&only));
     let faults = faults.filter(|fault| !short || fault.is_of_several());
-    let queue = Mutex::new(faults.enumerate().collect::<VecDeque<_>>());
-    let lines = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(|| {
-                loop {
-                    let next = queue.lock().unwrap().pop_front();
-                    let Some((place, fault)) = next else { return };
-                    let outcome = Trio::start(fault).run(runs);
-                    lines.lock().unwrap().push((place, line(fault, runs, &outcome)));
-                }
-            });
-        }
-    });
-    let mut lines = lines.into_inner().unwrap();
-    lines.sort();
+    let lines =
+        at_a_time(WORKERS, faults, |fault| line(fault, runs, &Trio::start(fault).run(runs)));
     println!(
         "fault                   runs rotations requests   lost  worst wait live again\n\
          {:68}(s)        (s)",
         ""
     );
-    for (_, line) in lines {
+    for line in lines {
         println!("{line}");
     }
 }

@@ -4,12 +4,11 @@
 //! `make test` runs each fault once with waits of milliseconds; `make crash` runs it often, adds
 //! outages with the default waits, and prints the table.
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::support::authority::Way;
+use crate::support::workers::at_a_time;
 
 pub(crate) mod trial;
 
@@ -120,26 +119,13 @@ fn faults() -> Vec<(Store, Fault)> {
 
 /// Runs all trials, some at a time.
 fn run_all(trials: Vec<(Store, Fault, Waits, usize)>) -> Vec<String> {
-    let queue = Mutex::new(trials.into_iter().enumerate().collect::<VecDeque<_>>());
-    let lines = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(|| {
-                loop {
-                    let next = queue.lock().unwrap().pop_front();
-                    let Some((place, (store, fault, waits, runs))) = next else { return };
-                    let outcome = Trial::start(store, fault, waits).run(runs);
-                    if waits == Waits::Default {
-                        assert!(outcome.worst <= LIVE_AGAIN_MAX, "{fault:?}: {:?}", outcome.worst);
-                    }
-                    lines.lock().unwrap().push((place, line(store, fault, waits, &outcome)));
-                }
-            });
+    at_a_time(WORKERS, trials, |(store, fault, waits, runs)| {
+        let outcome = Trial::start(store, fault, waits).run(runs);
+        if waits == Waits::Default {
+            assert!(outcome.worst <= LIVE_AGAIN_MAX, "{fault:?}: {:?}", outcome.worst);
         }
-    });
-    let mut lines = lines.into_inner().unwrap();
-    lines.sort();
-    lines.into_iter().map(|(_, line)| line).collect()
+        line(store, fault, waits, &outcome)
+    })
 }
 
 fn line(store: Store, fault: Fault, waits: Waits, outcome: &Outcome) -> String {

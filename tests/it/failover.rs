@@ -23,13 +23,7 @@ impl World {
         let base = authority.serve().await;
         let (redis, dir) = (RedisServer::start(&[]), tempfile::tempdir().unwrap());
         let url = redis.url();
-        let settings = redis_settings(dir.path(), &base, &url);
-        let brokers = ["a", "b"].map(|name| {
-            let mut own = settings.clone();
-            own.push(("TOKEN_BROKER__STORE__JOURNAL", name));
-            own.push(("TOKEN_BROKER__TIMING__STORE_WATCH", "100ms"));
-            Program::start(dir.path(), &["serve"], &own)
-        });
+        let brokers = pair(&dir, &base, &url);
         import(&brokers[0], dir.path(), GRANT, &authority.consent("alice"));
         let world = Self { authority, redis, brokers, _dir: dir };
         for broker in 0..2 {
@@ -43,19 +37,35 @@ impl World {
         (ok, errors)
     }
 
-    /// Retries what may fail for a moment.
     async fn rotates(&self, broker: usize) {
-        let mut last = String::new();
-        for _ in 0..100 {
-            let (ok, errors) = self.cli(broker, &["grant", "rotate", GRANT]);
-            if ok {
-                return;
-            }
-            last = errors;
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{last}");
+        rotates(&self.brokers[broker]).await;
     }
+}
+
+/// Two brokers that look at Redis often.
+fn pair(dir: &tempfile::TempDir, base: &str, url: &str) -> [Program; 2] {
+    let settings = redis_settings(dir.path(), base, url);
+    ["a", "b"].map(|name| {
+        let mut own = settings.clone();
+        own.push(("TOKEN_BROKER__STORE__JOURNAL", name));
+        own.push(("TOKEN_BROKER__TIMING__STORE_WATCH", "100ms"));
+        Program::start(dir.path(), &["serve"], &own)
+    })
+}
+
+/// Retries what may fail while Redis is another; what is in memory is served all the time.
+async fn rotates(broker: &Program) {
+    let mut last = String::new();
+    for _ in 0..300 {
+        assert!(broker.cli(&["get", GRANT]).0, "hot reads never stop");
+        let (ok, _, errors) = broker.cli(&["grant", "rotate", GRANT]);
+        if ok {
+            return;
+        }
+        last = errors;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("refreshes do not go on: {last}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,16 +114,8 @@ async fn who_has_stopped_cleanly_is_not_waited_for() {
     }
     redis.cli(&["SAVE"]);
     redis.restart();
-    let mut last = String::new();
-    for _ in 0..100 {
-        let (ok, _, errors) = second.cli(&["grant", "rotate", GRANT]);
-        if ok {
-            return authority.audit();
-        }
-        last = errors;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("{last}");
+    rotates(&second).await;
+    authority.audit();
 }
 
 /// Two servers and a Sentinel that makes the second the primary when the first is gone.
@@ -146,13 +148,7 @@ async fn a_primary_that_is_killed_costs_nothing() {
     let authority = Authority::new();
     let base = authority.serve().await;
     let (dir, url) = (tempfile::tempdir().unwrap(), watched.sentinel.url());
-    let settings = redis_settings(dir.path(), &base, &url);
-    let brokers = ["a", "b"].map(|name| {
-        let mut own = settings.clone();
-        own.push(("TOKEN_BROKER__STORE__JOURNAL", name));
-        own.push(("TOKEN_BROKER__TIMING__STORE_WATCH", "100ms"));
-        Program::start(dir.path(), &["serve"], &own)
-    });
+    let brokers = pair(&dir, &base, &url);
     import(&brokers[0], dir.path(), GRANT, &authority.consent("alice"));
     for broker in &brokers {
         assert!(broker.cli(&["get", GRANT]).0);
@@ -161,18 +157,7 @@ async fn a_primary_that_is_killed_costs_nothing() {
     watched.primary.kill();
     let before = authority.posts();
     for broker in &brokers {
-        let mut last = String::new();
-        for _ in 0..300 {
-            assert!(broker.cli(&["get", GRANT]).0, "hot reads never stop");
-            let (ok, _, errors) = broker.cli(&["grant", "rotate", GRANT]);
-            last = errors;
-            if ok {
-                last.clear();
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        assert_eq!(last, "", "refreshes go on at the new primary");
+        rotates(broker).await;
     }
     assert_eq!(authority.posts(), before + 2);
     authority.audit();
@@ -197,16 +182,7 @@ async fn a_planned_failover_is_followed() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let mut rotated = (false, String::new());
-    for _ in 0..200 {
-        let (ok, _, errors) = broker.cli(&["grant", "rotate", GRANT]);
-        rotated = (ok, errors);
-        if ok {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(rotated.0, "{}", rotated.1);
+    rotates(&broker).await;
     authority.audit();
     let (code, log) = broker.stop();
     assert_eq!(code, Some(0), "{log}");

@@ -11,4 +11,5 @@ pub(crate) mod front;
 pub(crate) mod process;
 pub(crate) mod redis;
 pub(crate) mod signer;
+pub(crate) mod workers;
 pub(crate) mod world;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use redb::ReadableTable as _;
 
-use crate::broker::store::Peers;
 use crate::store::backend::{Inspected, StoreResult};
 use crate::store::embedded::failure::unavailable;
 use crate::store::embedded::inner::Inner;
@@ -83,30 +82,12 @@ impl Inner {
                 |name| Ok(meta.get(name).map_err(unavailable)?.map(|found| found.value().to_vec()));
             let (found, before) = (identity(value(IDENTITY)?)?, value(MARK)?);
             if found.as_ref().is_some_and(|found| self.is_foreign(found)) {
-                return Ok((
-                    Inspected {
-                        identity: found,
-                        mark: None,
-                        anew: true,
-                        peers: Peers::default(),
-                        trouble: None,
-                    },
-                    false,
-                ));
+                return Ok((Inspected::alone(found, None, true), false));
             }
             meta.insert(MARK, mark.to_be_bytes().as_slice()).map_err(unavailable)?;
             let before = before.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
             let anew = self.reopened.swap(false, Ordering::SeqCst);
-            Ok((
-                Inspected {
-                    identity: found,
-                    mark: before,
-                    anew,
-                    peers: Peers::default(),
-                    trouble: None,
-                },
-                true,
-            ))
+            Ok((Inspected::alone(found, before, anew), true))
         })
     }
 }

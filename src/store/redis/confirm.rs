@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use redis::{Cmd, FromRedisValue as _, RedisError, Value};
 use tokio::sync::oneshot;
 
+use crate::broker::error::chain;
 use crate::broker::store::StoreError;
 use crate::store::backend::StoreResult;
 use crate::store::redis::session::{self, Session};
@@ -57,8 +58,8 @@ impl Confirming {
 
     /// Looks whether the connection leads to the primary where `mark` was left, and makes another one
     /// where it does not; counts the replicas there. A claim is not to find that out. It needs the
-    /// rights that a claim does.
-    /// Gives back which server it is, and the number of the connection; nothing else connects.
+    /// rights that a claim does. Gives back which server it is, and the number of the connection; nothing
+    /// else connects.
     pub(super) async fn look(
         &self,
         mark: Option<(&str, u64)>,
@@ -129,7 +130,7 @@ impl Confirming {
                 }
             }
             Err(failure) => {
-                let why = crate::broker::error::chain(&failure);
+                let why = chain(&failure);
                 for waiting in batch {
                     let _ = waiting.answer.send(Err(StoreError::Unavailable(why.clone().into())));
                 }
