@@ -11,6 +11,7 @@ use crate::broker::error::chain;
 use crate::broker::store::StoreError;
 
 mod backend;
+mod bucket;
 mod embedded;
 mod format_1;
 mod identity;

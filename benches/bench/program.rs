@@ -89,6 +89,8 @@ impl Program {
             .env("TOKEN_BROKER__LOG__FORMAT", "json")
             .env("TOKEN_BROKER__STORE__URL", url)
             .env("OAUTH2_BASE_URL", provider)
+            // As fast as it goes.
+            .env("TOKEN_BROKER__PROVIDERS__DEFAULT__RATE", "100000")
             .env("CLIENT_ID", "bench")
             .env("CLIENT_SECRET", "bench");
         let mut process = command.spawn().unwrap();

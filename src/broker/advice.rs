@@ -36,7 +36,9 @@ pub fn advice(reason: Reason) -> &'static str {
         Reason::ProviderUnreachable => {
             "the provider could not be reached and nothing was sent; it is tried again"
         }
-        Reason::ProviderRateLimited => "the provider limits our rate; it is tried again later",
+        Reason::ProviderRateLimited => {
+            "the rate limit is reached, the provider's or our `rate` for it; it is tried again later"
+        }
         Reason::ProviderUnavailable => {
             "the provider is unavailable; nothing is lost, and it is tried again"
         }

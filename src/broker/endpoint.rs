@@ -127,6 +127,10 @@ pub struct Habits {
     pub resends: bool,
     /// Most of them in a second, once the provider is well again.
     pub resend_rate: u32,
+    /// Most refreshes in a second, of all replicas together.
+    pub rate: u32,
+    /// Most refreshes of one replica that wait for an answer.
+    pub concurrency: usize,
 }
 
 /// Callers give up far sooner. A provider that has become slow commits what it answers late, and
@@ -135,6 +139,12 @@ pub const LISTEN_MAX: Duration = Duration::from_secs(60);
 
 /// Resends in a second where nothing else is said: far below any limit that was ever documented.
 pub const RESEND_RATE: u32 = 20;
+
+/// Refreshes in a second where nothing else is said: 360,000 grants with tokens of an hour.
+pub const RATE: u32 = 100;
+
+/// Refreshes under way where nothing else is said: as many connections, and no more.
+pub const CONCURRENCY: usize = 128;
 
 impl Default for Habits {
     fn default() -> Self {
@@ -146,6 +156,8 @@ impl Default for Habits {
             keep_warm_every: None,
             resends: true,
             resend_rate: RESEND_RATE,
+            rate: RATE,
+            concurrency: CONCURRENCY,
         }
     }
 }

@@ -287,7 +287,7 @@ fn list(violations: &[Violation]) -> String {
 fn failed(reason: Reason) -> &'static str {
     match reason {
         Reason::ProviderUnreachable => "it could not be reached",
-        Reason::ProviderRateLimited => "it limits our rate",
+        Reason::ProviderRateLimited => "its rate limit is reached",
         Reason::ClientCredentialsRejected => "it refuses our client id or secret",
         Reason::ScopeNotGranted => "it does not grant the scopes",
         Reason::RefreshOutcomeUnknown | Reason::RefreshReplyUnreadable => "no definite answer",

@@ -1,5 +1,8 @@
 //! What the domain counts.
 
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -34,6 +37,10 @@ pub struct Metrics {
     pub doubts: Family<Doubted, Gauge>,
     /// Providers that nobody asks at present.
     pub held_providers: Family<ByProvider, Gauge>,
+    /// Refreshes that wait for their turn.
+    pub queued: Family<Queued, Gauge>,
+    /// Refreshes in a second that a provider is sent at most, as it was found out.
+    pub rate: Family<ByProvider, Gauge<f64, AtomicU64>>,
     /// Grants in memory: those that somebody asked for lately.
     pub known_grants: Gauge,
     /// Refreshes under way.
@@ -99,6 +106,15 @@ pub struct Enrolled {
     pub result: &'static str,
 }
 
+/// Labels of a queue.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Queued {
+    /// The provider.
+    pub provider: String,
+    /// `caller`, or `nobody`: it is done beforehand.
+    pub asked_by: &'static str,
+}
+
 /// Labels of grants.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct InState {
@@ -139,6 +155,8 @@ impl Metrics {
             ending: Family::default(),
             doubts: Family::default(),
             held_providers: Family::default(),
+            queued: Family::default(),
+            rate: Family::default(),
             known_grants: Gauge::default(),
             flights: Gauge::default(),
             unpublished_pairs: Gauge::default(),
@@ -193,6 +211,16 @@ impl Metrics {
             metrics.held_providers.clone(),
         );
         registry.register(
+            "refreshes_queued",
+            "Refreshes that wait for their turn to ask the provider, and for whom",
+            metrics.queued.clone(),
+        );
+        registry.register(
+            "provider_rate",
+            "Refreshes in a second that all replicas together send at most, as the provider bears it",
+            metrics.rate.clone(),
+        );
+        registry.register(
             "known_grants",
             "Grants in memory: those that somebody asked for lately",
             metrics.known_grants.clone(),
@@ -205,6 +233,12 @@ impl Metrics {
         );
         metrics.register_store(registry);
         metrics
+    }
+
+    /// Shows how fast a provider is asked.
+    pub(super) fn show_rate(&self, provider: &ProviderId, step: Duration) {
+        let labels = ByProvider { provider: provider.as_str().to_owned() };
+        self.rate.get_or_create(&labels).set(1.0 / step.as_secs_f64());
     }
 
     fn register_store(&self, registry: &mut Registry) {

@@ -1,11 +1,12 @@
 //! Refreshing: one at a time for each grant, claimed before it is sent, and never lost.
 //!
 //! Reading order: [`join`] and [`flight`] one refresh for each grant, [`rotation`] how it is done,
-//! [`claim`] under what right, [`answer`] what replies mean (with `pair`), [`providers`] whose
-//! trouble a failure is, [`resend`] (with `doubt`) what follows a lost answer, [`publish`] how a
-//! pair is kept, [`continuity`] whether the store keeps it (with `others`), [`revoke`] how it ends on purpose,
-//! [`pacing`] who waits after a failure, [`follow`] what other processes change, [`scheduler`] what
-//! happens unasked. Nothing here knows of callers or operators.
+//! [`claim`] under what right (and when it is its turn: `governor`), [`answer`] what replies mean
+//! (with `pair`), [`providers`] whose trouble a failure is, [`resend`] (with `doubt`) what follows a
+//! lost answer, [`publish`] how a pair is kept, [`continuity`] whether the store keeps it (with
+//! `others`), [`revoke`] how it ends on purpose, [`pacing`] who waits after a failure, [`follow`] what
+//! other processes change, [`scheduler`] what happens unasked. Nothing here knows of callers or
+//! operators.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::broker::metrics::Metrics;
 use crate::broker::model::{GrantId, ProviderId};
 use crate::broker::refresh::continuity::Watch;
 use crate::broker::refresh::flight::Flights;
+use crate::broker::refresh::governor::Governor;
 use crate::broker::refresh::providers::Providers;
 use crate::broker::settings::Settings;
 use crate::broker::store::{Store, StoreError, Stored};
@@ -35,6 +37,7 @@ pub mod continuity;
 pub mod doubt;
 pub mod flight;
 pub mod follow;
+mod governor;
 pub mod join;
 mod others;
 pub mod pacing;
@@ -66,6 +69,7 @@ pub struct Rotations {
     pub(super) known: Known,
     pub(super) flights: Flights,
     pub(super) providers: Providers,
+    pub(super) governor: Governor,
     pub(super) watch: Watch,
     /// Refreshes and notes; shutdown waits for them.
     pub(super) tasks: TaskTracker,
@@ -99,6 +103,7 @@ impl Rotations {
             known: Known::default(),
             flights: Flights::default(),
             providers: Providers::default(),
+            governor: Governor::default(),
             watch,
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),

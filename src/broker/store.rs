@@ -10,6 +10,7 @@ mod enrolments;
 mod error;
 mod events;
 mod grants;
+mod rates;
 
 pub use claims::{Claim, Claims};
 pub use due::DueIndex;
@@ -17,6 +18,7 @@ pub use enrolments::{Enrolments, Found};
 pub use error::StoreError;
 pub use events::{Events, Heard};
 pub use grants::{Amendment, Grants, Merged, Page, Seed, Stored};
+pub use rates::{Limit, Rates, Slots, Slowing};
 
 /// A tombstone keeps late pairs out for longer than any pair can be late.
 pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -33,7 +35,9 @@ pub(super) const PAGE: usize = 500;
 ///   repeating a change has no further effect.
 /// - A generation is claimed by one owner at a time, and no passing of time frees it.
 #[async_trait]
-pub trait Store: Grants + Claims + DueIndex + Enrolments + Events + Send + Sync + 'static {
+pub trait Store:
+    Grants + Claims + DueIndex + Enrolments + Events + Rates + Send + Sync + 'static
+{
     /// Says what and how this store is; writes a mark, which proves that it takes writes and is
     /// looked for the next time. One caller at a time.
     async fn health(&self) -> Health;

@@ -163,6 +163,14 @@ pub(super) struct ProviderSection {
     /// Most such refresh tokens in a second, once the provider is well again.
     #[schemars(range(min = 1, max = 10_000))]
     pub(super) resend_rate: Option<u32>,
+    /// Most refreshes in a second, of all replicas together. Where the provider says that this is too
+    /// fast (429), it is halved and grows back. Callers who wait go first.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(super) rate: Option<u32>,
+    /// Most refreshes of one replica that wait for an answer: a slow provider takes no more than so many
+    /// connections.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(super) concurrency: Option<u16>,
     /// Statuses above 499 that the server itself sends which processes the request, and no gateway
     /// before it: after them nothing is under way any more.
     pub(super) settled_statuses: Option<Vec<u16>>,

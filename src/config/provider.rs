@@ -234,6 +234,8 @@ fn habits(section: &file::ProviderSection) -> Habits {
             file::Resend::Never => false,
         }),
         resend_rate: section.resend_rate.unwrap_or(defaults.resend_rate),
+        rate: section.rate.unwrap_or(defaults.rate),
+        concurrency: section.concurrency.map_or(defaults.concurrency, usize::from),
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc::Sender;
 
-use crate::broker::model::{GrantId, Position};
-use crate::broker::store::{Claim, Heard, Merged, Peers, StoreError};
+use crate::broker::model::{GrantId, Position, ProviderId};
+use crate::broker::store::{Claim, Heard, Limit, Merged, Peers, Slowing, StoreError};
+use crate::store::bucket::Booked;
 use crate::store::identity::Identity;
 use crate::store::record::{Blob, Record, Sealed, Stamp, StoredDoubt, StoredOwner};
 
@@ -84,6 +85,18 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// Lets go of some tombstones that are old enough, and says of how many.
     async fn purge(&self) -> StoreResult<usize>;
+
+    /// Gives out up to `count` moments to ask a provider, none further ahead than `ahead` µs.
+    async fn book(
+        &self,
+        provider: &ProviderId,
+        limit: Limit,
+        count: usize,
+        ahead: f64,
+    ) -> StoreResult<Booked>;
+
+    /// A provider limits our rate.
+    async fn slow_down(&self, provider: &ProviderId, slowing: Slowing) -> StoreResult<()>;
 
     /// Takes about `limit` grants that are due and hides them from other takers for `visibility`.
     async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>>;

@@ -3,11 +3,12 @@
 //! `inner` is the database while it is open, `file` the file under it, `rows` the records and the due
 //! index, `meta` what stands beside them.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -15,12 +16,13 @@ use redb::Database;
 use redb::backends::InMemoryBackend;
 use tokio::sync::mpsc::Sender;
 
-use crate::broker::model::GrantId;
-use crate::broker::store::{Claim, Heard, Merged, StoreError};
-use crate::clock::Clock;
+use crate::broker::model::{GrantId, ProviderId};
+use crate::broker::store::{Claim, Heard, Limit, Merged, Slowing, StoreError};
+use crate::clock::{Clock, between};
 use crate::store::backend::{
     Backend, Change, Claiming, Format1, Inspected, Publishing, Records, StoreResult,
 };
+use crate::store::bucket::{Booked, Bucket, micros};
 use crate::store::embedded::failure::{refusal, unavailable};
 use crate::store::embedded::file::StoreFile;
 use crate::store::embedded::inner::Inner;
@@ -41,6 +43,8 @@ mod tables;
 /// Keeps grants in one file, with the same records and rules as Redis.
 pub(crate) struct Embedded {
     inner: Arc<Inner>,
+    /// Of the only process that there is; they need not last.
+    buckets: Mutex<HashMap<ProviderId, Bucket>>,
 }
 
 impl Embedded {
@@ -72,12 +76,17 @@ impl Embedded {
             clock,
         };
         inner.make_tables()?;
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), buckets: Mutex::default() })
     }
 
     /// What [`Backend::identity`] does, for who cannot wait.
     pub(crate) fn claim_identity(&self, proposed: &Identity) -> StoreResult<Identity> {
         self.inner.identity(proposed)
+    }
+
+    fn bucket<T>(&self, of: &ProviderId, step: impl FnOnce(&mut Bucket, f64) -> T) -> T {
+        let now = micros(between(UNIX_EPOCH, self.inner.clock.now()));
+        step(self.buckets.lock().entry(of.clone()).or_default(), now)
     }
 
     /// Runs a step of blocking I/O. In memory there is none, so it runs in place.
@@ -225,6 +234,21 @@ impl Backend for Embedded {
 
     async fn purge(&self) -> StoreResult<usize> {
         self.run(Inner::purge).await
+    }
+
+    async fn book(
+        &self,
+        provider: &ProviderId,
+        limit: Limit,
+        count: usize,
+        ahead: f64,
+    ) -> StoreResult<Booked> {
+        Ok(self.bucket(provider, |bucket, now| bucket.book(now, limit, count, ahead)))
+    }
+
+    async fn slow_down(&self, provider: &ProviderId, slowing: Slowing) -> StoreResult<()> {
+        self.bucket(provider, |bucket, now| bucket.slow_down(now, slowing));
+        Ok(())
     }
 
     async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {

@@ -3,6 +3,7 @@
 //! [`session`] connects, `check` says what server is good enough, `confirm` waits for its replicas,
 //! `layout` names the keys, `fields` reads the hashes, and `rotation.lua` holds the rules of change.
 
+use std::fmt::Display;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,13 +17,16 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tracing::warn;
 
-use crate::broker::model::{Fence, Generation, GrantId, Intent, Position};
-use crate::broker::store::{Claim, Heard, Merged, Peers, StoreError, TOMBSTONE_LIFE};
+use crate::broker::model::{Fence, Generation, GrantId, Intent, Position, ProviderId};
+use crate::broker::store::{
+    Claim, Heard, Limit, Merged, Peers, Slowing, StoreError, TOMBSTONE_LIFE,
+};
 use crate::clock::Clock;
 use crate::store::backend::{
     Amend, Backend, Change, Claiming, Format1, Hold, Inspected, Over, Publishing, Records,
     StoreResult,
 };
+use crate::store::bucket::{Booked, micros};
 use crate::store::identity::Identity;
 use crate::store::record::{Blob, Record, Stamp, StoredDoubt, StoredIntent, millis};
 use crate::store::redis::confirm::Confirming;
@@ -555,6 +559,29 @@ impl Backend for Redis {
         Ok(0)
     }
 
+    async fn book(
+        &self,
+        provider: &ProviderId,
+        limit: Limit,
+        count: usize,
+        ahead: f64,
+    ) -> StoreResult<Booked> {
+        let arguments: [&[u8]; 4] =
+            [&text(limit.rate), &text(limit.burst), &text(count), &text(ahead.floor())];
+        let key = self.layout.rate(provider);
+        let (count, first, step): (usize, String, String) =
+            self.call("book", &[&key], &arguments).await?;
+        let time = |text: String| text.parse().map_err(|_| malformed());
+        Ok(Booked { count, first: time(first)?, step: time(step)? })
+    }
+
+    async fn slow_down(&self, provider: &ProviderId, slowing: Slowing) -> StoreResult<()> {
+        let told = slowing.told.map(|told| text(micros(told).floor())).unwrap_or_default();
+        let arguments: [&[u8]; 3] =
+            [&told, &text(micros(slowing.least).floor()), &text(micros(slowing.most).floor())];
+        self.changed("slow_down", &[&self.layout.rate(provider)], &arguments).await.map(drop)
+    }
+
     async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
         let first = self.turn.load(Ordering::Relaxed);
         let shards: Vec<_> = (first..SHARDS).chain(0..first).collect();
@@ -609,7 +636,7 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-fn text(number: u64) -> Vec<u8> {
+fn text(number: impl Display) -> Vec<u8> {
     number.to_string().into_bytes()
 }
 

@@ -35,6 +35,7 @@ use crate::store::{Keyring, OpenError, keyring};
 
 mod enrolments;
 mod events;
+mod rates;
 mod replay;
 
 /// Records read at once while a store is converted.

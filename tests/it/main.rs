@@ -18,6 +18,7 @@ mod failover;
 mod failures;
 mod follow;
 mod format_1;
+mod governor;
 mod herd;
 mod interop;
 mod journal;

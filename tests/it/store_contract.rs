@@ -10,8 +10,8 @@ use token_broker::broker::model::{
     Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, Claims as _, DueIndex as _, Grants as _, Merged, Seed, Store, StoreError,
-    Stored, TOMBSTONE_LIFE,
+    Amendment, Claim, Claims as _, DueIndex as _, Grants as _, Limit, Merged, Seed, Slowing, Store,
+    StoreError, Stored, TOMBSTONE_LIFE,
 };
 use token_broker::clock::Clock;
 use token_broker::secret::{AccessToken, RefreshToken};
@@ -472,6 +472,35 @@ async fn the_due_index_hands_each_grant_to_one_taker() {
         let next = successor(&grants[0].id, grants[0].generation().next(), intent.fence, "1");
         store.merge(&next, None).await.unwrap();
         assert!(store.take_due(10, long).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn moments_are_given_out_once_and_not_while_a_provider_limits_us() {
+    let provider = ProviderId::new("kroger");
+    let limit = Limit { rate: 20, burst: 1 };
+    let (at_once, second, step) =
+        (Duration::ZERO, Duration::from_secs(1), Duration::from_millis(50));
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let book = |count, ahead| store.book(&provider, limit, count, ahead);
+        let (one, other) = tokio::join!(book(5, second), book(5, second));
+        let (one, other) = (one.unwrap(), other.unwrap());
+        assert_eq!((one.waits.len(), other.waits.len(), one.step), (5, 5, step));
+        let furthest = one.waits.iter().chain(&other.waits).max().unwrap();
+        assert!(*furthest > 8 * step, "ten moments take nine steps: {furthest:?}");
+        assert!(book(5, at_once).await.unwrap().waits.is_empty());
+        assert!(book(100, second).await.unwrap().waits.len() < 13);
+        let another = store.book(&ProviderId::new("other"), limit, 1, at_once).await.unwrap();
+        assert_eq!(another.waits, [at_once], "one provider's pace is not another's");
+
+        let slowing = |told| Slowing { told, least: second, most: 60 * second };
+        let told = Some(20 * second);
+        store.slow_down(&provider, slowing(told)).await.unwrap();
+        store.slow_down(&provider, slowing(None)).await.unwrap();
+        let limited = book(1, second).await.unwrap();
+        assert_eq!((limited.waits.len(), limited.step), (0, 2 * step));
+        assert!(limited.next > 19 * second && limited.next <= 20 * second, "{limited:?}");
     }
 }
 

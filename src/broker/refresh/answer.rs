@@ -12,7 +12,7 @@ use crate::broker::model::{
     Doubt, DoubtKind, Grant, Intent, Position, ProviderId, Reason, Standing, Verdict,
 };
 use crate::broker::refresh::Rotations;
-use crate::broker::refresh::flight::{Early, Refreshed};
+use crate::broker::refresh::flight::{Callers, Refreshed};
 use crate::broker::refresh::pair::{Received, Sent, received};
 use crate::broker::refresh::providers::Refusal;
 use crate::broker::store::{Amendment, PAGE, StoreError};
@@ -26,7 +26,7 @@ impl Rotations {
         intent: &Intent,
         sent_at: SystemTime,
         reply: Reply,
-        early: &Early<'_>,
+        callers: &Callers<'_>,
     ) -> Refreshed {
         let sent = Sent {
             before: &grant.pair,
@@ -44,8 +44,8 @@ impl Rotations {
         if let Some(doubt) = &intent.doubt {
             self.count_resend(&grant, doubt, "pair");
         }
-        let early = failure.is_none().then_some(early);
-        let view = self.publish(entry, grant, intent, pair, early).await;
+        let callers = failure.is_none().then_some(callers);
+        let view = self.publish(entry, grant, intent, pair, callers).await;
         entry.answered(intent);
         let view = view?;
         match failure {
@@ -76,6 +76,9 @@ impl Rotations {
                 Disposition::Unknown(_) => "unknown",
             };
             self.count_resend(grant, doubt, result);
+        }
+        if failure.reason == Reason::ProviderRateLimited {
+            self.slow_down(&grant.descriptor.provider, failure.retry_after).await;
         }
         match failure.disposition {
             Disposition::NotSent | Disposition::NotProcessed => {

@@ -11,18 +11,29 @@ use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner};
 use crate::broker::refresh::Rotations;
+use crate::broker::refresh::flight::Callers;
+use crate::broker::refresh::governor::Turn;
 use crate::broker::store::{Claim, StoreError, Stored};
 use crate::broker::view::View;
 use crate::clock::between;
 
+/// The right to spend a generation, and the turn to do it.
+pub(super) struct Claimed {
+    pub(super) intent: Intent,
+    /// Since before it was asked for.
+    pub(super) at: Instant,
+    pub(super) turn: Turn,
+}
+
 impl Rotations {
-    /// Claims the grant's generation; `None` if it moved. Waits for another live holder, and says
-    /// when a refresh token in doubt is presented again.
+    /// Claims the grant's generation, once it is its turn; `None` if it moved. Waits for another live
+    /// holder, and says when a refresh token in doubt is presented again.
     pub(super) async fn claim(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         view: &View,
-    ) -> Result<Option<(Intent, Instant)>, Error> {
+        callers: &Callers<'_>,
+    ) -> Result<Option<Claimed>, Error> {
         let grant = &view.grant;
         if self.spends(grant) {
             // What it has forgotten may be spent.
@@ -30,23 +41,24 @@ impl Rotations {
         }
         self.find_vanished(entry, grant);
         if let Some(doubt) = self.doubt_of(entry, grant) {
-            return self.claim_in_doubt(entry, view, doubt).await;
+            return self.claim_in_doubt(entry, view, doubt, callers).await;
         }
         let lease = self.settings.suspect_after;
         let mut takeover = (!self.spends(grant)).then_some(lease);
         let patience = Instant::now() + lease;
         loop {
+            let turn = self.turn(entry, callers).await?;
             if self.spends(grant) {
                 self.watch.whole()?;
             }
-            let claimed_at = Instant::now();
+            let at = Instant::now();
             let owner = self.next_owner();
             let attempt = owner.attempt;
             let claim =
                 self.store.claim(&entry.id, grant.generation(), owner, takeover, lease).await;
             let claim = claim.inspect_err(|_| self.give_back_later(entry, attempt))?;
             match claim {
-                Claim::Granted(intent) => return Ok(Some((intent, claimed_at))),
+                Claim::Granted(intent) => return Ok(Some(Claimed { intent, at, turn })),
                 Claim::Moved => return Ok(None),
                 Claim::Busy(held) if self.ours(&held.owner) => {
                     if entry.unanswered(held.owner.attempt) {
@@ -64,6 +76,8 @@ impl Rotations {
                 }
                 Claim::Busy(_) if self.draining() => return Err(Error::Draining),
                 Claim::Busy(held) => {
+                    // It is another's turn meanwhile.
+                    drop(turn);
                     // The holder's age by the store's clock, or our own patience, whichever ends
                     // first: clocks may disagree.
                     let age = between(held.since, self.clock.now());

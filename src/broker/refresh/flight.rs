@@ -1,6 +1,7 @@
 //! Flights: a refresh under way, joined by all who need it, outliving each of them.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -14,9 +15,28 @@ use crate::broker::view::View;
 /// How a refresh ended.
 pub type Refreshed = Result<Arc<View>, Error>;
 
-/// Hears of a token that is good to be served although the refresh is still at work: the store has
-/// not taken it yet.
-pub(super) type Early<'a> = dyn Fn(Arc<View>) + Send + Sync + 'a;
+/// Those who wait for a refresh.
+pub(super) struct Callers<'a> {
+    /// Hears of a token that is good to be served although the refresh is still at work: the store has
+    /// not taken it yet.
+    pub(super) early: &'a (dyn Fn(Arc<View>) + Send + Sync),
+    /// Whether there are any.
+    pub(super) waiting: watch::Receiver<bool>,
+}
+
+impl Callers<'_> {
+    /// Somebody waits, or has waited.
+    pub(super) fn wait(&self) -> bool {
+        *self.waiting.borrow()
+    }
+
+    /// Ends when somebody waits.
+    pub(super) async fn come(&self) {
+        if self.waiting.clone().wait_for(|waiting| *waiting).await.is_err() {
+            pending::<()>().await;
+        }
+    }
+}
 
 /// Why a refresh was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +100,7 @@ pub struct Flight {
     generation: Generation,
     trigger: Trigger,
     ended: watch::Receiver<Option<Refreshed>>,
+    waited_for: watch::Sender<bool>,
 }
 
 impl Flight {
@@ -89,7 +110,12 @@ impl Flight {
         trigger: Trigger,
         ended: watch::Receiver<Option<Refreshed>>,
     ) -> Self {
-        Self { generation, trigger, ended }
+        Self { generation, trigger, ended, waited_for: watch::Sender::new(false) }
+    }
+
+    /// Tells whether anybody waits for it.
+    pub(super) fn waited_for(&self) -> watch::Receiver<bool> {
+        self.waited_for.subscribe()
     }
 
     /// It refreshes nothing: it takes the tokens back.
@@ -109,6 +135,7 @@ impl Flight {
 
     /// Waits until the refresh ends or the deadline comes. Leaving does not end the refresh.
     pub async fn wait(mut self, id: &GrantId, deadline: Instant) -> Refreshed {
+        self.waited_for.send_replace(true);
         match timeout_at(deadline, self.ended.wait_for(Option::is_some)).await {
             Err(_elapsed) => Err(Error::RefreshInProgress(id.clone())),
             // The task ended without saying how: it panicked. Its claim stays, so nothing is spent

@@ -8,7 +8,7 @@ use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::model::{Generation, GrantId};
 use crate::broker::refresh::Rotations;
-use crate::broker::refresh::flight::{Flight, Trigger};
+use crate::broker::refresh::flight::{Callers, Flight, Trigger};
 use crate::broker::store::StoreError;
 use crate::broker::view::View;
 
@@ -52,15 +52,17 @@ impl Rotations {
         self.may_refresh(entry, &view, trigger)?;
         let (sender, receiver) = watch::channel(None);
         let flight = Flight::new(generation, trigger, receiver);
+        let waiting = flight.waited_for();
         running.insert(entry.id.clone(), flight.clone());
         let rotations = Arc::clone(self);
         let entry = Arc::clone(entry);
         self.tasks.spawn(async move {
             let running = Running::new(&rotations, &entry.id);
             let early = |view: Arc<View>| drop(sender.send_replace(Some(Ok(view))));
+            let callers = Callers { early: &early, waiting };
             let ended = match trigger {
-                Trigger::Revoke => rotations.revoke(&entry).await,
-                _ => rotations.run_flight(&entry, generation, trigger, &early).await,
+                Trigger::Revoke => rotations.revoke(&entry, &callers).await,
+                _ => rotations.run_flight(&entry, generation, trigger, &callers).await,
             };
             // The way is free before anyone hears of the end: who still needs a refresh then
             // starts one instead of finding this one again.

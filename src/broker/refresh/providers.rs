@@ -120,11 +120,14 @@ impl Providers {
         let Some(mut state) = self.each.get_mut(provider) else { return Ok(()) };
         let now = Instant::now();
         if let Some(hold) = &mut state.hold {
-            if now < hold.until {
+            // What limits our rate for moments only is waited for in the queue.
+            let soon = hold.until <= now + settings.caller_wait_max;
+            let limited = hold.failure.reason == Reason::ProviderRateLimited;
+            if now < hold.until && !(limited && soon) {
                 return Err((hold.failure.clone(), hold.until - now));
             }
             // A limit of our rate is over for everybody; anything else is tried by one.
-            if hold.failure.reason != Reason::ProviderRateLimited {
+            if !limited {
                 hold.until = now + settings.client_probe.first;
                 hold.probing = true;
             }

@@ -15,7 +15,7 @@ use crate::broker::freshness::{end_due, idle_due, soft_due};
 use crate::broker::metrics::ByProvider;
 use crate::broker::model::{Grant, Intent, Pair, Position, Standing};
 use crate::broker::refresh::Rotations;
-use crate::broker::refresh::flight::{Early, Refreshed};
+use crate::broker::refresh::flight::{Callers, Refreshed};
 use crate::broker::refresh::rotation::usable;
 use crate::broker::store::{Merged, StoreError, TOMBSTONE_LIFE};
 use crate::broker::view::View;
@@ -113,7 +113,7 @@ impl Rotations {
         grant: Grant,
         intent: &Intent,
         pair: Pair,
-        early: Option<&Early<'_>>,
+        callers: Option<&Callers<'_>>,
     ) -> Refreshed {
         let generation = intent.generation.next();
         let position = Position { generation, fence: intent.fence };
@@ -135,8 +135,8 @@ impl Rotations {
             self.tell_not_taken(&next, failures, failure);
             if failures == 0 {
                 let view = entry.adopt(next.clone());
-                if let Some(early) = early {
-                    early(view);
+                if let Some(callers) = callers {
+                    (callers.early)(view);
                 }
             }
         };

@@ -13,8 +13,9 @@ use crate::broker::freshness::spread;
 use crate::broker::metrics::Resend;
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, ProviderId, Reason, Token};
 use crate::broker::refresh::Rotations;
+use crate::broker::refresh::claim::Claimed;
 use crate::broker::refresh::doubt::{Next, Patience, Situation};
-use crate::broker::refresh::flight::Refreshed;
+use crate::broker::refresh::flight::{Callers, Refreshed};
 use crate::broker::refresh::rotation::usable;
 use crate::broker::settings::Predecessors;
 use crate::broker::store::{Claim, StoreError};
@@ -219,7 +220,8 @@ impl Rotations {
         entry: &Arc<Entry>,
         view: &View,
         doubt: Doubt,
-    ) -> Result<Option<(Intent, Instant)>, Error> {
+        callers: &Callers<'_>,
+    ) -> Result<Option<Claimed>, Error> {
         let grant = &view.grant;
         let next = self.next_try(entry, view, &doubt);
         let waits = next != Next::In(Duration::ZERO);
@@ -236,11 +238,12 @@ impl Rotations {
             return Ok(None);
         }
         self.wait_for_turn(entry, &doubt).await?;
-        let claimed_at = Instant::now();
+        let turn = self.turn(entry, callers).await?;
+        let at = Instant::now();
         let Some(intent) = self.take_over(entry, &held).await? else { return Ok(None) };
         debug!(grant.id = %grant.id, generation = %intent.generation, attempts = doubt.attempts,
             kind = doubt.kind.name(), "a refresh token in doubt is presented again");
-        Ok(Some((intent, claimed_at)))
+        Ok(Some(Claimed { intent, at, turn }))
     }
 
     /// Takes the claim over although the refresh token is in doubt: it is not presented again, and

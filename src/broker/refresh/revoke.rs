@@ -11,11 +11,15 @@ use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::model::{Grant, Reason, Standing, Verdict};
 use crate::broker::refresh::Rotations;
-use crate::broker::refresh::flight::Refreshed;
+use crate::broker::refresh::flight::{Callers, Refreshed};
 
 impl Rotations {
     /// Takes the tokens back and ends the grant; `Ok` says that a newer chain is there, which lives.
-    pub(super) async fn revoke(self: &Arc<Self>, entry: &Arc<Entry>) -> Refreshed {
+    pub(super) async fn revoke(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        callers: &Callers<'_>,
+    ) -> Refreshed {
         let view = self.reconcile(entry).await?;
         let grant = view.grant.clone();
         if grant.standing != Standing::Usable {
@@ -24,7 +28,7 @@ impl Rotations {
         self.can_take_back(&grant).await?;
         let claimed = match self.doubt_of(entry, &grant) {
             Some(doubt) => self.claim_to_end(entry, &grant, &doubt).await?,
-            None => self.claim(entry, &view).await?.map(|(intent, _)| intent),
+            None => self.claim(entry, &view, callers).await?.map(|claimed| claimed.intent),
         };
         let Some(intent) = claimed else { return self.reload(entry).await };
         if let Err(error) = self.take_back(&grant).await {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, debug, info_span, warn};
 
-use crate::broker::endpoint::{Disposition, Request};
+use crate::broker::endpoint::{Concern, Disposition, Request};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::metrics::{ByProvider, Refresh};
 use crate::broker::model::{Generation, Grant, Reason, Standing, Verdict};
 use crate::broker::refresh::Rotations;
-use crate::broker::refresh::flight::{Early, Refreshed, Trigger};
+use crate::broker::refresh::claim::Claimed;
+use crate::broker::refresh::flight::{Callers, Refreshed, Trigger};
 use crate::broker::store::StoreError;
 use crate::clock::from_unix_ms;
 use crate::crash::{self, Moment};
@@ -23,12 +24,12 @@ impl Rotations {
         entry: &Arc<Entry>,
         generation: Generation,
         trigger: Trigger,
-        early: &Early<'_>,
+        callers: &Callers<'_>,
     ) -> Refreshed {
         let provider_id = entry.view().grant.descriptor.provider.clone();
         let span = info_span!("refresh", grant.id = %entry.id, provider = %provider_id, trigger = trigger.name());
         let start = Instant::now();
-        let rotation = self.rotate(entry, generation, early);
+        let rotation = self.rotate(entry, generation, callers);
         let ended = rotation.instrument(span.clone()).await;
         if let Err(error) = &ended {
             span.in_scope(|| self.tell_failure(entry, generation, error));
@@ -73,23 +74,33 @@ impl Rotations {
         }
     }
 
-    /// Tries until something was sent, or the tries are used up.
+    /// Tries until the provider has taken it up, or the tries are used up.
     async fn rotate(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
-        early: &Early<'_>,
+        callers: &Callers<'_>,
     ) -> Refreshed {
         let mut tries = 0;
         loop {
-            let ended = self.attempt(entry, generation, early).await;
+            let ended = self.attempt(entry, generation, callers).await;
             tries += 1;
-            let unsent = matches!(&ended, Err(Error::Upstream { failure, .. })
-                if failure.disposition == Disposition::NotSent);
-            if !unsent || tries >= self.settings.attempts_max || self.draining() {
+            let (unsent, limited) = match &ended {
+                Err(Error::Upstream { failure, .. }) => (
+                    failure.disposition == Disposition::NotSent,
+                    // Its next turn comes when the limit is over, if that is soon enough.
+                    failure.reason == Reason::ProviderRateLimited
+                        && failure.concern == Concern::Provider
+                        && self.doubt_of(entry, &entry.view().grant).is_none(),
+                ),
+                _ => (false, false),
+            };
+            if !(unsent || limited) || tries >= self.settings.attempts_max || self.draining() {
                 return ended;
             }
-            sleep(self.settings.attempt_backoff.after(tries - 1)).await;
+            if unsent {
+                sleep(self.settings.attempt_backoff.after(tries - 1)).await;
+            }
         }
     }
 
@@ -98,7 +109,7 @@ impl Rotations {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         generation: Generation,
-        early: &Early<'_>,
+        callers: &Callers<'_>,
     ) -> Refreshed {
         let view = self.reconcile(entry).await?;
         if view.grant.generation() != generation {
@@ -110,21 +121,24 @@ impl Rotations {
         ready.map_err(|failure| self.upstream(&grant, failure))?;
         let stop_at = self.settings.stop_at;
         crash::reached(stop_at, Moment::BeforeClaim).await;
-        let Some((intent, claimed_at)) = self.claim(entry, &view).await? else {
+        let Some(claimed) = self.claim(entry, &view, callers).await? else {
             return self.reload(entry).await;
         };
+        let Claimed { intent, at, mut turn } = claimed;
         crash::reached(stop_at, Moment::AfterClaim).await;
         let gate = self.settings.send_gate;
-        if self.draining() || gate.is_some_and(|gate| claimed_at.elapsed() >= gate) {
+        if self.draining() || gate.is_some_and(|gate| at.elapsed() >= gate) {
             self.release(entry, &intent).await;
             return Err(if self.draining() { Error::Draining } else { slow_store() });
         }
         // Whole milliseconds, as stores keep them: a doubt is the same from memory and from there.
         let sent_at = from_unix_ms(self.clock.now_ms());
         entry.sent(&intent);
+        turn.sends();
         let reply = self.endpoint.exchange(&grant.descriptor.provider, request).await;
+        drop(turn);
         crash::reached(stop_at, Moment::AfterReply).await;
-        self.take_answer(entry, grant, &intent, sent_at, reply, early).await
+        self.take_answer(entry, grant, &intent, sent_at, reply, callers).await
     }
 
     /// What to send for the grant, if it can be refreshed at all.

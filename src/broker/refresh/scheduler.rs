@@ -84,6 +84,9 @@ impl Rotations {
             self.store.schedule(id, view.grant.generation(), due_at).await?;
             return Ok(());
         }
+        if let Some(later) = self.comes_later(&view) {
+            return Ok(self.store.schedule(id, view.grant.generation(), later).await?);
+        }
         self.join_or_start(&entry, view.grant.generation(), Trigger::Proactive).map(drop)
     }
 

@@ -4,12 +4,12 @@
 //! in order, `PREFIX:meta` whom the store belongs to, `PREFIX:mark:PROCESS` a mark of each process,
 //! which lives for a day, `PREFIX:note:NAME` an enrolment under way, which lives for minutes,
 //! `PREFIX:replicas` and `PREFIX:compared` which brokers there are, and which server they were compared
-//! with, `PREFIX:events` the channel of changes. `NN` is the shard, one of 256: fixed, because keys of
+//! with, `PREFIX:rate:PROVIDER` how fast it is asked, `PREFIX:events` the channel of changes. `NN` is the shard, one of 256: fixed, because keys of
 //! one shard change together and so must share a slot. No key of a live grant has a time to live.
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::broker::model::GrantId;
+use crate::broker::model::{GrantId, ProviderId};
 use crate::broker::store::StoreError;
 
 /// Shards of a deployment.
@@ -69,6 +69,11 @@ impl Layout {
     /// A note.
     pub(super) fn note(&self, name: &str) -> String {
         format!("{}:note:{name}", self.prefix)
+    }
+
+    /// How fast a provider is asked.
+    pub(super) fn rate(&self, provider: &ProviderId) -> String {
+        format!("{}:rate:{provider}", self.prefix)
     }
 
     /// When which replica was there last.

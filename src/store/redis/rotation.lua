@@ -441,6 +441,54 @@ local function leave(keys, args)
   return 1
 end
 
+-- How fast a provider is asked, by all replicas together: moments in microseconds, one every
+-- 1 / rate seconds. Fields: the first moment that is not given out (n), the share of the rate in
+-- thousandths (s) and when it was so (sa), until when the provider limits us (u).
+local WHOLE, LEAST, REGROWTH = 1000, 16, 5 / 1e6
+local RATE_LIFE_MS = 86400000
+
+local function time_us()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1e6 + tonumber(time[2])
+end
+
+local function rate(key, now)
+  local n, s, sa, u = unpack(redis.call('HMGET', key, 'n', 's', 'sa', 'u'))
+  local share = (tonumber(s or '') or WHOLE) + math.max(now - (tonumber(sa or '') or 0), 0) * REGROWTH
+  return tonumber(n or '') or 0, math.min(share, WHOLE), tonumber(u or '') or 0
+end
+
+-- Gives moments out, to nobody else.
+-- keys: rate   args: requests in a second, at once after a pause, moments, how far ahead
+-- returns: moments; wait of the first; from one to the next
+local function book(keys, args)
+  local now = time_us()
+  local next, share = rate(keys[1], now)
+  local step = 1e6 * WHOLE / (number(args[1]) * share)
+  local first = math.max(next, now - (number(args[2]) - 1) * step)
+  local within = math.floor((now + number(args[4]) - first) / step) + 1
+  local count = math.min(number(args[3]), math.max(within, 0))
+  redis.call('HSET', keys[1], 'n', decimal(first + count * step))
+  redis.call('PEXPIRE', keys[1], decimal(math.max(first - now, 0) / 1000 + RATE_LIFE_MS))
+  return { count, decimal(first - now), decimal(step) }
+end
+
+-- The provider limits our rate: nothing is given out for a while, then half as much, which grows back.
+-- keys: rate   args: the wait that it asked for ('' = none), the shortest and the longest where not
+local function slow_down(keys, args)
+  local now = time_us()
+  local next, share, limited = rate(keys[1], now)
+  -- What was on its way when the limit was met is the same event.
+  if now >= limited then
+    share = math.max(math.floor(share / 2), LEAST)
+  end
+  local wait = tonumber(args[1]) or math.min(number(args[2]) * WHOLE / 2 / share, number(args[3]))
+  limited = math.max(limited, now + wait)
+  redis.call('HSET', keys[1], 'n', decimal(math.max(next, limited)), 's', decimal(math.floor(share)), 'sa', decimal(limited), 'u', decimal(limited))
+  redis.call('PEXPIRE', keys[1], decimal((limited - now) / 1000 + RATE_LIFE_MS))
+  return 1
+end
+
 -- A function that says which grant it changed: generation, last fence, name. Its first key is the grant.
 local function telling(change)
   return function(keys, args)
@@ -481,3 +529,5 @@ register('delete', telling(delete), { 'allow-oom' })
 register('convert', convert, { 'allow-oom' })
 register('schedule', schedule, { 'allow-oom' })
 register('take_due', take_due, { 'allow-oom' })
+register('book', book, { 'allow-oom' })
+register('slow_down', slow_down, { 'allow-oom' })

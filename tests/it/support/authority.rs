@@ -25,6 +25,8 @@ use token_broker::upstream::assertion::JWT_BEARER;
 
 use crate::support::signer::Signer;
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// What goes wrong with the next request, in order.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
@@ -94,6 +96,11 @@ struct Books {
     dead: HashMap<String, Fault>,
     habits: Habits,
     arrivals: Vec<tokio::time::Instant>,
+    /// Requests in any second that it bears, and how many it has turned away.
+    allowed: Option<usize>,
+    turned_away: usize,
+    /// In process, answers of this provider take longer.
+    slow: Option<(ProviderId, Duration)>,
     serial: usize,
     lifetime_s: u64,
     refresh_lifetime: Option<Duration>,
@@ -160,6 +167,22 @@ impl Authority {
     pub(crate) fn habits(self, habits: Habits) -> Self {
         self.books().habits = habits;
         self
+    }
+
+    /// Requests above so many in a second are turned away.
+    pub(crate) fn allows(self, requests: usize) -> Self {
+        self.books().allowed = Some(requests);
+        self
+    }
+
+    /// Requests that were turned away.
+    pub(crate) fn turned_away(&self) -> usize {
+        self.books().turned_away
+    }
+
+    /// Answers of this provider take so long. In process only.
+    pub(crate) fn slow(&self, provider: &str, delay: Duration) {
+        self.books().slow = Some((ProviderId::new(provider), delay));
     }
 
     /// When requests arrived.
@@ -303,9 +326,17 @@ impl Authority {
         let person = refresh_token.and_then(|token| books.owner.get(token));
         let dead = person.and_then(|person| books.dead.get(person)).cloned();
         let fault = books.faults.pop_front().or_else(|| books.outage.clone()).or(dead);
-        if !matches!(fault, Some(Fault::Unreachable)) {
-            books.posts += 1;
-            books.arrivals.push(tokio::time::Instant::now());
+        if matches!(fault, Some(Fault::Unreachable)) {
+            return (fault, books.delay);
+        }
+        let now = tokio::time::Instant::now();
+        let lately = |at: &&tokio::time::Instant| now.duration_since(**at) < SECOND;
+        let before = books.arrivals.iter().rev().take_while(lately).count();
+        books.posts += 1;
+        books.arrivals.push(now);
+        if books.allowed.is_some_and(|allowed| before >= allowed) {
+            books.turned_away += 1;
+            return (Some(Fault::AnswerLater(429, SECOND)), books.delay);
         }
         (fault, books.delay)
     }
@@ -397,13 +428,14 @@ fn failure(reason: Reason, disposition: Disposition, concern: Concern) -> Failur
 
 #[async_trait]
 impl TokenEndpoint for Authority {
-    async fn exchange(&self, _: &ProviderId, request: Request) -> Reply {
+    async fn exchange(&self, provider: &ProviderId, request: Request) -> Reply {
         let refresh_token = match &request {
             Request::RefreshToken(token) => Some(token.expose()),
             Request::ClientCredentials { .. } | Request::AuthorizationCode { .. } => None,
         };
         let (fault, delay) = self.arrive(refresh_token);
-        tokio::time::sleep(delay).await;
+        let slow = self.books().slow.clone().filter(|(of, _)| of == provider);
+        tokio::time::sleep(slow.map_or(delay, |(_, delay)| delay)).await;
         if matches!(fault, Some(Fault::Panic)) {
             std::panic::resume_unwind(Box::new("panic"));
         }

@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use token_broker::broker::model::{
-    Doubt, Ending, Enrolment, Generation, Grant, GrantId, Intent, Owner, Position, Verdict,
+    Doubt, Ending, Enrolment, Generation, Grant, GrantId, Intent, Owner, Position, ProviderId,
+    Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, Claims, DueIndex, Enrolments, Events, Found, Grants, Health, Heard, Merged,
-    Page, Seed, Store, StoreError, Stored,
+    Amendment, Claim, Claims, DueIndex, Enrolments, Events, Found, Grants, Health, Heard, Limit,
+    Merged, Page, Rates, Seed, Slots, Slowing, Store, StoreError, Stored,
 };
 use token_broker::secret::{Browser, EnrolmentId, EnrolmentState};
 use tokio::sync::mpsc::Sender;
@@ -170,6 +171,22 @@ impl DueIndex for Flaky {
     }
     async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
         self.reach()?.take_due(limit, visibility).await
+    }
+}
+
+#[async_trait]
+impl Rates for Flaky {
+    async fn book(
+        &self,
+        provider: &ProviderId,
+        limit: Limit,
+        count: usize,
+        ahead: Duration,
+    ) -> StoreResult<Slots> {
+        self.reach()?.book(provider, limit, count, ahead).await
+    }
+    async fn slow_down(&self, provider: &ProviderId, slowing: Slowing) -> StoreResult<()> {
+        self.reach()?.slow_down(provider, slowing).await
     }
 }
 
