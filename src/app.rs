@@ -31,6 +31,7 @@ use crate::store::keyring;
 use crate::telemetry;
 use crate::upstream::Http;
 
+pub mod doctor;
 mod error;
 mod opening;
 mod watch;
@@ -131,6 +132,12 @@ impl App {
             opening::distrust(&broker).await?;
         }
         watch::look_at_store(&broker, &readiness).await;
+        broker.examine_store().await;
+        let examined = watch::examine_store(Arc::clone(&broker), stop_ops.clone());
+        tasks.spawn(async move {
+            examined.await;
+            ("the examination of the store", Ok(()))
+        });
         let watch = watch::watch_store(Arc::clone(&broker), readiness.clone(), stop_ops.clone());
         tasks.spawn(async move {
             watch.await;

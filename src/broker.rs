@@ -20,7 +20,7 @@ use crate::broker::metrics::Metrics;
 use crate::broker::model::ProviderId;
 use crate::broker::refresh::Rotations;
 use crate::broker::settings::Settings;
-use crate::broker::store::Store;
+use crate::broker::store::{Finding, Store};
 use crate::clock::Clock;
 
 pub mod admin;
@@ -31,6 +31,7 @@ pub mod endpoint;
 pub mod enrol;
 pub mod entry;
 pub mod error;
+pub mod examination;
 pub mod freshness;
 pub mod known;
 pub mod metrics;
@@ -51,6 +52,8 @@ pub struct Broker {
     rotations: Arc<Rotations>,
     /// Providers whose grants were counted.
     counted: Mutex<BTreeSet<ProviderId>>,
+    /// Of the store, when it was examined last.
+    findings: Mutex<Arc<Vec<Finding>>>,
 }
 
 impl Broker {
@@ -65,7 +68,7 @@ impl Broker {
     ) -> Arc<Self> {
         metrics.prepare(endpoint.providers().iter().map(|provider| &provider.id));
         let rotations = Rotations::new(store, endpoint, clock, settings, metrics, boot);
-        Arc::new(Self { rotations, counted: Mutex::default() })
+        Arc::new(Self { rotations, counted: Mutex::default(), findings: Mutex::default() })
     }
 
     /// The clock that expiries are compared with.

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, Environment, Problem};
 
 mod dev;
+mod doctor;
 mod enroll;
 mod grant;
 mod grants;
@@ -39,6 +40,8 @@ enum Command {
     Serve(serve::Serve),
     /// Check the configuration and say all that is wrong with it.
     CheckConfig(ConfigFile),
+    /// Look at everything that a broker with this configuration rests on, and say what to mend.
+    Doctor(doctor::Doctor),
     /// Print the JSON schema of the configuration file.
     ConfigSchema,
     /// Print an access token.
@@ -100,6 +103,10 @@ impl Cli {
                     Err(code) => code,
                 };
             }
+            Command::Doctor(doctor) => match load(&doctor.file) {
+                Ok(config) => block_on(doctor.run(config)),
+                Err(code) => return code,
+            },
             Command::ConfigSchema => {
                 out::line(serde_json::to_string_pretty(&config::schema()).unwrap_or_default());
                 Ok(())

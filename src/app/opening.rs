@@ -1,7 +1,7 @@
 //! Opening: the store, its key ring, and who this replica is.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,20 +16,21 @@ use crate::broker::settings::{Predecessors, Settings};
 use crate::broker::store::Store;
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
+use crate::store::keyring::KeyringError;
 use crate::store::redis::Admission;
 use crate::store::{Journal, Keyring, OpenError, Vault};
 
 /// Waits for a store that does not answer at start.
 const STORE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
+pub(super) const NO_JOURNAL: &str = "without `store.journal` a crash may lose a pair that Redis has not taken, and nobody can tell \
+     whether a silent replica has ended: refreshes that it interrupts wait for an operator";
+
 /// Takes the journal of this replica, where several may share a store.
 pub(super) fn journal(config: &Config) -> Result<Option<Arc<Journal>>, AppError> {
     let StoreConfig::Redis { journal, .. } = &config.store else { return Ok(None) };
     let Some(path) = journal else {
-        warn!(
-            "without `store.journal` a crash may lose a pair that Redis has not taken, and nobody can \
-             tell whether a silent replica has ended: refreshes that it interrupts wait for an operator"
-        );
+        warn!("{NO_JOURNAL}");
         return Ok(None);
     };
     Ok(Some(Arc::new(Journal::open(path)?)))
@@ -120,14 +121,33 @@ pub(super) async fn open_store(
     }
 }
 
+/// The key ring that is there; none where the first start is to make it.
+pub(super) fn existing_key_ring(config: &Config) -> Result<Option<Keyring>, KeyringError> {
+    match (&config.keys_file, &config.store) {
+        (Some(named), _) => Keyring::load(named).map(Some),
+        (None, StoreConfig::Redb(path)) => {
+            let beside = ring_beside(path);
+            if path.exists() || beside.exists() {
+                Keyring::load(&beside).map(Some)
+            } else {
+                Ok(None)
+            }
+        }
+        (None, StoreConfig::Memory | StoreConfig::Redis { .. }) => Ok(None),
+    }
+}
+
+/// Where the embedded store keeps its key ring.
+fn ring_beside(store: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.keys", store.display()))
+}
+
 /// The key ring that is named; the embedded store makes one beside itself at its first start.
 fn key_ring(config: &Config) -> Result<Keyring, AppError> {
     let beside = match (&config.keys_file, &config.store) {
         (Some(named), _) => return Ok(Keyring::load(named)?),
         (None, StoreConfig::Memory | StoreConfig::Redis { .. }) => return Ok(Keyring::generate()),
-        (None, StoreConfig::Redb(path)) => {
-            (PathBuf::from(format!("{}.keys", path.display())), path)
-        }
+        (None, StoreConfig::Redb(path)) => (ring_beside(path), path),
     };
     let (ring_path, store_path) = beside;
     if let Some(folder) = store_path.parent().filter(|folder| !folder.as_os_str().is_empty())

@@ -18,6 +18,8 @@ const COUNT_MAX: Duration = Duration::from_millis(200);
 const CENSUS: Duration = Duration::from_secs(60);
 /// And not more often than takes this share of the time.
 const CENSUS_SHARE: u32 = 50;
+/// The store is examined once in so many looks at it: what is found changes when somebody changes it.
+const EXAMINATION: u32 = 30;
 
 /// Counts grants until `stop`; the first time at once, unless they were `counted` just now.
 pub(super) async fn take_censuses(broker: Arc<Broker>, counted: bool, stop: CancellationToken) {
@@ -30,6 +32,17 @@ pub(super) async fn take_censuses(broker: Arc<Broker>, counted: bool, stop: Canc
         let start = Instant::now();
         broker.take_census().await;
         pause = CENSUS.max(start.elapsed() * CENSUS_SHARE);
+    }
+}
+
+/// Examines the store until `stop`.
+pub(super) async fn examine_store(broker: Arc<Broker>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(broker.settings().store_watch * EXAMINATION) => {}
+        }
+        broker.examine_store().await;
     }
 }
 

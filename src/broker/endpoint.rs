@@ -267,3 +267,10 @@ pub struct Failure {
     /// How long the provider asks us to wait.
     pub retry_after: Option<Duration>,
 }
+
+impl Failure {
+    /// Our own queue was too long: the provider knows nothing of it.
+    pub fn turned_away(&self) -> bool {
+        self.reason == Reason::ProviderRateLimited && self.concern == Concern::Grant
+    }
+}

@@ -49,6 +49,8 @@ pub struct Metrics {
     pub unpublished_pairs: Gauge,
     /// The store takes what is written.
     pub store_up: Gauge,
+    /// What an operator should mend, by what was looked at.
+    pub store_findings: Family<Found, Gauge>,
     /// What other replicas change is heard at once.
     pub events_up: Gauge,
     /// The journal takes what is written.
@@ -115,6 +117,13 @@ pub struct Queued {
     pub asked_by: &'static str,
 }
 
+/// Label of a check.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Found {
+    /// What was looked at.
+    pub check: &'static str,
+}
+
 /// Labels of grants.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct InState {
@@ -161,6 +170,7 @@ impl Metrics {
             flights: Gauge::default(),
             unpublished_pairs: Gauge::default(),
             store_up: Gauge::default(),
+            store_findings: Family::default(),
             events_up: Gauge::default(),
             journal_up: Gauge::default(),
             journal_entries: Gauge::default(),
@@ -246,6 +256,11 @@ impl Metrics {
             "store_up",
             "The token store takes what is written, and has what it had",
             self.store_up.clone(),
+        );
+        registry.register(
+            "store_finding",
+            "Something about the store costs something when something else fails; `doctor` says what",
+            self.store_findings.clone(),
         );
         registry.register(
             "store_events_up",

@@ -1,7 +1,7 @@
 //! Refreshing: one at a time for each grant, claimed before it is sent, and never lost.
 //!
 //! Reading order: [`join`] and [`flight`] one refresh for each grant, [`rotation`] how it is done,
-//! [`claim`] under what right (and when it is its turn: `governor`), [`answer`] what replies mean
+//! [`claim`] under what right (and when it is its turn: `governor`, `queue`), [`answer`] what replies mean
 //! (with `pair`), [`providers`] whose trouble a failure is, [`resend`] (with `doubt`) what follows a
 //! lost answer, [`publish`] how a pair is kept, [`continuity`] whether the store keeps it (with
 //! `others`), [`revoke`] how it ends on purpose, [`pacing`] who waits after a failure, [`follow`] what
@@ -44,6 +44,7 @@ pub mod pacing;
 pub mod pair;
 pub mod providers;
 pub mod publish;
+mod queue;
 pub mod resend;
 pub mod revoke;
 pub mod rotation;

@@ -9,6 +9,7 @@ mod due;
 mod enrolments;
 mod error;
 mod events;
+mod findings;
 mod grants;
 mod rates;
 
@@ -17,6 +18,7 @@ pub use due::DueIndex;
 pub use enrolments::{Enrolments, Found};
 pub use error::StoreError;
 pub use events::{Events, Heard};
+pub use findings::{Finding, Grade};
 pub use grants::{Amendment, Grants, Merged, Page, Seed, Stored};
 pub use rates::{Limit, Rates, Slots, Slowing};
 
@@ -45,6 +47,9 @@ pub trait Store:
     /// What this process knows was compared with the store as [`health`](Self::health) found it, and
     /// written back: from now on claims can be made in it.
     async fn compared(&self) -> Result<(), StoreError>;
+
+    /// Looks at everything that decides whether grants are safe in it.
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError>;
 
     /// Lets go of some tombstones that are older than [`TOMBSTONE_LIFE`], and says of how many.
     async fn purge(&self) -> Result<usize, StoreError>;

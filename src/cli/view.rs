@@ -12,6 +12,7 @@ use crate::broker::settings::Settings;
 use crate::cli::Failure;
 use crate::client::CallError;
 use crate::config::{Config, StoreConfig};
+use crate::proto::store_finding::Grade;
 use crate::proto::{
     ErrorReason, GetBrokerStatusResponse, Grant, GrantDoubt, Provider, Token, grant_doubt,
 };
@@ -246,6 +247,16 @@ pub(super) fn status(
         };
         rows.push(("journal", format!("{well}; pairs: {}{stuck}", journal.entries)));
     }
+    for finding in &status.findings {
+        let remedy =
+            if finding.remedy.is_empty() { String::new() } else { format!("; {}", finding.remedy) };
+        match finding.grade() {
+            Grade::Unspecified | Grade::Ok | Grade::Unknown => {}
+            Grade::Risk | Grade::Waits | Grade::Wrong => {
+                rows.push(("store risk", format!("{}: {}{remedy}", finding.check, finding.found)));
+            }
+        }
+    }
     if status.draining {
         rows.push(("stopping", "yes".to_owned()));
     }
@@ -282,6 +293,12 @@ pub(super) fn status_json(
         "journal": status.journal.as_ref().map(|journal| json!({
             "entries": journal.entries, "stuck": journal.stuck, "trouble": journal.trouble,
         })),
+        "findings": status.findings.iter().map(|finding| json!({
+            "check": finding.check,
+            "state": finding.grade().as_str_name().trim_start_matches("GRADE_").to_lowercase(),
+            "found": finding.found,
+            "remedy": finding.remedy,
+        })).collect::<Vec<_>>(),
         "draining": status.draining,
         "grants": counts,
         "providers": providers_json(providers),
@@ -395,7 +412,7 @@ pub(super) fn config(config: &Config) -> String {
     text
 }
 
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width =
         |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..N).map(width).collect();

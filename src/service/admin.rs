@@ -65,6 +65,7 @@ impl Admin {
             unpublished_pairs: count(metrics.unpublished_pairs.get()),
             draining: self.broker.draining(),
             journal: store.journal.as_ref().map(convert::journal),
+            findings: self.broker.findings().iter().map(convert::finding).collect(),
             uptime: convert::uptime(self.start, self.broker.clock().now()),
         }
     }

@@ -11,7 +11,7 @@ use crate::broker::advice::advice;
 use crate::broker::error::{Error, Violation};
 use crate::broker::model::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::serving::{Degraded, Rejected, Want};
-use crate::broker::store::JournalCondition;
+use crate::broker::store::{Finding, Grade, JournalCondition};
 use crate::broker::view::{Encoded, Trouble, View};
 use crate::broker::{NewGrant, Overview, Resolution, State, endpoint};
 use crate::clock::between;
@@ -312,6 +312,23 @@ pub(super) fn grant(overview: &Overview, now: SystemTime) -> proto::Grant {
             .doubt
             .as_ref()
             .map(|(doubt, next)| self::doubt(doubt, *next, overview.holder.as_deref())),
+    }
+}
+
+pub(super) fn finding(finding: &Finding) -> proto::StoreFinding {
+    use proto::store_finding::Grade as Told;
+    let grade = match finding.grade {
+        Grade::Fine => Told::Ok,
+        Grade::Unseen => Told::Unknown,
+        Grade::Risk => Told::Risk,
+        Grade::Waits => Told::Waits,
+        Grade::Wrong => Told::Wrong,
+    };
+    proto::StoreFinding {
+        check: finding.check.to_owned(),
+        grade: grade.into(),
+        found: finding.found.clone(),
+        remedy: finding.remedy.clone(),
     }
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc::Sender;
 
 use crate::broker::model::{GrantId, Position, ProviderId};
-use crate::broker::store::{Claim, Heard, Limit, Merged, Peers, Slowing, StoreError};
+use crate::broker::store::{Claim, Finding, Heard, Limit, Merged, Peers, Slowing, StoreError};
 use crate::store::bucket::Booked;
 use crate::store::identity::Identity;
 use crate::store::record::{Blob, Record, Sealed, Stamp, StoredDoubt, StoredOwner};
@@ -35,6 +35,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// What this process knows was compared with the store as it was found when it was looked at last,
     /// and written back: claims may be made in it.
     async fn compared(&self) -> StoreResult<()>;
+
+    /// Looks at everything that decides whether grants are safe in it.
+    async fn examine(&self) -> StoreResult<Vec<Finding>>;
 
     /// Lets go of it; nothing is asked of it any more. `settled`: nobody needs to wait for what this
     /// process knows.

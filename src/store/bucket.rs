@@ -16,6 +16,8 @@ const LEAST: f64 = 16.0;
 /// Thousandths that grow back in a microsecond: from half to whole in 100 seconds.
 const REGROWTH: f64 = 5.0 / 1e6;
 const SECOND: f64 = 1e6;
+/// Longest wait that is believed: a day.
+const TOLD_MOST: f64 = 86_400.0 * SECOND;
 
 /// Moments in µs since the Unix epoch; they fit into a float as they do in Lua.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +27,8 @@ pub(crate) struct Bucket {
     share: f64,
     share_at: f64,
     limited_until: f64,
+    /// When it was looked at last.
+    last: f64,
 }
 
 /// Moments that were given out: the first in this many µs from now (before now: at once), and each
@@ -38,13 +42,14 @@ pub(crate) struct Booked {
 
 impl Default for Bucket {
     fn default() -> Self {
-        Self { next: 0.0, share: WHOLE, share_at: 0.0, limited_until: 0.0 }
+        Self { next: 0.0, share: WHOLE, share_at: 0.0, limited_until: 0.0, last: 0.0 }
     }
 }
 
 impl Bucket {
     /// Gives out up to `count` moments, none further ahead than `ahead` µs.
     pub(crate) fn book(&mut self, now: f64, limit: Limit, count: usize, ahead: f64) -> Booked {
+        self.keep_time(now);
         let step = SECOND * WHOLE / (f64::from(limit.rate) * self.share(now));
         let unused = (f64::from(limit.burst) - 1.0) * step;
         let first = self.next.max(now - unused);
@@ -59,17 +64,28 @@ impl Bucket {
 
     /// The provider limits our rate.
     pub(crate) fn slow_down(&mut self, now: f64, slowing: Slowing) {
+        self.keep_time(now);
         let mut share = self.share(now);
         // What was on its way when the limit was met is the same event.
-        if now >= self.limited_until {
+        if now - micros(slowing.sent_ago) >= self.limited_until {
             share = (share / 2.0).floor().max(LEAST);
         }
         let unless_told = (micros(slowing.least) * WHOLE / 2.0 / share).min(micros(slowing.most));
-        let until = now + slowing.told.map_or(unless_told, micros);
-        self.share = share;
+        let told = slowing.told.map(|told| micros(told).clamp(micros(slowing.least), TOLD_MOST));
+        let until = now + told.unwrap_or(unless_told);
+        self.share = share.floor();
         self.limited_until = self.limited_until.max(until);
         self.share_at = self.limited_until;
         self.next = self.next.max(self.limited_until);
+    }
+
+    /// A clock that was set back takes what it has said with it.
+    fn keep_time(&mut self, now: f64) {
+        let back = (self.last - now).max(0.0);
+        self.next -= back;
+        self.share_at -= back;
+        self.limited_until -= back;
+        self.last = now;
     }
 
     fn share(&self, now: f64) -> f64 {
@@ -97,7 +113,8 @@ mod tests {
     const STEP: f64 = 50_000.0;
 
     fn slowing(told: Option<Duration>) -> Slowing {
-        Slowing { told, least: Duration::from_secs(1), most: Duration::from_secs(60) }
+        let sent_ago = Duration::from_millis(100);
+        Slowing { told, least: Duration::from_secs(1), most: Duration::from_secs(60), sent_ago }
     }
 
     #[test]
@@ -137,11 +154,32 @@ mod tests {
     }
 
     #[test]
+    fn what_left_before_a_limit_ended_does_not_count_again() {
+        let mut bucket = Bucket::default();
+        bucket.slow_down(NOW, slowing(Some(Duration::ZERO)));
+        let over = NOW + SECOND;
+        bucket.slow_down(over, slowing(None));
+        assert_eq!(bucket.book(over + SECOND, LIMIT, 1, 0.0).step, 2.0 * STEP);
+        bucket.slow_down(over + 2.0 * SECOND, slowing(None));
+        assert!(bucket.book(over + 4.0 * SECOND, LIMIT, 1, 0.0).step > 3.9 * STEP);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_stops_nothing() {
+        let mut bucket = Bucket::default();
+        bucket.book(NOW, LIMIT, 5, SECOND);
+        bucket.slow_down(NOW, slowing(Some(Duration::from_secs(2))));
+        let back = NOW - 3_600.0 * SECOND;
+        assert_eq!(bucket.book(back, LIMIT, 0, 0.0).first, 2.0 * SECOND);
+    }
+
+    #[test]
     fn without_a_word_the_wait_doubles_with_each_limit_up_to_the_longest() {
         let mut bucket = Bucket::default();
         let mut now = NOW;
         for seconds in [1.0, 2.0, 4.0, 8.0, 16.0, 31.25, 31.25] {
-            bucket.slow_down(now, slowing(None));
+            // The request left when the limit before was over.
+            bucket.slow_down(now, Slowing { sent_ago: Duration::ZERO, ..slowing(None) });
             let wait = bucket.book(now, LIMIT, 0, 0.0).first;
             // The share is cut to thousandths.
             assert!((wait / SECOND / seconds - 1.0).abs() < 0.1, "{wait} {seconds}");

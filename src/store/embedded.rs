@@ -17,7 +17,7 @@ use redb::backends::InMemoryBackend;
 use tokio::sync::mpsc::Sender;
 
 use crate::broker::model::{GrantId, ProviderId};
-use crate::broker::store::{Claim, Heard, Limit, Merged, Slowing, StoreError};
+use crate::broker::store::{Claim, Finding, Grade, Heard, Limit, Merged, Slowing, StoreError};
 use crate::clock::{Clock, between};
 use crate::store::backend::{
     Backend, Change, Claiming, Format1, Inspected, Publishing, Records, StoreResult,
@@ -129,6 +129,21 @@ impl Backend for Embedded {
 
     async fn inspect(&self, mark: u64) -> StoreResult<Inspected> {
         self.run(move |inner| inner.inspect(mark)).await
+    }
+
+    async fn examine(&self) -> StoreResult<Vec<Finding>> {
+        let persistence = match self.inner.file {
+            Some(_) => {
+                Finding::fine("persistence", "one file; a change counts once the disk has it")
+            }
+            None => Finding::new(
+                "persistence",
+                Grade::Risk,
+                "everything is in memory only: a restart loses every grant",
+                "name another `store.url`",
+            ),
+        };
+        Ok(vec![persistence])
     }
 
     async fn close(&self, _: bool) -> StoreResult<()> {

@@ -1,6 +1,6 @@
 //! The Redis backend: one hash for each grant, every change one function on the server.
 //!
-//! [`session`] connects, `check` says what server is good enough, `confirm` waits for its replicas,
+//! [`session`] connects, `facts` and `check` say what server is good enough, `confirm` waits for its replicas,
 //! `layout` names the keys, `fields` reads the hashes, and `rotation.lua` holds the rules of change.
 
 use std::fmt::Display;
@@ -19,7 +19,7 @@ use tracing::warn;
 
 use crate::broker::model::{Fence, Generation, GrantId, Intent, Position, ProviderId};
 use crate::broker::store::{
-    Claim, Heard, Limit, Merged, Peers, Slowing, StoreError, TOMBSTONE_LIFE,
+    Claim, Finding, Grade, Heard, Limit, Merged, Peers, Slowing, StoreError, TOMBSTONE_LIFE,
 };
 use crate::clock::Clock;
 use crate::store::backend::{
@@ -34,10 +34,11 @@ use crate::store::redis::fields::{Fields, malformed, number};
 use crate::store::redis::layout::{Keys, Layout, SHARDS, cursor};
 use crate::store::redis::server_time::ServerTime;
 use crate::store::redis::session::Session;
-use crate::store::{OpenError, keyring};
+use crate::store::{Keyring, OpenError, keyring};
 
 mod check;
 mod confirm;
+mod facts;
 mod fields;
 mod layout;
 mod place;
@@ -65,8 +66,7 @@ pub(crate) struct Redis {
     layout: Layout,
     clock: Clock,
     time: ServerTime,
-    /// Replicas without which nothing is claimed.
-    replicas_min: u64,
+    admission: Admission,
     /// The shard whose due index is looked into first.
     turn: AtomicUsize,
     /// Random; whose marks are ours.
@@ -110,7 +110,7 @@ impl Redis {
             session.map_err(|error| check::explain(&error))
         };
         let (claims, session) = (session(Some("claims"))?, session(None)?);
-        check::admit(&session, admission, &layout.mark(0)).await?;
+        check::admit(&session, &layout, admission, clock).await?;
         let claims = Confirming::new(claims, address.timeout);
         let mut process = [0; 8];
         keyring::fill(&mut process);
@@ -120,15 +120,33 @@ impl Redis {
             layout,
             clock,
             time: ServerTime::default(),
-            replicas_min: admission.replicas_min,
+            admission,
             turn: AtomicUsize::new(0),
             process: u64::from_be_bytes(process),
             name: OnceLock::new(),
             looked: Mutex::default(),
             trusted: Mutex::default(),
         };
-        redis.claims.look(None, redis.replicas_min).await?;
+        redis.claims.look(None, admission.replicas_min).await?;
         Ok(redis)
+    }
+
+    /// Looks at a server without beginning anything there: whether it is fit, and whose it is.
+    pub(crate) async fn examine_at(
+        address: &Address,
+        prefix: &str,
+        admission: Admission,
+        ring: &Keyring,
+        clock: Clock,
+    ) -> Result<Vec<Finding>, OpenError> {
+        let layout = Layout::new(prefix);
+        let session = Session::new(address, prefix, layout.meta(), Some("doctor"));
+        let session = session.map_err(|error| check::explain(&error))?;
+        let mut findings = check::examine(&session, &layout, admission, clock).await?;
+        if findings.iter().all(|finding| finding.grade < Grade::Waits) {
+            findings.push(check::owner(&session, &layout, ring).await?);
+        }
+        Ok(findings)
     }
 
     fn replica(&self) -> &str {
@@ -287,7 +305,7 @@ impl Backend for Redis {
             self.call("mark", &keys.map(String::as_str), &arguments).await?;
         self.time.measured(number(&time)?, begin, self.clock.now_ms());
         let (mark_before, anew) = (before.parse().ok(), self.session.reconnected());
-        let looked = self.claims.look(Some((&key, mark)), self.replicas_min).await;
+        let looked = self.claims.look(Some((&key, mark)), self.admission.replicas_min).await;
         let (server, claims) = match looked {
             Ok(looked) => looked,
             // What was found of marks is not found again.
@@ -320,6 +338,11 @@ impl Backend for Redis {
         }
         *self.trusted.lock() = Some(connections);
         Ok(())
+    }
+
+    async fn examine(&self) -> StoreResult<Vec<Finding>> {
+        let found = check::examine(&self.session, &self.layout, self.admission, self.clock).await;
+        found.map_err(|failure| StoreError::Unavailable(Box::new(failure)))
     }
 
     async fn close(&self, settled: bool) -> StoreResult<()> {
@@ -577,8 +600,9 @@ impl Backend for Redis {
 
     async fn slow_down(&self, provider: &ProviderId, slowing: Slowing) -> StoreResult<()> {
         let told = slowing.told.map(|told| text(micros(told).floor())).unwrap_or_default();
-        let arguments: [&[u8]; 3] =
-            [&told, &text(micros(slowing.least).floor()), &text(micros(slowing.most).floor())];
+        let micros = |time| text(micros(time).floor());
+        let arguments: [&[u8]; 4] =
+            [&told, &micros(slowing.least), &micros(slowing.most), &micros(slowing.sent_ago)];
         self.changed("slow_down", &[&self.layout.rate(provider)], &arguments).await.map(drop)
     }
 
@@ -648,8 +672,12 @@ fn of_grant(id: &GrantId, error: RedisError) -> StoreError {
     }
 }
 
+/// Nothing can be done with it now. What somebody has to mend is told as at the start.
 fn unavailable(error: RedisError) -> StoreError {
-    StoreError::Unavailable(Box::new(error))
+    match check::explain(&error) {
+        refused @ OpenError::Refused(_) => StoreError::Unavailable(Box::new(refused)),
+        OpenError::Unavailable(_) => StoreError::Unavailable(Box::new(error)),
+    }
 }
 
 /// `GENERATION FENCE GRANT`, as our functions say it; marks and what others say are none.

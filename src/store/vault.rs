@@ -17,8 +17,8 @@ use crate::broker::model::{
     Verdict,
 };
 use crate::broker::store::{
-    Amendment, Claim, Claims, Continuity, DueIndex, Grants, Health, Merged, Page, Peers, Seed,
-    Store, StoreError, Stored,
+    Amendment, Claim, Claims, Continuity, DueIndex, Finding, Grants, Health, Merged, Page, Peers,
+    Seed, Store, StoreError, Stored,
 };
 use crate::clock::{Clock, unix_ms};
 use crate::store::backend::{
@@ -541,6 +541,12 @@ impl Store for Vault {
         self.backend.compared().await?;
         *self.worst.lock() = Continuity::Unbroken;
         Ok(())
+    }
+
+    async fn examine(&self) -> StoreResult<Vec<Finding>> {
+        let mut findings = self.backend.examine().await?;
+        findings.push(Finding::fine("deployment", &self.identity.deployment));
+        Ok(findings)
     }
 
     async fn purge(&self) -> StoreResult<usize> {

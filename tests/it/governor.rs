@@ -5,10 +5,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use token_broker::broker::endpoint::Habits;
 use token_broker::client::CallError;
-use token_broker::proto::ErrorReason;
+use token_broker::proto::{DisableGrantRequest, ErrorReason, ImportGrantRequest};
 use tokio::time::Instant;
 
-use crate::support::authority::Authority;
+use crate::support::authority::{Authority, Fault};
 use crate::support::world::{World, pass};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -131,7 +131,7 @@ async fn a_slow_provider_delays_no_other() {
     world.authority.slow("kroger", 30 * SECOND);
     import(&world, 300, true).await;
     let token = world.authority.consent("bob");
-    let request = token_broker::proto::ImportGrantRequest {
+    let request = ImportGrantRequest {
         grant_id: "other/bob".to_owned(),
         provider_id: "other".to_owned(),
         refresh_token: token,
@@ -141,7 +141,71 @@ async fn a_slow_provider_delays_no_other() {
     world.calls.clone().admin.import_grant(request).await.unwrap();
     world.start_scheduler();
     pass(5).await;
-    assert_eq!(world.authority.posts(), PLACES + 1, "no more than that wait for an answer");
+    assert_eq!(world.authority.posts(), PLACES, "one place is kept for callers, and there is bob");
     assert_eq!(world.authority.rotations(), 1, "bob's");
     world.calls.clone().get("other/bob").await.unwrap();
+    assert!(world.calls.clone().get(&grant(299)).await.is_err(), "it is slow");
+    assert_eq!(world.authority.posts(), PLACES + 1, "what a caller waits for is sent all the same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_does_not_wait_for_a_limit_to_end() {
+    let world = World::new();
+    import(&world, 20, true).await;
+    world.authority.outage(Some(Fault::AnswerLater(429, 3_600 * SECOND)));
+    world.start_scheduler();
+    pass(5).await;
+    let asked = Instant::now();
+    world.broker.drain().await;
+    assert!(asked.elapsed() < SECOND, "{:?}", asked.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_queued_is_not_sent_into_a_trouble() {
+    let habits = Habits { rate: 10, ..Habits::default() };
+    let world = World::with(Authority::new().habits(habits), |store| store);
+    import(&world, 100, true).await;
+    world.start_scheduler();
+    pass(2).await;
+    world.authority.outage(Some(Fault::Answer(401, "")));
+    let before = world.authority.posts();
+    pass(50).await;
+    assert!(world.authority.posts() <= before + 2, "{} more", world.authority.posts() - before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_is_switched_off_in_the_queue_is_not_refreshed() {
+    let habits = Habits { rate: 1, ..Habits::default() };
+    let world = World::with(Authority::new().habits(habits), |store| store);
+    import(&world, 5, false).await;
+    let calls = &world.calls;
+    let asked = join_all((0..5).map(async |n| calls.clone().get(&grant(n)).await));
+    let disabled = async {
+        tokio::time::sleep(SECOND / 2).await;
+        let request = DisableGrantRequest { grant_id: grant(4) };
+        world.calls.clone().admin.disable_grant(request).await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(asked, disabled);
+    let error = answers[4].as_ref().unwrap_err();
+    assert_eq!(error.reason, ErrorReason::GrantDisabled);
+    assert_eq!(world.authority.posts(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_provider_says_of_its_limit_holds_at_once() {
+    let habits = Habits { rate: 10, ..Habits::default() };
+    let world = World::with(Authority::new().habits(habits), |store| store);
+    import(&world, 60, true).await;
+    world.start_scheduler();
+    pass(2).await;
+    world.authority.next(Fault::AnswerLater(429, 8 * SECOND));
+    pass(1).await;
+    let before = world.authority.posts();
+    pass(7).await;
+    assert_eq!(world.authority.posts(), before, "nothing while it lasts");
+    pass(4).await;
+    let after = world.authority.posts() - before;
+    assert!((10..22).contains(&after), "then half as much: {after}");
+    pass(60).await;
+    world.authority.audit();
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use token_broker::broker::store::{Grade, Store as _};
 use token_broker::clock::Clock;
 use token_broker::secret::ClientSecret;
 use token_broker::store::redis::{Address, Admission};
@@ -139,14 +140,19 @@ async fn a_damaged_or_busy_file_is_refused_and_left_as_it_is() {
 #[tokio::test]
 async fn a_user_without_rights_is_refused_with_the_remedy() {
     let server = RedisServer::start(&[]);
-    let rights = ["+@all -fcall ~*", "+@all ~other:*"];
-    for (name, rights) in ["no-functions", "no-keys"].into_iter().zip(rights) {
+    let users = [
+        ("no-functions", "+@all -fcall ~*", "FCALL"),
+        ("no-keys", "+@all ~other:*", "HSET"),
+        ("no-wait", "+@all -wait -hkeys ~*", "WAIT, HKEYS; run `ACL SETUSER NAME +wait +hkeys"),
+        ("no-info", "+@all -info ~*", "INFO"),
+    ];
+    for (name, rights, told) in users {
         let mut command = vec!["ACL", "SETUSER", name, "on", ">secret", "&*"];
         command.extend(rights.split(' '));
         assert_eq!(server.cli(&command), "OK");
         let url = server.url().replace("redis://", &format!("redis://{name}:secret@"));
         let why = refused(open(&url, None).await);
-        assert!(why.contains("FCALL") && why.contains("store.prefix"), "{name}: {why}");
+        assert!(why.contains(told) && why.contains("store.prefix"), "{name}: {why}");
     }
 }
 
@@ -159,4 +165,21 @@ fn a_redis_that_keeps_nothing_is_told_of_with_the_remedy() {
     let program = crate::support::process::Program::start(dir.path(), &["serve"], &environment);
     let told = program.seen.iter().find(|line| line.contains("keeps nothing on disk"));
     assert!(told.is_some_and(|line| line.contains("CONFIG SET appendonly yes")), "{told:?}");
+}
+
+/// `docs/redis.md` says what a user needs; it is taken at its word.
+#[tokio::test]
+async fn the_user_of_the_manual_may_do_all_that_is_needed() {
+    let manual = include_str!("../../docs/redis.md");
+    let from = manual.find("ACL SETUSER token-broker").unwrap();
+    let block = &manual[from..from + manual[from..].find("```").unwrap()];
+    let server = RedisServer::start(&[]);
+    let command: Vec<_> = block.split_whitespace().collect();
+    assert_eq!(server.cli(&command), "OK");
+    let url = server.url().replace("redis://", "redis://token-broker:PASSWORD@");
+    let store = open(&url, None).await.unwrap();
+    assert!(store.health().await.state.is_ok());
+    let findings = store.examine().await.unwrap();
+    let rights = findings.iter().find(|finding| finding.check == "rights").unwrap();
+    assert_eq!(rights.grade, Grade::Fine, "{rights}");
 }

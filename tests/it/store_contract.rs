@@ -10,8 +10,8 @@ use token_broker::broker::model::{
     Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, Claims as _, DueIndex as _, Grants as _, Limit, Merged, Seed, Slowing, Store,
-    StoreError, Stored, TOMBSTONE_LIFE,
+    Amendment, Claim, Claims as _, DueIndex as _, Grants as _, Limit, Merged, Rates as _, Seed,
+    Slowing, Store, StoreError, Stored, TOMBSTONE_LIFE,
 };
 use token_broker::clock::Clock;
 use token_broker::secret::{AccessToken, RefreshToken};
@@ -478,30 +478,46 @@ async fn the_due_index_hands_each_grant_to_one_taker() {
 #[tokio::test]
 async fn moments_are_given_out_once_and_not_while_a_provider_limits_us() {
     let provider = ProviderId::new("kroger");
-    let limit = Limit { rate: 20, burst: 1 };
-    let (at_once, second, step) =
-        (Duration::ZERO, Duration::from_secs(1), Duration::from_millis(50));
+    let limit = Limit { rate: 1, burst: 1 };
+    // Far more than any store takes to answer.
+    let (at_once, minute, second) =
+        (Duration::ZERO, Duration::from_secs(60), Duration::from_secs(1));
     for subject in subjects().await {
         let store = subject.store.as_ref();
         let book = |count, ahead| store.book(&provider, limit, count, ahead);
-        let (one, other) = tokio::join!(book(5, second), book(5, second));
+        let (one, other) = tokio::join!(book(15, minute), book(15, minute));
         let (one, other) = (one.unwrap(), other.unwrap());
-        assert_eq!((one.waits.len(), other.waits.len(), one.step), (5, 5, step));
+        assert_eq!((one.waits.len(), other.waits.len(), one.step), (15, 15, second));
         let furthest = one.waits.iter().chain(&other.waits).max().unwrap();
-        assert!(*furthest > 8 * step, "ten moments take nine steps: {furthest:?}");
+        assert!(*furthest > 20 * second, "thirty moments take half a minute: {furthest:?}");
         assert!(book(5, at_once).await.unwrap().waits.is_empty());
-        assert!(book(100, second).await.unwrap().waits.len() < 13);
+        assert!((25..32).contains(&book(100, minute).await.unwrap().waits.len()));
         let another = store.book(&ProviderId::new("other"), limit, 1, at_once).await.unwrap();
         assert_eq!(another.waits, [at_once], "one provider's pace is not another's");
 
-        let slowing = |told| Slowing { told, least: second, most: 60 * second };
-        let told = Some(20 * second);
-        store.slow_down(&provider, slowing(told)).await.unwrap();
+        let slowing = |told| Slowing { told, least: second, most: minute, sent_ago: at_once };
+        store.slow_down(&provider, slowing(Some(20 * minute))).await.unwrap();
         store.slow_down(&provider, slowing(None)).await.unwrap();
-        let limited = book(1, second).await.unwrap();
-        assert_eq!((limited.waits.len(), limited.step), (0, 2 * step));
-        assert!(limited.next > 19 * second && limited.next <= 20 * second, "{limited:?}");
+        let limited = book(1, minute).await.unwrap();
+        assert_eq!((limited.waits.len(), limited.step), (0, 2 * second), "halved once");
+        assert!(limited.next > 19 * minute && limited.next <= 20 * minute, "{limited:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_no_rate_in_redis_stops_nothing() {
+    let server = RedisServer::start(&[]);
+    let store = open_redis(&server, Arc::new(Keyring::generate())).await;
+    let provider = ProviderId::new("kroger");
+    let limit = Limit { rate: 1, burst: 1 };
+    for command in [&["SET", "tb:rate:kroger", "x"][..], &["HSET", "tb:rate:kroger", "n", "1e300"]]
+    {
+        server.cli(&["DEL", "tb:rate:kroger"]);
+        server.cli(command);
+        let slots = store.book(&provider, limit, 1, 2 * TOMBSTONE_LIFE).await.unwrap();
+        assert_eq!(slots.waits.len(), 1, "{command:?}");
+    }
+    assert_ne!(server.cli(&["PTTL", "tb:rate:kroger"]), "-1");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use crate::broker::refresh::flight::{Callers, Refreshed};
 use crate::broker::refresh::pair::{Received, Sent, received};
 use crate::broker::refresh::providers::Refusal;
 use crate::broker::store::{Amendment, PAGE, StoreError};
+use crate::clock::between;
 
 impl Rotations {
     /// Acts on what came back. The refresh token is made durable before anything else.
@@ -77,12 +78,13 @@ impl Rotations {
             };
             self.count_resend(grant, doubt, result);
         }
-        if failure.reason == Reason::ProviderRateLimited {
-            self.slow_down(&grant.descriptor.provider, failure.retry_after).await;
-        }
         match failure.disposition {
             Disposition::NotSent | Disposition::NotProcessed => {
                 self.give_back(entry, grant, intent).await;
+                if failure.reason == Reason::ProviderRateLimited {
+                    let sent_ago = between(sent_at, self.clock.now());
+                    self.slow_down(&grant.descriptor.provider, failure.retry_after, sent_ago).await;
+                }
                 Err(self.upstream(grant, failure))
             }
             Disposition::Refused => self.refuse(entry, grant, intent, &failure).await,

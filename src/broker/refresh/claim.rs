@@ -12,7 +12,7 @@ use crate::broker::error::{Error, chain};
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::Callers;
-use crate::broker::refresh::governor::Turn;
+use crate::broker::refresh::queue::Turn;
 use crate::broker::store::{Claim, StoreError, Stored};
 use crate::broker::view::View;
 use crate::clock::between;
@@ -22,17 +22,19 @@ pub(super) struct Claimed {
     pub(super) intent: Intent,
     /// Since before it was asked for.
     pub(super) at: Instant,
-    pub(super) turn: Turn,
+    /// `None`: nobody asked for one.
+    pub(super) turn: Option<Turn>,
 }
 
 impl Rotations {
-    /// Claims the grant's generation, once it is its turn; `None` if it moved. Waits for another live
-    /// holder, and says when a refresh token in doubt is presented again.
+    /// Claims the grant's generation; `None` if it moved. Waits for another live holder, and says when a
+    /// refresh token in doubt is presented again. `callers` are those of a refresh, which is claimed
+    /// once it is its turn.
     pub(super) async fn claim(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         view: &View,
-        callers: &Callers<'_>,
+        callers: Option<&Callers<'_>>,
     ) -> Result<Option<Claimed>, Error> {
         let grant = &view.grant;
         if self.spends(grant) {
@@ -47,7 +49,13 @@ impl Rotations {
         let mut takeover = (!self.spends(grant)).then_some(lease);
         let patience = Instant::now() + lease;
         loop {
-            let turn = self.turn(entry, callers).await?;
+            let turn = match callers {
+                None => None,
+                Some(callers) => match self.turn_to_refresh(entry, grant, callers).await? {
+                    None => return Ok(None),
+                    turn => turn,
+                },
+            };
             if self.spends(grant) {
                 self.watch.whole()?;
             }
@@ -78,18 +86,44 @@ impl Rotations {
                 Claim::Busy(held) => {
                     // It is another's turn meanwhile.
                     drop(turn);
-                    // The holder's age by the store's clock, or our own patience, whichever ends
-                    // first: clocks may disagree.
-                    let age = between(held.since, self.clock.now());
-                    if age >= lease || Instant::now() >= patience {
-                        return Err(self.outcome_unknown(grant));
-                    }
-                    // Others tell what they publish; the poll stands behind that.
-                    tokio::select! {
-                        () = entry.changes() => {}
-                        () = sleep(self.settings.poll) => {}
+                    if !self.let_go(entry, grant, held, patience).await? {
+                        return Ok(None);
                     }
                 }
+            }
+        }
+    }
+
+    /// Waits until a live holder elsewhere has let the claim go; `false`: the grant has moved.
+    async fn let_go(
+        &self,
+        entry: &Entry,
+        grant: &Grant,
+        mut held: Intent,
+        patience: Instant,
+    ) -> Result<bool, Error> {
+        loop {
+            // The holder's age by the store's clock, or our own patience, whichever ends first: clocks
+            // may disagree.
+            let age = between(held.since, self.clock.now());
+            if age >= self.settings.suspect_after || Instant::now() >= patience {
+                return Err(self.outcome_unknown(grant));
+            }
+            // Others tell what they publish; the poll stands behind that.
+            tokio::select! {
+                () = self.drain.cancelled() => return Err(Error::Draining),
+                () = entry.changes() => {}
+                () = sleep(self.settings.poll) => {}
+            }
+            let now = self.reload(entry).await?;
+            if now.grant.position != grant.position {
+                return Ok(false);
+            }
+            match &now.grant.intent {
+                Some(intent) if !self.gone(intent) && intent.in_doubt().is_none() => {
+                    held = intent.clone();
+                }
+                _ => return Ok(true),
             }
         }
     }

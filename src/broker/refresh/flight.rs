@@ -22,6 +22,10 @@ pub(super) struct Callers<'a> {
     pub(super) early: &'a (dyn Fn(Arc<View>) + Send + Sync),
     /// Whether there are any.
     pub(super) waiting: watch::Receiver<bool>,
+    /// Since when they do.
+    pub(super) since: Instant,
+    /// They are operators, who have mended something and do not wait for a trouble to end.
+    pub(super) insist: bool,
 }
 
 impl Callers<'_> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
@@ -52,16 +53,17 @@ impl Rotations {
         self.may_refresh(entry, &view, trigger)?;
         let (sender, receiver) = watch::channel(None);
         let flight = Flight::new(generation, trigger, receiver);
-        let waiting = flight.waited_for();
+        let (waiting, since) = (flight.waited_for(), Instant::now());
         running.insert(entry.id.clone(), flight.clone());
         let rotations = Arc::clone(self);
         let entry = Arc::clone(entry);
         self.tasks.spawn(async move {
             let running = Running::new(&rotations, &entry.id);
             let early = |view: Arc<View>| drop(sender.send_replace(Some(Ok(view))));
-            let callers = Callers { early: &early, waiting };
+            let insist = matches!(trigger, Trigger::Admin | Trigger::Resolve);
+            let callers = Callers { early: &early, waiting, since, insist };
             let ended = match trigger {
-                Trigger::Revoke => rotations.revoke(&entry, &callers).await,
+                Trigger::Revoke => rotations.revoke(&entry).await,
                 _ => rotations.run_flight(&entry, generation, trigger, &callers).await,
             };
             // The way is free before anyone hears of the end: who still needs a refresh then

@@ -85,8 +85,11 @@ impl Rotations {
                     let pause = |failures| pause(&self.settings, failure, failures);
                     self.providers.hold(provider, failure, pause);
                 }
+                // The queue was too long: that is no trouble of the grant.
+                let queued =
+                    matches!(error, Error::Upstream { failure, .. } if failure.turned_away());
                 // What befell an old chain says nothing about the one that replaced it.
-                if view.grant.continues(spent) {
+                if view.grant.continues(spent) && !queued {
                     self.remember(entry, &view.grant, error);
                 }
             }
@@ -133,7 +136,7 @@ fn pause(settings: &Settings, failure: &Failure, failures: u32) -> Duration {
     }
 }
 
-fn waiting(error: Error, left: Duration) -> Error {
+pub(super) fn waiting(error: Error, left: Duration) -> Error {
     match error {
         Error::Upstream { grant, provider, failure, time, .. } => {
             Error::Upstream { grant, provider, failure, time, retry_after: Some(left) }

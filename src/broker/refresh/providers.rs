@@ -33,6 +33,8 @@ const DISBELIEF_MAX: Duration = Duration::from_secs(24 * 3600);
 pub struct Hold {
     /// Why.
     pub failure: Failure,
+    /// When it began.
+    pub since: Instant,
     /// Until when.
     pub until: Instant,
     /// Failures in a row.
@@ -245,7 +247,8 @@ impl Providers {
         // Refreshes that began before the hold fail with it; they are not further tries.
         if over {
             let (failure, until) = (failure.clone(), now + pause(failures));
-            state.hold = Some(Hold { failure, until, failures: failures + 1, probing: false });
+            state.hold =
+                Some(Hold { failure, since: now, until, failures: failures + 1, probing: false });
         }
     }
 
@@ -256,6 +259,15 @@ impl Providers {
         let hold = hold.filter(|(_, until)| Instant::now() < *until);
         let incident = || state.incident.as_ref();
         hold.or_else(|| incident().map(|one| (one.failure.clone(), one.next_canary)))
+    }
+
+    /// It has got into trouble after `moment`; a limit of our rate is none, the queue knows of it.
+    pub(super) fn in_trouble_since(&self, provider: &ProviderId, moment: Instant) -> bool {
+        let Some(state) = self.each.get(provider) else { return false };
+        let held = state.hold.as_ref().is_some_and(|hold| {
+            hold.since >= moment && hold.failure.reason != Reason::ProviderRateLimited
+        });
+        held || state.incident.as_ref().is_some_and(|incident| incident.since >= moment)
     }
 
     /// The trouble that is the provider's own, if there is one.

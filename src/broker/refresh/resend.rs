@@ -16,7 +16,7 @@ use crate::broker::refresh::Rotations;
 use crate::broker::refresh::claim::Claimed;
 use crate::broker::refresh::doubt::{Next, Patience, Situation};
 use crate::broker::refresh::flight::{Callers, Refreshed};
-use crate::broker::refresh::rotation::usable;
+use crate::broker::refresh::queue::Turn;
 use crate::broker::settings::Predecessors;
 use crate::broker::store::{Claim, StoreError};
 use crate::broker::view::View;
@@ -220,7 +220,7 @@ impl Rotations {
         entry: &Arc<Entry>,
         view: &View,
         doubt: Doubt,
-        callers: &Callers<'_>,
+        callers: Option<&Callers<'_>>,
     ) -> Result<Option<Claimed>, Error> {
         let grant = &view.grant;
         let next = self.next_try(entry, view, &doubt);
@@ -237,8 +237,13 @@ impl Rotations {
         if !self.store.doubt(&entry.id, &held, &doubt, Some(self.clock.now() + watch)).await? {
             return Ok(None);
         }
-        self.wait_for_turn(entry, &doubt).await?;
-        let turn = self.turn(entry, callers).await?;
+        let turn = match callers {
+            None => None,
+            Some(callers) => match self.turn_to_resend(entry, grant, &doubt, callers).await? {
+                None => return Ok(None),
+                turn => turn,
+            },
+        };
         let at = Instant::now();
         let Some(intent) = self.take_over(entry, &held).await? else { return Ok(None) };
         debug!(grant.id = %grant.id, generation = %intent.generation, attempts = doubt.attempts,
@@ -293,25 +298,38 @@ impl Rotations {
         })
     }
 
-    /// Waits until the provider's rate allows this resend, and looks again if that took time.
-    async fn wait_for_turn(&self, entry: &Entry, doubt: &Doubt) -> Result<(), Error> {
+    /// Waits until the provider's rates allow this resend, and looks again whether it is still to be
+    /// made; `None`: the grant has moved.
+    async fn turn_to_resend(
+        self: &Arc<Self>,
+        entry: &Entry,
+        grant: &Grant,
+        doubt: &Doubt,
+        callers: &Callers<'_>,
+    ) -> Result<Option<Turn>, Error> {
         let provider = entry.provider();
         let slot = self.providers.resend_slot(&provider, self.habits(&provider).resend_rate);
-        if slot <= Instant::now() {
-            return Ok(());
+        if slot > Instant::now() {
+            tokio::select! {
+                () = self.drain.cancelled() => return Err(Error::Draining),
+                () = sleep_until(slot) => {}
+            }
+            let admitted = self.providers.admit(&provider, &self.settings);
+            admitted.map_err(|(_, left)| in_doubt(grant, doubt, Next::In(left)))?;
         }
-        tokio::select! {
-            () = self.drain.cancelled() => return Err(Error::Draining),
-            () = sleep_until(slot) => {}
-        }
+        let turn = self.turn(entry, grant.generation(), callers).await?;
         let view = entry.view();
-        usable(&view.grant)?;
+        if view.grant.position != grant.position {
+            return Ok(None);
+        }
+        self.can_refresh(&view.grant)?;
         let next = self.next_try(entry, &view, doubt);
         if next != Next::In(Duration::ZERO) {
             return Err(in_doubt(&view.grant, doubt, next));
         }
-        let admitted = self.providers.admit(&provider, &self.settings);
-        admitted.map_err(|(_, left)| in_doubt(&view.grant, doubt, Next::In(left)))
+        let admitted = self.still_admitted(&provider, callers);
+        admitted.map_err(|(_, left)| in_doubt(&view.grant, doubt, Next::In(left)))?;
+        Ok(turn)
     }
 
     /// Counts how a resend ended.

@@ -11,15 +11,11 @@ use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::model::{Grant, Reason, Standing, Verdict};
 use crate::broker::refresh::Rotations;
-use crate::broker::refresh::flight::{Callers, Refreshed};
+use crate::broker::refresh::flight::Refreshed;
 
 impl Rotations {
     /// Takes the tokens back and ends the grant; `Ok` says that a newer chain is there, which lives.
-    pub(super) async fn revoke(
-        self: &Arc<Self>,
-        entry: &Arc<Entry>,
-        callers: &Callers<'_>,
-    ) -> Refreshed {
+    pub(super) async fn revoke(self: &Arc<Self>, entry: &Arc<Entry>) -> Refreshed {
         let view = self.reconcile(entry).await?;
         let grant = view.grant.clone();
         if grant.standing != Standing::Usable {
@@ -28,7 +24,7 @@ impl Rotations {
         self.can_take_back(&grant).await?;
         let claimed = match self.doubt_of(entry, &grant) {
             Some(doubt) => self.claim_to_end(entry, &grant, &doubt).await?,
-            None => self.claim(entry, &view, callers).await?.map(|claimed| claimed.intent),
+            None => self.claim(entry, &view, None).await?.map(|claimed| claimed.intent),
         };
         let Some(intent) = claimed else { return self.reload(entry).await };
         if let Err(error) = self.take_back(&grant).await {

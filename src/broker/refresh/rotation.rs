@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, debug, info_span, warn};
 
-use crate::broker::endpoint::{Concern, Disposition, Request};
+use crate::broker::endpoint::{Disposition, Failure, Request};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::metrics::{ByProvider, Refresh};
@@ -49,15 +49,18 @@ impl Rotations {
         if let Err(Error::Upstream { failure, .. }) = &ended
             && !matches!(failure.disposition, Disposition::Unknown(_))
         {
-            self.retry_later(entry, generation).await;
+            self.retry_later(entry, generation, failure).await;
         }
         ended
     }
 
     /// What callers are told, that it is tried again, holds without their asking again.
-    async fn retry_later(&self, entry: &Entry, generation: Generation) {
-        let Some(trouble) = entry.trouble() else { return };
-        let wait = trouble.until.saturating_duration_since(Instant::now());
+    async fn retry_later(&self, entry: &Entry, generation: Generation, failure: &Failure) {
+        let wait = match entry.trouble() {
+            _ if failure.turned_away() => failure.retry_after.unwrap_or_default(),
+            Some(trouble) => trouble.until.saturating_duration_since(Instant::now()),
+            None => return,
+        };
         // If this fails, the claim has seen to it that somebody looks again.
         let _ = self.store.schedule(&entry.id, generation, self.clock.now() + wait).await;
     }
@@ -65,8 +68,10 @@ impl Rotations {
     /// Says what went wrong: once for each grant, and not for each grant that meets the same
     /// trouble of a provider.
     fn tell_failure(&self, entry: &Entry, generation: Generation, error: &Error) {
-        let known =
-            entry.trouble().is_some() || self.providers.incident(&entry.provider()).is_some();
+        let queued = matches!(error, Error::Upstream { failure, .. } if failure.turned_away());
+        let known = queued
+            || entry.trouble().is_some()
+            || self.providers.incident(&entry.provider()).is_some();
         if known {
             debug!(%generation, error = chain(error), "not refreshed");
         } else {
@@ -81,27 +86,33 @@ impl Rotations {
         generation: Generation,
         callers: &Callers<'_>,
     ) -> Refreshed {
-        let mut tries = 0;
+        let (mut tries, mut limited) = (0, None);
         loop {
             let ended = self.attempt(entry, generation, callers).await;
             tries += 1;
-            let (unsent, limited) = match &ended {
-                Err(Error::Upstream { failure, .. }) => (
-                    failure.disposition == Disposition::NotSent,
-                    // Its next turn comes when the limit is over, if that is soon enough.
-                    failure.reason == Reason::ProviderRateLimited
-                        && failure.concern == Concern::Provider
-                        && self.doubt_of(entry, &entry.view().grant).is_none(),
-                ),
-                _ => (false, false),
-            };
-            if !(unsent || limited) || tries >= self.settings.attempts_max || self.draining() {
+            let Err(Error::Upstream { failure, .. }) = &ended else { return ended };
+            // Why it has to wait in the queue is more than that it does.
+            if failure.turned_away() {
+                return limited.map_or(ended, Err);
+            }
+            if tries >= self.settings.attempts_max || self.draining() {
                 return ended;
             }
-            if unsent {
+            if self.soon_over(entry, failure) {
+                limited = ended.err();
+            } else if failure.disposition == Disposition::NotSent {
                 sleep(self.settings.attempt_backoff.after(tries - 1)).await;
+            } else {
+                return ended;
             }
         }
+    }
+
+    /// The provider limits our rate for no longer than callers wait: it is worth another turn.
+    fn soon_over(&self, entry: &Entry, failure: &Failure) -> bool {
+        failure.reason == Reason::ProviderRateLimited
+            && failure.retry_after.is_none_or(|wait| wait <= self.settings.caller_wait_max)
+            && self.doubt_of(entry, &entry.view().grant).is_none()
     }
 
     /// One claim, at most one request.
@@ -121,7 +132,7 @@ impl Rotations {
         ready.map_err(|failure| self.upstream(&grant, failure))?;
         let stop_at = self.settings.stop_at;
         crash::reached(stop_at, Moment::BeforeClaim).await;
-        let Some(claimed) = self.claim(entry, &view, callers).await? else {
+        let Some(claimed) = self.claim(entry, &view, Some(callers)).await? else {
             return self.reload(entry).await;
         };
         let Claimed { intent, at, mut turn } = claimed;
@@ -134,7 +145,9 @@ impl Rotations {
         // Whole milliseconds, as stores keep them: a doubt is the same from memory and from there.
         let sent_at = from_unix_ms(self.clock.now_ms());
         entry.sent(&intent);
-        turn.sends();
+        if let Some(turn) = &mut turn {
+            turn.sends();
+        }
         let reply = self.endpoint.exchange(&grant.descriptor.provider, request).await;
         drop(turn);
         crash::reached(stop_at, Moment::AfterReply).await;
@@ -143,14 +156,20 @@ impl Rotations {
 
     /// What to send for the grant, if it can be refreshed at all.
     fn request(&self, grant: &Grant) -> Result<Request, Error> {
-        usable(grant)?;
-        if let Some(verdict) = self.spent_by_time(grant) {
-            return Err(Error::GrantRefused { grant: grant.id.clone(), verdict });
-        }
+        self.can_refresh(grant)?;
         Ok(match &grant.pair.refresh_token {
             Some(token) if grant.descriptor.kind.spends() => Request::RefreshToken(token.clone()),
             _ => Request::ClientCredentials { scopes: grant.descriptor.scopes.clone() },
         })
+    }
+
+    /// Says no for a grant that cannot be refreshed.
+    pub(super) fn can_refresh(&self, grant: &Grant) -> Result<(), Error> {
+        usable(grant)?;
+        match self.spent_by_time(grant) {
+            Some(verdict) => Err(Error::GrantRefused { grant: grant.id.clone(), verdict }),
+            None => Ok(()),
+        }
     }
 
     /// Why the grant cannot be refreshed though nobody refused it: it has no refresh token, or that

@@ -42,6 +42,8 @@ pub struct Slowing {
     pub least: Duration,
     /// ... and at most, after it has said so again and again.
     pub most: Duration,
+    /// For how long the request had been under way: what left before a limit ended is the same event.
+    pub sent_ago: Duration,
 }
 
 /// Moments that were given out.

@@ -15,7 +15,7 @@ use crate::broker::error::chain;
 use crate::broker::store::StoreError;
 use crate::store::backend::StoreResult;
 use crate::store::redis::session::{self, Session};
-use crate::store::redis::{check, malformed, unavailable};
+use crate::store::redis::{facts, malformed, unavailable};
 
 /// Claims in one round trip.
 const BATCH_MAX: usize = 128;
@@ -90,7 +90,7 @@ impl Confirming {
                 "claims would go to another Redis than everything else".into(),
             ));
         }
-        Ok((check::replicas(&info), check::server(&info)))
+        Ok((facts::attached(&info), facts::server(&info)))
     }
 
     /// Calls a function through the connection of this number, which was looked at. An error leaves open

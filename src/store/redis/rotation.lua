@@ -443,19 +443,43 @@ end
 
 -- How fast a provider is asked, by all replicas together: moments in microseconds, one every
 -- 1 / rate seconds. Fields: the first moment that is not given out (n), the share of the rate in
--- thousandths (s) and when it was so (sa), until when the provider limits us (u).
+-- thousandths (s) and when it was so (sa), until when the provider limits us (u), when it was looked
+-- at last (t).
 local WHOLE, LEAST, REGROWTH = 1000, 16, 5 / 1e6
-local RATE_LIFE_MS = 86400000
+local DAY = 86400e6
 
 local function time_us()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1e6 + tonumber(time[2])
 end
 
+-- What is no such record begins anew: it would stop everything for ever.
 local function rate(key, now)
-  local n, s, sa, u = unpack(redis.call('HMGET', key, 'n', 's', 'sa', 'u'))
-  local share = (tonumber(s or '') or WHOLE) + math.max(now - (tonumber(sa or '') or 0), 0) * REGROWTH
-  return tonumber(n or '') or 0, math.min(share, WHOLE), tonumber(u or '') or 0
+  local stored = redis.pcall('HMGET', key, 'n', 's', 'sa', 'u', 't')
+  if stored.err then
+    redis.call('DEL', key)
+    stored = {}
+  end
+  local function field(place, otherwise)
+    return tonumber(stored[place] or '') or otherwise
+  end
+  -- A clock that was set back takes what it has said with it.
+  local back = math.max(field(5, now) - now, 0)
+  return {
+    next = math.min(field(1, 0) - back, now + DAY),
+    share = field(2, WHOLE),
+    share_at = field(3, 0) - back,
+    limited = math.min(field(4, 0) - back, now + DAY),
+  }
+end
+
+local function share(rate, now)
+  return math.min(rate.share + math.max(now - rate.share_at, 0) * REGROWTH, WHOLE)
+end
+
+local function keep_rate(key, rate, now)
+  redis.call('HSET', key, 'n', decimal(rate.next), 's', decimal(rate.share), 'sa', decimal(rate.share_at), 'u', decimal(rate.limited), 't', decimal(now))
+  redis.call('PEXPIRE', key, decimal((math.max(rate.next - now, 0) + DAY) / 1000))
 end
 
 -- Gives moments out, to nobody else.
@@ -463,29 +487,33 @@ end
 -- returns: moments; wait of the first; from one to the next
 local function book(keys, args)
   local now = time_us()
-  local next, share = rate(keys[1], now)
-  local step = 1e6 * WHOLE / (number(args[1]) * share)
-  local first = math.max(next, now - (number(args[2]) - 1) * step)
+  local rate = rate(keys[1], now)
+  local step = 1e6 * WHOLE / (number(args[1]) * share(rate, now))
+  local first = math.max(rate.next, now - (number(args[2]) - 1) * step)
   local within = math.floor((now + number(args[4]) - first) / step) + 1
   local count = math.min(number(args[3]), math.max(within, 0))
-  redis.call('HSET', keys[1], 'n', decimal(first + count * step))
-  redis.call('PEXPIRE', keys[1], decimal(math.max(first - now, 0) / 1000 + RATE_LIFE_MS))
+  rate.next = first + count * step
+  keep_rate(keys[1], rate, now)
   return { count, decimal(first - now), decimal(step) }
 end
 
 -- The provider limits our rate: nothing is given out for a while, then half as much, which grows back.
--- keys: rate   args: the wait that it asked for ('' = none), the shortest and the longest where not
+-- keys: rate   args: the wait that it asked for ('' = none), the shortest, the longest where it asked
+-- for none, for how long the request was under way
 local function slow_down(keys, args)
   local now = time_us()
-  local next, share, limited = rate(keys[1], now)
+  local rate = rate(keys[1], now)
+  local left, least = share(rate, now), number(args[2])
   -- What was on its way when the limit was met is the same event.
-  if now >= limited then
-    share = math.max(math.floor(share / 2), LEAST)
+  if now - number(args[4]) >= rate.limited then
+    left = math.max(math.floor(left / 2), LEAST)
   end
-  local wait = tonumber(args[1]) or math.min(number(args[2]) * WHOLE / 2 / share, number(args[3]))
-  limited = math.max(limited, now + wait)
-  redis.call('HSET', keys[1], 'n', decimal(math.max(next, limited)), 's', decimal(math.floor(share)), 'sa', decimal(limited), 'u', decimal(limited))
-  redis.call('PEXPIRE', keys[1], decimal((limited - now) / 1000 + RATE_LIFE_MS))
+  local told = tonumber(args[1])
+  local wait = told and math.min(math.max(told, least), DAY) or math.min(least * WHOLE / 2 / left, number(args[3]))
+  rate.limited = math.max(rate.limited, now + wait)
+  rate.share, rate.share_at = math.floor(left), rate.limited
+  rate.next = math.max(rate.next, rate.limited)
+  keep_rate(keys[1], rate, now)
   return 1
 end
 

@@ -7,9 +7,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
     AsyncConnectionConfig, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline, RedisError,
-    ServerErrorKind,
+    ServerErrorKind, Value,
 };
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::store::identity::Identity;
 use crate::store::keyring::hexadecimal;
@@ -19,13 +20,21 @@ const LIBRARY: &str = include_str!("rotation.lua");
 /// Bytes of the hash of the library that make its version.
 const VERSION_BYTES: usize = 4;
 
+/// The live connection, or how the last try to make one failed.
+#[derive(Default)]
+struct Live {
+    connection: Option<MultiplexedConnection>,
+    /// When it began.
+    failed: Option<(Instant, RedisError)>,
+}
+
 /// Opens connections and keeps the live one.
 pub(super) struct Session {
     place: Place,
     /// Where the live connection leads.
     connected: parking_lot::Mutex<Option<ConnectionAddr>>,
     config: AsyncConnectionConfig,
-    live: Mutex<Option<MultiplexedConnection>>,
+    live: Mutex<Live>,
     version: String,
     name: String,
     meta: String,
@@ -53,7 +62,7 @@ impl Session {
         // Names of connections hold no spaces.
         let name = format!("token-broker:{}", prefix.replace(' ', "_"));
         let name = purpose.map_or(name.clone(), |purpose| format!("{name}:{purpose}"));
-        let (place, live, deployment) = (Place::new(address)?, Mutex::new(None), OnceLock::new());
+        let (place, live, deployment) = (Place::new(address)?, Mutex::default(), OnceLock::new());
         let (reconnected, connections) = (AtomicBool::new(false), AtomicU64::new(0));
         let connected = parking_lot::Mutex::new(None);
         Ok(Self {
@@ -86,7 +95,7 @@ impl Session {
 
     /// Gives the connection up.
     pub(super) async fn disconnect(&self) {
-        *self.live.lock().await = None;
+        self.live.lock().await.connection = None;
     }
 
     /// Whether another connection was made since this was asked last.
@@ -137,9 +146,9 @@ impl Session {
 
     /// Runs a command. An error leaves open whether it ran, unless the server says so.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.connection().await?;
+        let (mut connection, number) = self.connection().await?;
         let answer = command.query_async(&mut connection).await;
-        self.judge(answer).await
+        self.judge(number, answer).await
     }
 
     /// Runs commands in one round trip.
@@ -147,9 +156,9 @@ impl Session {
         &self,
         commands: &Pipeline,
     ) -> Result<T, RedisError> {
-        let mut connection = self.connection().await?;
+        let (mut connection, number) = self.connection().await?;
         let answer = commands.query_async(&mut connection).await;
-        self.judge(answer).await
+        self.judge(number, answer).await
     }
 
     /// The same, through the connection of this number and no other.
@@ -158,15 +167,15 @@ impl Session {
         number: u64,
         commands: &Pipeline,
     ) -> Result<T, RedisError> {
-        let live = self.live.lock().await.clone().filter(|_| self.connections() == number);
-        let Some(mut connection) = live else {
+        let live = self.live.lock().await.connection.clone();
+        let Some(mut connection) = live.filter(|_| self.connections() == number) else {
             return Err(RedisError::from((
                 ErrorKind::Io,
                 "the connection that was looked at is gone; another is looked at first",
             )));
         };
         let answer = commands.query_async(&mut connection).await;
-        self.judge(answer).await
+        self.judge(number, answer).await
     }
 
     /// Calls one of our functions. If the server does not have it, it did nothing: it is loaded
@@ -200,6 +209,25 @@ impl Session {
         command
     }
 
+    /// How the library of our functions is called.
+    pub(super) fn library(&self) -> String {
+        format!("tokenbroker_{}", self.version)
+    }
+
+    /// Whether what is loaded under the name of our library is ours; `None`: we may not look.
+    pub(super) async fn library_is_ours(&self) -> Option<bool> {
+        let mut list = redis::cmd("FUNCTION");
+        list.arg("LIST").arg("LIBRARYNAME").arg(self.library()).arg("WITHCODE");
+        let listed: Value = self.query(&list).await.ok()?;
+        let ours = LIBRARY.replace("@V@", &self.version);
+        Some(strings(&listed).any(|text| text == ours.as_bytes()))
+    }
+
+    /// The primary is where Sentinel says.
+    pub(super) fn by_sentinel(&self) -> bool {
+        matches!(self.place, Place::Sentinel(_))
+    }
+
     /// Full name of one of our functions.
     fn function(&self, name: &str) -> String {
         format!("tb_{name}_{}", self.version)
@@ -220,11 +248,33 @@ impl Session {
         command
     }
 
-    async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+    /// The live connection and its number, made anew where there is none.
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64), RedisError> {
+        let came = Instant::now();
         let mut live = self.live.lock().await;
-        if let Some(connection) = live.as_ref() {
-            return Ok(connection.clone());
+        if let Some(connection) = &live.connection {
+            return Ok((connection.clone(), self.connections()));
         }
+        // Those who queued while somebody else tried in vain do not each try again.
+        if let Some((_, error)) = live.failed.as_ref().filter(|(began, _)| *began >= came) {
+            return Err(error.clone());
+        }
+        let began = Instant::now();
+        match self.connect().await {
+            Ok(fresh) => {
+                self.reconnected.store(true, Ordering::SeqCst);
+                let number = self.connections.fetch_add(1, Ordering::SeqCst) + 1;
+                *live = Live { connection: Some(fresh.clone()), failed: None };
+                Ok((fresh, number))
+            }
+            Err(error) => {
+                live.failed = Some((began, error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
         let config = &self.config;
         let client = self.place.primary().await?;
         let mut fresh = client.get_multiplexed_async_connection_with_config(config).await?;
@@ -233,17 +283,19 @@ impl Session {
         let name = redis::cmd("CLIENT").arg("SETNAME").arg(&self.name).to_owned();
         let _: Result<String, _> = name.query_async(&mut fresh).await;
         self.greet(&mut fresh).await?;
-        self.reconnected.store(true, Ordering::SeqCst);
-        self.connections.fetch_add(1, Ordering::SeqCst);
-        Ok(live.insert(fresh).clone())
+        Ok(fresh)
     }
 
-    /// Gives up a connection that timed out, broke, or leads to a server that cannot write.
-    async fn judge<T>(&self, answer: Result<T, RedisError>) -> Result<T, RedisError> {
+    /// Gives up a connection that timed out, broke, or leads to a server that cannot write; one that
+    /// was made since stays.
+    async fn judge<T>(&self, number: u64, answer: Result<T, RedisError>) -> Result<T, RedisError> {
         if let Err(error) = &answer
             && spoiled(error)
         {
-            *self.live.lock().await = None;
+            let mut live = self.live.lock().await;
+            if self.connections() == number {
+                live.connection = None;
+            }
         }
         answer
     }
@@ -261,6 +313,18 @@ pub(super) fn spoiled(error: &RedisError) -> bool {
                         | ServerErrorKind::BusyLoading
                 )
         )
+}
+
+/// All strings in an answer, however deep.
+fn strings(answer: &Value) -> Box<dyn Iterator<Item = &[u8]> + '_> {
+    match answer {
+        Value::BulkString(text) => Box::new(std::iter::once(text.as_slice())),
+        Value::Array(parts) => Box::new(parts.iter().flat_map(strings)),
+        Value::Map(pairs) => {
+            Box::new(pairs.iter().flat_map(|(name, value)| strings(name).chain(strings(value))))
+        }
+        _ => Box::new(std::iter::empty()),
+    }
 }
 
 pub(super) fn missing_function(error: &RedisError) -> bool {

@@ -10,8 +10,8 @@ use token_broker::broker::model::{
     Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, Claims, DueIndex, Enrolments, Events, Found, Grants, Health, Heard, Limit,
-    Merged, Page, Rates, Seed, Slots, Slowing, Store, StoreError, Stored,
+    Amendment, Claim, Claims, DueIndex, Enrolments, Events, Finding, Found, Grants, Health, Heard,
+    Limit, Merged, Page, Rates, Seed, Slots, Slowing, Store, StoreError, Stored,
 };
 use token_broker::secret::{Browser, EnrolmentId, EnrolmentState};
 use tokio::sync::mpsc::Sender;
@@ -197,6 +197,9 @@ impl Store for Flaky {
     }
     async fn compared(&self) -> StoreResult<()> {
         self.store.compared().await
+    }
+    async fn examine(&self) -> StoreResult<Vec<Finding>> {
+        self.reach()?.examine().await
     }
     async fn purge(&self) -> StoreResult<usize> {
         self.reach()?.purge().await

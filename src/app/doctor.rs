@@ -1,0 +1,126 @@
+//! Doctor: everything that a broker with this configuration would rest on, looked at without starting
+//! one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use url::Url;
+
+use crate::app::opening::{self, NO_JOURNAL};
+use crate::broker::store::{Finding, Grade};
+use crate::clock::Clock;
+use crate::config::{Config, StoreConfig};
+use crate::store::redis::{Admission, Redis};
+use crate::store::{Keyring, OpenError};
+use crate::upstream::Provider;
+
+/// Longest wait for a provider to take a connection.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// Looks at key ring, store, journal and providers. Sends nothing to a provider, and writes nothing that
+/// stays.
+pub async fn examine(config: &Config, clock: Clock) -> Vec<Finding> {
+    // Whoever was first has chosen the same provider.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let mut findings = Vec::new();
+    let ring = match opening::existing_key_ring(config) {
+        Ok(Some(ring)) => {
+            findings.push(Finding::fine("keys", "the key ring can be read"));
+            ring
+        }
+        Ok(None) => {
+            findings.push(Finding::fine("keys", "none yet: the first start makes one"));
+            Keyring::generate()
+        }
+        Err(failure) => {
+            findings.push(Finding::new("keys", Grade::Wrong, failure.to_string(), ""));
+            Keyring::generate()
+        }
+    };
+    findings.extend(store(config, &ring, clock).await);
+    findings.extend(journal(config));
+    for provider in &config.providers {
+        findings.push(reach(provider).await);
+    }
+    findings
+}
+
+async fn store(config: &Config, ring: &Keyring, clock: Clock) -> Vec<Finding> {
+    let found = match &config.store {
+        StoreConfig::Memory => Ok(vec![Finding::new(
+            "store",
+            Grade::Risk,
+            "everything is in memory only: a restart loses every grant",
+            "name another `store.url`",
+        )]),
+        StoreConfig::Redb(path) => Ok(vec![file(path)]),
+        StoreConfig::Redis { address, prefix, allow_eviction, replicas_min, .. } => {
+            let (allow_eviction, replicas_min) = (*allow_eviction, *replicas_min);
+            let admission = Admission { allow_eviction, alone: false, replicas_min };
+            Redis::examine_at(address, prefix, admission, ring, clock).await
+        }
+    };
+    found.unwrap_or_else(|failure| {
+        let grade = match failure {
+            OpenError::Unavailable(_) => Grade::Waits,
+            OpenError::Refused(_) => Grade::Wrong,
+        };
+        vec![Finding::new("store", grade, failure.to_string(), "")]
+    })
+}
+
+/// The file is not opened: a broker may have it.
+fn file(path: &Path) -> Finding {
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => {
+            Finding::fine("store", format!("{shown}, {} bytes", found.len()))
+        }
+        Ok(_) => Finding::new("store", Grade::Wrong, format!("{shown} is no file"), "name another"),
+        Err(_) => folder("store", path, "none yet: the first start makes it"),
+    }
+}
+
+fn journal(config: &Config) -> Option<Finding> {
+    let StoreConfig::Redis { journal, .. } = &config.store else { return None };
+    Some(match journal {
+        None => Finding::new("journal", Grade::Risk, NO_JOURNAL, "name a file in `store.journal`"),
+        Some(path) if path.is_file() => Finding::fine("journal", path.display().to_string()),
+        Some(path) => folder("journal", path, "none yet: the first start makes it"),
+    })
+}
+
+/// What a file that is not there yet will lie in.
+fn folder(check: &'static str, path: &Path, otherwise: &str) -> Finding {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => {
+            let found = format!("the folder {} does not exist", folder.display());
+            Finding::new(check, Grade::Wrong, found, "make it")
+        }
+        _ => Finding::fine(check, otherwise),
+    }
+}
+
+/// Whether its token endpoint takes a connection. No request is made.
+async fn reach(provider: &Provider) -> Finding {
+    let name = &provider.id;
+    let endpoint = provider.endpoints.token.as_ref().or(provider.issuer.as_ref());
+    let address = endpoint.and_then(|url| Url::parse(url).ok());
+    let place = address.as_ref().and_then(|url| {
+        let host = url.host_str()?.trim_matches(['[', ']']);
+        Some((host.to_owned(), url.port_or_known_default()?))
+    });
+    let Some((host, port)) = place else {
+        return Finding::new("provider", Grade::Unseen, format!("{name}: no address"), "");
+    };
+    let why = match timeout(CONNECT, TcpStream::connect((host.as_str(), port))).await {
+        Ok(Ok(_)) => return Finding::fine("provider", format!("{name}: {host} takes connections")),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", CONNECT.as_secs()),
+    };
+    let found = format!("{name}: {host}:{port} cannot be reached ({why})");
+    Finding::new("provider", Grade::Waits, found, "look at the network, proxies and the address")
+}
