@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Environment, Problem};
 
+mod confirm_store;
 mod dev;
 mod doctor;
 mod enroll;
@@ -56,6 +57,9 @@ enum Command {
     Provider(provider::Provider),
     /// Show how the broker is.
     Status(status::Status),
+    /// Say that the store is as it is meant to be: this replica then waits for no other that may know
+    /// more.
+    ConfirmStore(confirm_store::ConfirmStore),
     /// Manage the key ring.
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -116,6 +120,7 @@ impl Cli {
             Command::Grant(grant) => block_on(grant.run()),
             Command::Provider(provider) => block_on(provider.run()),
             Command::Status(status) => block_on(status.run()),
+            Command::ConfirmStore(confirm) => block_on(confirm.run()),
             Command::Keys(keys) => keys.run(),
         };
         match result {

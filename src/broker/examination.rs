@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::{debug, info, warn};
 
 use crate::broker::Broker;
-use crate::broker::error::chain;
+use crate::broker::error::{Error, chain};
 use crate::broker::metrics::Found;
 use crate::broker::store::{Finding, Grade};
 
@@ -31,6 +31,21 @@ impl Broker {
             }
         }
         *self.findings.lock() = Arc::new(findings);
+    }
+
+    /// An operator says that the store of this deployment is as it is to be, empty or not: what other
+    /// replicas may know is waited for no longer, here. Says who was waited for.
+    pub fn confirm_store(&self, deployment: &str) -> Result<Vec<String>, Error> {
+        let condition = self.store();
+        if condition.deployment != deployment {
+            let why = "is not the deployment of this store; GetBrokerStatus names that";
+            return Err(Error::invalid("deployment_id", why));
+        }
+        let waited = self.rotations.watch.go_on();
+        if !waited.is_empty() {
+            warn!(replicas = waited.join(", "), "an operator says that they are not waited for");
+        }
+        Ok(waited)
     }
 
     /// What was found when the store was examined last.

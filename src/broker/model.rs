@@ -15,7 +15,7 @@ pub use enrolment::{ENROLMENT_LIFE, Ending, Enrolment, PageTerms};
 pub use generation::{Fence, Generation, Position};
 pub use grant::Grant;
 pub use id::{GrantId, ProviderId};
-pub use intent::{Doubt, DoubtKind, Intent, Owner};
+pub use intent::{Doubt, DoubtKind, Intent, Owner, REMADE};
 pub use reason::Reason;
 pub use standing::{Standing, Verdict};
 pub use token::{Pair, Token};

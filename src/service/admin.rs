@@ -302,9 +302,19 @@ impl GrantAdminService for Admin {
             .await
     }
 
+    async fn confirm_empty_store(
+        &self,
+        request: Request<ConfirmEmptyStoreRequest>,
+    ) -> Result<Response<ConfirmEmptyStoreResponse>, Status> {
+        let run = |request: ConfirmEmptyStoreRequest, _| async move {
+            let replicas = self.broker.confirm_store(&request.deployment_id)?;
+            Ok(ConfirmEmptyStoreResponse { replicas })
+        };
+        self.observe.call(Action::ConfirmEmptyStore, request, run).await
+    }
+
     later! {
         update_grant(UpdateGrantRequest) -> UpdateGrantResponse, UpdateGrant;
-        confirm_empty_store(ConfirmEmptyStoreRequest) -> ConfirmEmptyStoreResponse, ConfirmEmptyStore;
         rewrap_keys(RewrapKeysRequest) -> RewrapKeysResponse, RewrapKeys;
     }
 }

@@ -179,6 +179,8 @@ pub(crate) struct Publishing {
     pub(crate) pair: Blob,
     /// A missing grant is made anew.
     pub(crate) remake: bool,
+    /// And is held by this one from then on.
+    pub(crate) held_by: Option<StoredOwner>,
     pub(crate) due_at: Option<u64>,
 }
 

@@ -208,8 +208,8 @@ impl Backend for Embedded {
     async fn publish(&self, id: &GrantId, publishing: Publishing) -> StoreResult<Option<Merged>> {
         let id = id.clone();
         self.run(move |inner| {
-            inner.change(&id, false, |slot, _| {
-                let merged = transition::publish(slot, publishing);
+            inner.change(&id, false, |slot, now| {
+                let merged = transition::publish(slot, publishing, now);
                 let keep = !matches!(merged, None | Some(Merged::Old));
                 (merged, keep)
             })

@@ -56,7 +56,7 @@ impl Entry {
         publishing: Publishing,
         written_at: u64,
     ) -> Self {
-        let Publishing { at, descriptor, pair, due_at, remake: _ } = publishing;
+        let Publishing { at, descriptor, pair, due_at, .. } = publishing;
         let (generation, fence) = (at.generation.0, at.fence.0);
         let (grant, deployment) = (grant.clone(), deployment.to_owned());
         Self { grant, deployment, written_at, generation, fence, descriptor, pair, due_at }
@@ -69,7 +69,8 @@ impl Entry {
     /// What the store is asked to take. `remake`: also where it has lost the grant.
     pub(crate) fn publishing(&self, remake: bool) -> Publishing {
         let (descriptor, pair) = (self.descriptor.clone(), self.pair.clone());
-        Publishing { at: self.position(), descriptor, pair, remake, due_at: self.due_at }
+        let (at, due_at) = (self.position(), self.due_at);
+        Publishing { at, descriptor, pair, remake, held_by: None, due_at }
     }
 
     fn key(&self) -> Key {
@@ -358,7 +359,8 @@ mod tests {
     fn entry(grant: &str, generation: u64) -> Entry {
         let at = Position { generation: Generation(generation), fence: Fence(generation) };
         let (descriptor, pair) = (Sealed::default(), Blob(vec![7; 100]));
-        let publishing = Publishing { at, descriptor, pair, remake: false, due_at: Some(9) };
+        let (held_by, due_at) = (None, Some(9));
+        let publishing = Publishing { at, descriptor, pair, remake: false, held_by, due_at };
         Entry::new(&GrantId::parse(grant).unwrap(), "ours", publishing, 1)
     }
 

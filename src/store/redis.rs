@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -71,6 +71,8 @@ pub(crate) struct Redis {
     turn: AtomicUsize,
     /// Random; whose marks are ours.
     process: u64,
+    /// The last mark that was surely left; 0: none.
+    left: AtomicU64,
     /// The name of this replica among others.
     name: OnceLock<String>,
     looked: Mutex<Looked>,
@@ -123,6 +125,7 @@ impl Redis {
             admission,
             turn: AtomicUsize::new(0),
             process: u64::from_be_bytes(process),
+            left: AtomicU64::new(0),
             name: OnceLock::new(),
             looked: Mutex::default(),
             trusted: Mutex::default(),
@@ -303,6 +306,7 @@ impl Backend for Redis {
         let arguments: [&[u8]; 4] = [&text(mark), &mark_life, known_as.as_bytes(), &remembered];
         let (before, time, replicas): (String, String, Vec<(String, String)>) =
             self.call("mark", &keys.map(String::as_str), &arguments).await?;
+        self.left.store(mark, Ordering::SeqCst);
         self.time.measured(number(&time)?, begin, self.clock.now_ms());
         let (mark_before, anew) = (before.parse().ok(), self.session.reconnected());
         let looked = self.claims.look(Some((&key, mark)), self.admission.replicas_min).await;
@@ -414,15 +418,18 @@ impl Backend for Redis {
             Over::Older(lease) => (text(lease), Vec::new()),
             Over::Held(fence) => (Vec::new(), text(fence)),
         };
-        let arguments: [&[u8]; 6] = [
+        let mark = self.left.load(Ordering::SeqCst);
+        let arguments: [&[u8]; 7] = [
             &text(claiming.generation),
             &json(&claiming.owner),
             &lease,
             &held,
             &text(claiming.watch),
             id.as_str().as_bytes(),
+            &text(mark),
         ];
         let keys = self.layout.keys(id);
+        let ([grant, due], mark) = (keys.with_due(), self.layout.mark(self.process));
         let trusted = *self.trusted.lock();
         let trusted = trusted.filter(|at| at.everything == self.session.connections());
         let Some(Connections { claims, .. }) = trusted else {
@@ -432,13 +439,13 @@ impl Backend for Redis {
                     .into(),
             ));
         };
-        let answer = self.claims.call(claims, "claim", &keys.with_due(), &arguments).await?;
+        let answer = self.claims.call(claims, "claim", &[grant, due, &mark], &arguments).await?;
         let answer = Vec::from_redis_value(answer).map_err(|_| malformed())?;
         claimed(&answer, claiming, |at| self.time.of_ours(at))
     }
 
     async fn publish(&self, id: &GrantId, publishing: Publishing) -> StoreResult<Option<Merged>> {
-        let arguments: [&[u8]; 8] = [
+        let arguments: [&[u8]; 9] = [
             &text(publishing.at.generation.0),
             &text(publishing.at.fence.0),
             &publishing.pair.0,
@@ -447,6 +454,7 @@ impl Backend for Redis {
             &publishing.descriptor.blob.0,
             &text(publishing.descriptor.fence),
             if publishing.remake { b"1" } else { b"" },
+            &publishing.held_by.as_ref().map(json).unwrap_or_default(),
         ];
         let keys = self.layout.keys(id);
         let merged = self.session.call("merge", &keys.with_names(), &arguments).await;
@@ -643,6 +651,11 @@ fn claimed(answer: &[String], claiming: Claiming, ours: impl Fn(u64) -> u64) -> 
             held(number(generation)?, owner, rest).map(Claim::Busy)
         }
         ["moved"] => Ok(Claim::Moved),
+        ["unlooked"] => Err(StoreError::Unavailable(
+            "Redis has lost what was written last; nothing is claimed before it was compared with what \
+             is known here"
+                .into(),
+        )),
         _ => Err(malformed()),
     }
 }

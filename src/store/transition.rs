@@ -41,8 +41,12 @@ fn hold(record: &mut Record, claiming: Claiming, doubt: Option<StoredDoubt>, now
 
 /// Publishes or heals: the greater (generation, fence) stays. `None`: the grant is missing, and is
 /// not to be made again.
-pub(crate) fn publish(slot: &mut Option<Record>, publishing: Publishing) -> Option<Merged> {
-    let Publishing { at, descriptor, pair, remake, due_at } = publishing;
+pub(crate) fn publish(
+    slot: &mut Option<Record>,
+    publishing: Publishing,
+    now: u64,
+) -> Option<Merged> {
+    let Publishing { at, descriptor, pair, remake, held_by, due_at } = publishing;
     // A tombstone keeps out whatever is not above it.
     let keeps_out =
         |record: &Record| record.deleted_at.is_some() && record.generation >= at.generation.0;
@@ -52,7 +56,14 @@ pub(crate) fn publish(slot: &mut Option<Record>, publishing: Publishing) -> Opti
     let Some(record) = slot.as_mut().filter(|record| record.deleted_at.is_none()) else {
         // The chain goes on where it was lost.
         return remake.then(|| {
-            *slot = Some(Record { due_at, ..Record::start(at, descriptor, pair) });
+            let mut record = Record { due_at, ..Record::start(at, descriptor, pair) };
+            if let Some(owner) = held_by {
+                let (generation, fence) = (record.generation, record.last_fence + 1);
+                record.last_fence = fence;
+                record.intent =
+                    Some(StoredIntent { generation, owner, fence, since: now, doubt: None });
+            }
+            *slot = Some(record);
             Merged::Remade
         });
     };

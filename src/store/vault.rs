@@ -185,6 +185,7 @@ impl Vault {
             descriptor: self.seal.descriptor(id, *described, descriptor),
             pair: self.seal.pair(id, *at, descriptor, pair),
             remake: false,
+            held_by: grant.intent.as_ref().map(|held| held.owner.clone().into()),
             due_at: due_at.map(unix_ms),
         }
     }

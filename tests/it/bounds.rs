@@ -232,7 +232,8 @@ async fn memory_is_served_while_others_wait_for_a_slow_provider() {
         request.send_data(bobby, true).unwrap();
         held.push(code(answer));
     }
-    for _ in 0..60 {
+    // How many exactly depends on how many connections there are besides: each keeps a small part.
+    for _ in 0..50 {
         assert_eq!(held.next().await, Some(Code::ResourceExhausted));
     }
     assert_eq!(code(waiting.ask().await.unwrap()).await, Code::Ok, "answered from memory");

@@ -10,6 +10,7 @@ use crate::support::authority::Way;
 use crate::support::workers::at_a_time;
 
 mod callers;
+mod servers;
 mod trio;
 
 use trio::Trio;
@@ -40,6 +41,16 @@ enum Fault {
     RedisRestarts,
     /// Redis takes nothing.
     RedisFull,
+    /// All keys are deleted.
+    RedisEmptied,
+    /// An older state of all keys is put back.
+    RedisGoesBack,
+    /// The record of a grant is deleted while its refresh is at the provider.
+    RecordDeleted,
+    /// Sentinel makes the replica the primary, as an operator asked.
+    Failover,
+    /// The primary is killed, and Sentinel makes the replica the primary.
+    PrimaryKilled,
     /// Whoever listens to events is cut off, again and again.
     EventsCut,
     /// One broker after the other is stopped and started again.
@@ -58,6 +69,11 @@ impl Fault {
             Self::RedisHangs => "redis hangs".to_owned(),
             Self::RedisRestarts => "redis killed".to_owned(),
             Self::RedisFull => "redis full".to_owned(),
+            Self::RedisEmptied => "redis emptied".to_owned(),
+            Self::RedisGoesBack => "redis goes back".to_owned(),
+            Self::RecordDeleted => "record deleted".to_owned(),
+            Self::Failover => "planned failover".to_owned(),
+            Self::PrimaryKilled => "primary killed".to_owned(),
             Self::EventsCut => "events cut".to_owned(),
             Self::Rollout => "rolling restart".to_owned(),
         }
@@ -80,8 +96,15 @@ impl Fault {
             Self::KillAt("before_claim" | "after_reply" | "after_merge")
                 | Self::AnswerLost
                 | Self::RedisFull
+                | Self::RedisGoesBack
+                | Self::Failover
                 | Self::KillInRequest { committed: true }
         )
+    }
+
+    /// There is a replica of Redis, and a Sentinel.
+    fn is_of_sentinel(self) -> bool {
+        matches!(self, Self::Failover | Self::PrimaryKilled)
     }
 
     /// It hits a broker in the middle of one refresh.
@@ -112,6 +135,11 @@ fn faults() -> Vec<Fault> {
             Fault::RedisHangs,
             Fault::RedisRestarts,
             Fault::RedisFull,
+            Fault::RedisEmptied,
+            Fault::RedisGoesBack,
+            Fault::RecordDeleted,
+            Fault::Failover,
+            Fault::PrimaryKilled,
             Fault::EventsCut,
             Fault::Rollout,
         ])

@@ -5,10 +5,16 @@ use std::time::Duration;
 
 use crate::herd::{import, redis_settings};
 use crate::support::authority::Authority;
-use crate::support::process::Program;
+use crate::support::process::{Program, run};
 use crate::support::redis::{RedisServer, Sentinel};
 
 const GRANT: &str = "kroger/alice";
+/// Requests may be under way for four seconds, and no longer.
+const SHORT: [(&str, &str); 3] = [
+    ("TOKEN_BROKER__PROVIDERS__DEFAULT__CONNECT_TIMEOUT", "200ms"),
+    ("TOKEN_BROKER__PROVIDERS__DEFAULT__LISTEN_MAX", "2500ms"),
+    ("TOKEN_BROKER__TIMING__SUSPECT_MARGIN", "200ms"),
+];
 
 struct World {
     authority: Authority,
@@ -44,7 +50,8 @@ impl World {
 
 /// Two brokers that look at Redis often.
 fn pair(dir: &tempfile::TempDir, base: &str, url: &str) -> [Program; 2] {
-    let settings = redis_settings(dir.path(), base, url);
+    let mut settings = redis_settings(dir.path(), base, url);
+    settings.extend(SHORT);
     ["a", "b"].map(|name| {
         let mut own = settings.clone();
         own.push(("TOKEN_BROKER__STORE__JOURNAL", name));
@@ -88,10 +95,83 @@ async fn nothing_is_spent_before_those_who_know_more_have_said_so() {
     assert_eq!(world.authority.posts(), sent, "the old refresh token is spent");
     let (_, status, _) = world.brokers[1].cli(&["status"]);
     assert!(status.contains("other replicas have not compared yet"), "{status}");
+    let (ok, errors) = world.cli(1, &["confirm-store", "another"]);
+    assert!(!ok && errors.contains("INVALID_REQUEST"), "{errors}");
     world.brokers[0].signal("CONT");
     world.rotates(1).await;
     world.rotates(0).await;
     world.authority.audit();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_says_who_is_not_waited_for() {
+    let mut world = World::new().await;
+    let (_, status, _) = world.brokers[1].cli(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let deployment = status["deployment_id"].as_str().unwrap();
+    world.redis.cli(&["SAVE"]);
+    world.brokers[0].signal("KILL");
+    world.redis.restart();
+    let mut told = String::new();
+    while !told.contains("does not wait for") {
+        let (ok, errors) = world.cli(1, &["grant", "rotate", GRANT]);
+        assert!(!ok && errors.contains("STORE_UNAVAILABLE"), "{errors}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        told = world.brokers[1].cli(&["confirm-store", deployment]).1;
+    }
+    world.rotates(1).await;
+    world.authority.audit();
+}
+
+/// With it claims are gone: what another replica has under way is not sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_under_way_when_redis_goes_back_is_not_sent_twice() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let (redis, dir) = (RedisServer::start(&[]), tempfile::tempdir().unwrap());
+    let url = redis.url();
+    let mut settings = redis_settings(dir.path(), &base, &url);
+    settings.extend(SHORT);
+    let [holder, other] = ["a", "b"].map(|name| {
+        let mut own = settings.clone();
+        own.push(("TOKEN_BROKER__STORE__JOURNAL", name));
+        Program::start(dir.path(), &["serve"], &own)
+    });
+    import(&holder, dir.path(), GRANT, &authority.consent("alice"));
+    for broker in [&holder, &other] {
+        assert!(broker.cli(&["get", GRANT]).0);
+    }
+    for key in redis.cli(&["KEYS", "tb:*"]).lines() {
+        redis.cli(&["COPY", key, key, "DB", "1"]);
+    }
+    // Both have looked at it since.
+    let marks = |database: &'static str| {
+        let keys = redis.cli(&["-n", database, "KEYS", "tb:mark:*"]);
+        let of = |key: &str| redis.cli(&["-n", database, "HGET", key, "mark"]);
+        keys.lines().map(|key| (key.to_owned(), of(key))).collect::<Vec<_>>()
+    };
+    let before = marks("1");
+    while marks("0").iter().any(|mark| before.contains(mark)) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    authority.delay(Duration::from_secs(2));
+    let posts = authority.posts();
+    std::thread::scope(|scope| {
+        let address = format!("http://{}", holder.api);
+        scope.spawn(move || {
+            let target = [("TOKEN_BROKER_ADDRESS", address.as_str())];
+            run(std::path::Path::new("/"), &["grant", "rotate", GRANT], &target)
+        });
+        while authority.posts() == posts {
+            std::thread::yield_now();
+        }
+        redis.cli(&["SWAPDB", "0", "1"]);
+        authority.delay(Duration::ZERO);
+        // Whether it is told to come back or waits: it does not send what is under way.
+        other.cli(&["grant", "rotate", GRANT]);
+    });
+    rotates(&other).await;
+    authority.audit();
 }
 
 #[tokio::test(flavor = "multi_thread")]

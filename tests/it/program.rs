@@ -416,7 +416,8 @@ async fn a_pair_whose_record_is_gone_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let server = RedisServer::start(&[]);
     let url = server.url();
-    let environment = redis_settings(dir.path(), &base, &url);
+    let mut environment = redis_settings(dir.path(), &base, &url);
+    environment.push(("TOKEN_BROKER__TIMING__STORE_WATCH", "50ms"));
     let program = Program::start(dir.path(), &["serve"], &environment);
     import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
     // Redis is emptied while the provider works.

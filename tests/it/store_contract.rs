@@ -505,6 +505,41 @@ async fn moments_are_given_out_once_and_not_while_a_provider_limits_us() {
 }
 
 #[tokio::test]
+async fn nothing_is_claimed_in_a_redis_that_is_not_the_one_that_was_looked_at() {
+    let server = RedisServer::start(&[]);
+    let store = open_redis(&server, Arc::new(Keyring::generate())).await;
+    let grant = start(&store, "a/1").await;
+    for key in server.cli(&["KEYS", "tb:mark:*"]).lines() {
+        server.cli(&["DEL", key]);
+    }
+    let claim = || store.claim(&grant.id, grant.generation(), owner(1), None, WATCH);
+    assert!(matches!(claim().await, Err(StoreError::Unavailable(_))));
+    assert!(store.health().await.state.is_ok());
+    assert!(matches!(claim().await.unwrap(), Claim::Granted(_)));
+}
+
+#[tokio::test]
+async fn a_grant_that_is_made_again_may_be_held_from_then_on() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let lost = successor(&id("a/lost"), Generation(7), Fence(9), "lost");
+        let (owner_of_lost, since) = (owner(3), UNIX_EPOCH);
+        let (generation, fence) = (lost.generation(), lost.position.fence);
+        let held = Intent { generation, owner: owner_of_lost, fence, since, doubt: None };
+        let wanted = Grant { intent: Some(held), ..lost.clone() };
+        assert_eq!(store.merge(&wanted, None).await.unwrap(), Merged::Remade);
+        let claim = store.claim(&lost.id, lost.generation(), owner(1), None, WATCH).await.unwrap();
+        assert!(matches!(claim, Claim::Busy(held) if held.owner == owner(3)));
+        let next = successor(&lost.id, lost.generation().next(), Fence(8), "next");
+        assert_eq!(
+            store.merge(&next, None).await.unwrap(),
+            Merged::Published,
+            "by whoever held it"
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_rate_in_redis_stops_nothing() {
     let server = RedisServer::start(&[]);
     let store = open_redis(&server, Arc::new(Keyring::generate())).await;

@@ -4,6 +4,10 @@ use std::time::SystemTime;
 
 use crate::broker::model::generation::{Fence, Generation};
 
+/// Name of the holder of a claim on a record that was lost and made again: whoever held the lost one may
+/// have a request under way, for as long as anybody listens.
+pub const REMADE: &str = "remade";
+
 /// Who spends a generation. `attempt` is new for each claim, so that a process never takes an
 /// earlier, already sent claim of its own for a fresh one.
 #[derive(Debug, Clone, PartialEq, Eq)]

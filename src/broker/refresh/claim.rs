@@ -9,7 +9,7 @@ use tracing::warn;
 
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner};
+use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner, REMADE};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::Callers;
 use crate::broker::refresh::queue::Turn;
@@ -66,6 +66,12 @@ impl Rotations {
                 self.store.claim(&entry.id, grant.generation(), owner, takeover, lease).await;
             let claim = claim.inspect_err(|_| self.give_back_later(entry, attempt))?;
             match claim {
+                Claim::Busy(held) if held.owner.replica == REMADE => {
+                    if !self.gone(&held) {
+                        return Err(remade());
+                    }
+                    takeover = Some(lease);
+                }
                 Claim::Granted(intent) => return Ok(Some(Claimed { intent, at, turn })),
                 Claim::Moved => return Ok(None),
                 Claim::Busy(held) if self.ours(&held.owner) => {
@@ -188,7 +194,12 @@ impl Rotations {
     pub(super) async fn claim_anew(&self, grant: &Grant) -> Result<Option<Intent>, StoreError> {
         self.watch.whole()?;
         let (owner, watch) = (self.next_owner(), self.settings.suspect_after);
-        let claim = self.store.claim(&grant.id, grant.generation(), owner, None, watch).await?;
+        let mut claim =
+            self.store.claim(&grant.id, grant.generation(), owner.clone(), None, watch).await?;
+        if matches!(&claim, Claim::Busy(held) if held.owner.replica == REMADE && self.gone(held)) {
+            let over = Some(watch);
+            claim = self.store.claim(&grant.id, grant.generation(), owner, over, watch).await?;
+        }
         Ok(match claim {
             Claim::Granted(intent) => Some(intent),
             Claim::Busy(_) | Claim::Moved => None,
@@ -213,4 +224,10 @@ impl Rotations {
     pub(in crate::broker) fn ours(&self, owner: &Owner) -> bool {
         owner.boot == self.boot && owner.replica == self.settings.replica
     }
+}
+
+fn remade() -> Error {
+    let why = "the record of this grant was lost and made again; a request of another replica may be \
+               under way, and is waited for";
+    StoreError::Unavailable(why.into()).into()
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::broker::error::{Error, chain};
@@ -26,6 +27,8 @@ pub struct StoreCondition {
     pub journal: Option<JournalCondition>,
 }
 
+const QUIET: &str = "it has lost what was written last, and with it perhaps claims; requests of other replicas \
+                     that may be under way are waited for";
 const GIVEN_BACK: &str = "it is given back what it has lost";
 pub(super) const OTHERS: &str = "it is another server than before, and other replicas have not compared yet what \
                       they know";
@@ -69,6 +72,8 @@ pub(in crate::broker) struct Watch {
     condition: RwLock<Arc<StoreCondition>>,
     lacks: RwLock<Option<Lacks>>,
     others: RwLock<Others>,
+    /// Until when requests may be under way whose claims the store has lost.
+    quiet_at: RwLock<Option<Instant>>,
     /// Grants that it was given back.
     pub(super) healed: AtomicU64,
     up: Gauge,
@@ -77,7 +82,8 @@ pub(in crate::broker) struct Watch {
 impl Watch {
     pub(in crate::broker) fn new(up: Gauge) -> Self {
         let (condition, lacks, others) = (RwLock::default(), RwLock::default(), RwLock::default());
-        Self { condition, lacks, others, healed: AtomicU64::new(0), up }
+        let (quiet_at, healed) = (RwLock::default(), AtomicU64::new(0));
+        Self { condition, lacks, others, quiet_at, healed, up }
     }
 
     pub(in crate::broker) fn condition(&self) -> Arc<StoreCondition> {
@@ -89,8 +95,27 @@ impl Watch {
         if self.lacks.read().is_some() {
             return Err(StoreError::Unavailable(GIVEN_BACK.into()));
         }
+        if let Some(why) = self.quiet() {
+            return Err(StoreError::Unavailable(why.into()));
+        }
         let nobody = self.others.read().waits().is_empty();
         if nobody { Ok(()) } else { Err(StoreError::Unavailable(OTHERS.into())) }
+    }
+
+    /// An operator says that the store is as it is to be: no other replica is waited for.
+    pub(in crate::broker) fn go_on(&self) -> Vec<String> {
+        self.others.write().go_on()
+    }
+
+    /// Other replicas were seen lately.
+    pub(super) fn has_others(&self) -> bool {
+        self.others.read().any()
+    }
+
+    /// Why nobody sends for a while, if so.
+    fn quiet(&self) -> Option<String> {
+        let quiet_at = *self.quiet_at.read();
+        quiet_at.filter(|at| Instant::now() < *at).map(|_| QUIET.to_owned())
     }
 
     fn healed(&self) -> u64 {
@@ -117,12 +142,16 @@ impl Rotations {
                 }
                 let whole = continuity == Continuity::Unbroken;
                 let waits = self.watch.others.write().look(&health.peers, whole);
+                if continuity > Continuity::Anew && self.watch.has_others() {
+                    let quiet_at = Instant::now() + self.settings.suspect_after;
+                    *self.watch.quiet_at.write() = Some(quiet_at);
+                }
                 match lacks {
                     Some(what) if !self.complete(what).await => {
                         (lacks, Some(GIVEN_BACK.to_owned()))
                     }
                     _ => match self.store.compared().await {
-                        Ok(()) => (None, waits),
+                        Ok(()) => (None, waits.or_else(|| self.watch.quiet())),
                         Err(failure) => (lacks, Some(chain(&failure))),
                     },
                 }

@@ -18,7 +18,7 @@ const REMEMBERED: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub(super) struct Others {
     seen: BTreeMap<String, Seen>,
-    /// Since when, by server and name; `true`: that is over, and was told.
+    /// Since when, by server and name; `true`: that is over.
     waits: BTreeMap<(String, String), (Instant, bool)>,
 }
 
@@ -55,8 +55,8 @@ impl Others {
         for name in behind {
             self.waits.entry((server.clone(), name)).or_insert((now, false));
         }
-        for ((_, name), (since, told)) in &mut self.waits {
-            if since.elapsed() >= WAIT_MAX && !std::mem::replace(told, true) {
+        for ((_, name), (since, over)) in &mut self.waits {
+            if since.elapsed() >= WAIT_MAX && !std::mem::replace(over, true) {
                 warn!(
                     replica = name,
                     "it has not said what it knows since Redis is another one; refreshes go on without"
@@ -67,9 +67,22 @@ impl Others {
         (!waits.is_empty()).then(|| format!("{}: {}", super::continuity::OTHERS, waits.join(", ")))
     }
 
+    /// There are any.
+    pub(super) fn any(&self) -> bool {
+        !self.seen.is_empty()
+    }
+
+    /// Nobody is waited for any more at this server; says who was.
+    pub(super) fn go_on(&mut self) -> Vec<String> {
+        let waited = self.waits().into_iter().map(str::to_owned).collect();
+        self.waits.values_mut().for_each(|(_, over)| *over = true);
+        waited
+    }
+
     /// For whom is waited.
     pub(super) fn waits(&self) -> Vec<&str> {
-        let waits = self.waits.iter().filter(|(_, (since, _))| since.elapsed() < WAIT_MAX);
+        let waits =
+            self.waits.iter().filter(|(_, (since, over))| !over && since.elapsed() < WAIT_MAX);
         waits.map(|((_, name), _)| name.as_str()).collect()
     }
 }
@@ -95,9 +108,12 @@ mod tests {
         assert_eq!(others.waits(), ["x"]);
         tokio::time::advance(WAIT_MAX).await;
         assert_eq!(others.look(&at("two", &[("a", true), ("x", false)]), true), None);
-        // A third: the living one is waited for all the same.
+        // A third: the living one is waited for all the same, unless somebody says that it is enough.
         others.look(&at("three", &[("a", false), ("x", false)]), false);
         assert_eq!(others.waits(), ["a", "x"]);
+        assert_eq!(others.go_on(), ["a", "x"]);
+        others.look(&at("three", &[("a", false), ("x", false)]), true);
+        assert!(others.waits().is_empty() && others.go_on().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

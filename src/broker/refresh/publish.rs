@@ -13,7 +13,7 @@ use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::freshness::{end_due, idle_due, soft_due};
 use crate::broker::metrics::ByProvider;
-use crate::broker::model::{Grant, Intent, Pair, Position, Standing};
+use crate::broker::model::{Grant, Intent, Owner, Pair, Position, REMADE, Standing};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::{Callers, Refreshed};
 use crate::broker::refresh::rotation::usable;
@@ -66,7 +66,14 @@ impl Rotations {
     async fn heal(&self, entry: &Entry, known: &Arc<View>) -> Refreshed {
         let wanted = known.grant.descriptor.keep_warm || entry.in_use(known.grant.generation());
         let due_at = self.due_at(&known.grant, wanted);
-        let merged = self.store.merge(&known.grant, due_at).await?;
+        // Of a lost record a claim may have been lost, too.
+        let owner = Owner { replica: REMADE.to_owned(), boot: 0, attempt: 0 };
+        let grant = &known.grant;
+        let (generation, fence, since) = (grant.generation(), grant.position.fence, self.start);
+        let held = Intent { generation, owner, fence, since, doubt: None };
+        let held = (self.spends(grant) && self.watch.has_others()).then_some(held);
+        let wanted = Grant { intent: held, ..grant.clone() };
+        let merged = self.store.merge(&wanted, due_at).await?;
         if matches!(merged, Merged::Published | Merged::Remade) {
             self.watch.healed.fetch_add(1, Ordering::Relaxed);
         }

@@ -11,7 +11,7 @@ use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::freshness::spread;
 use crate::broker::metrics::Resend;
-use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, ProviderId, Reason, Token};
+use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, ProviderId, REMADE, Reason, Token};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::claim::Claimed;
 use crate::broker::refresh::doubt::{Next, Patience, Situation};
@@ -55,6 +55,12 @@ impl Rotations {
         let held = grant.intent.as_ref().filter(|held| held.generation == generation);
         let held = held.filter(|held| held.in_doubt().is_none());
         let Some(held) = held else { return grant };
+        if held.owner.replica == REMADE {
+            // A claim that was lost with the record is over by now, too.
+            let over = self.gone(held);
+            grant.intent = grant.intent.filter(|_| !over);
+            return grant;
+        }
         // Nobody knows when its request left; but it did before this process began, or within the gate
         // of a claim that is far older.
         let (kind, sent_at) = match held.owner.replica == RESTORED {
@@ -96,8 +102,10 @@ impl Rotations {
 
     /// The holder is a process that has certainly ended.
     pub(super) fn gone(&self, held: &Intent) -> bool {
-        if held.owner.replica == RESTORED {
-            return true;
+        match held.owner.replica.as_str() {
+            RESTORED => return true,
+            REMADE => return between(held.since, self.clock.now()) >= self.settings.suspect_after,
+            _ => {}
         }
         match self.settings.predecessors {
             Predecessors::AllGone => !self.ours(&held.owner),

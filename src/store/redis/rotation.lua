@@ -38,6 +38,11 @@ local function number(text)
   return tonumber(text or '-1') or -1
 end
 
+-- Marks are too large for Lua's numbers.
+local function older(mark, than)
+  return #mark < #than or (#mark == #than and mark < than)
+end
+
 local function clear_intent(grant)
   redis.call('HDEL', grant, 'igen', 'io', 'ifn', 'it', 'd', 'df')
 end
@@ -72,12 +77,17 @@ local function holds(grant, generation, fence)
   return number(held[1]) == number(generation) and number(held[2]) == number(fence)
 end
 
--- keys: grant due   args: generation, owner, least age in ms of an intent to take over ('' = never),
--- fence of the intent in doubt to take over ('' = none), ms until somebody looks again, grant_id
+-- keys: grant due mark   args: generation, owner, least age in ms of an intent to take over ('' = never),
+-- fence of the intent in doubt to take over ('' = none), ms until somebody looks again, grant_id, the
+-- mark that the claimant has left
 -- returns: granted fence time doubt doubt_fence
 --        | busy generation owner fence time doubt doubt_fence | moved
+--        | unlooked: the mark is not there, and so the store not the one that was looked at
 local function claim(keys, args)
-  local grant, generation, owner, lease, held, watch, id = keys[1], unpack(args)
+  local grant, generation, owner, lease, held, watch, id, mark = keys[1], unpack(args)
+  if older(redis.call('HGET', keys[3], 'mark') or '', mark) then
+    return { 'unlooked' }
+  end
   local stored = redis.call('HMGET', grant, 'gen', 'st', 'vf', 'igen', 'io', 'ifn', 'it', 'f', 'd', 'df')
   local gen, st, vf, igen, io, ifn, it, f, d, df = unpack(stored)
   if number(gen) ~= number(generation) or st or vf then
@@ -126,7 +136,7 @@ local function release(keys, args)
 end
 
 -- keys: grant due ids   args: generation, fence, sealed pair, due time ('' = none), grant_id, what
--- operators say and its fence, '1' makes a missing grant again
+-- operators say and its fence, '1' makes a missing grant again, who holds it from then on ('' = nobody)
 -- returns: published | same | sibling | old | remade | missing
 local function merge(keys, args)
   local grant, due = keys[1], keys[2]
@@ -140,6 +150,10 @@ local function merge(keys, args)
       return 'missing'
     end
     begin(keys, id, generation, fence, about, described, blob, due_at)
+    if args[9] ~= '' then
+      local held = decimal(number(fence) + 1)
+      redis.call('HSET', grant, 'f', held, 'igen', generation, 'io', args[9], 'ifn', held, 'it', decimal(time_ms()))
+    end
     return 'remade'
   end
   if number(mf) < number(described) then

@@ -15,12 +15,12 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use super::callers::{Addresses, Callers};
+use super::servers::Servers;
 use super::{Fault, Outcome};
 use crate::crash::trial::{State, Waits, states};
 use crate::herd::settings;
 use crate::support::authority::Authority;
 use crate::support::process::{Program, run};
-use crate::support::redis::RedisServer;
 
 const BROKERS: usize = 3;
 /// Grants, all kept warm. A broker that is killed or stopped has one: others would be hit at moments that
@@ -45,7 +45,7 @@ pub(super) struct Trio {
     runtime: Runtime,
     authority: Authority,
     base: String,
-    redis: RedisServer,
+    redis: Servers,
     url: String,
     brokers: Vec<Program>,
     addresses: Addresses,
@@ -61,7 +61,7 @@ impl Trio {
         let runtime = builder.worker_threads(1).enable_all().build().unwrap();
         let authority = Authority::new().lifetime(Waits::Scaled.token_life());
         let base = runtime.block_on(authority.serve());
-        let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let redis = Servers::start(fault.is_of_sentinel());
         let url = redis.url();
         let addresses = Arc::new(Mutex::new(Vec::new()));
         let grants = if fault.hits_one() { 1 } else { GRANTS };
@@ -150,6 +150,18 @@ impl Trio {
                 sleep(OUTAGE);
                 self.redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
             }
+            Fault::RedisEmptied => drop(self.redis.cli(&["FLUSHALL"])),
+            Fault::RedisGoesBack => self.go_back(),
+            Fault::RecordDeleted => {
+                self.authority.delay(SLOW);
+                self.holder_of_next_request();
+                for key in self.redis.cli(&["KEYS", "tb:*:g:*"]).lines() {
+                    self.redis.cli(&["DEL", key]);
+                }
+                self.authority.delay(Duration::ZERO);
+            }
+            Fault::Failover => self.redis.fail_over(),
+            Fault::PrimaryKilled => self.redis.lose_primary(),
             Fault::EventsCut => {
                 let begin = Instant::now();
                 while begin.elapsed() < OUTAGE {
@@ -163,6 +175,21 @@ impl Trio {
                 }
             }
         }
+    }
+
+    /// Everything is put back as it was some rotations ago.
+    fn go_back(&self) {
+        for key in self.redis.cli(&["KEYS", "tb:*"]).lines() {
+            self.redis.cli(&["COPY", key, key, "DB", "1", "REPLACE"]);
+        }
+        let before = self.authority.rotations();
+        let begin = Instant::now();
+        while self.authority.rotations() < before + self.grants {
+            assert!(begin.elapsed() < PATIENCE, "no refresh came");
+            sleep(LOOK);
+        }
+        self.redis.cli(&["SWAPDB", "0", "1"]);
+        self.redis.cli(&["-n", "1", "FLUSHDB"]);
     }
 
     /// One request and one generation, however many want it.
