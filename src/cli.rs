@@ -15,6 +15,7 @@ mod grant;
 mod grants;
 mod keys;
 mod out;
+mod policy;
 mod provider;
 mod resolve;
 mod serve;
@@ -63,6 +64,9 @@ enum Command {
     /// Manage the key ring.
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Say what a policy means for a caller, without a broker.
+    #[command(subcommand)]
+    Policy(policy::Policy),
 }
 
 /// Where the configuration is.
@@ -84,6 +88,24 @@ struct Target {
         global = true
     )]
     address: String,
+    /// File with the token that proves who calls; it is read for each call.
+    #[arg(long, value_name = "FILE", env = "TOKEN_BROKER_TOKEN_FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// Who signed the broker's certificate (PEM), for an `https://` address.
+    #[arg(long, value_name = "FILE", env = "TOKEN_BROKER_TLS_CA", global = true)]
+    tls_ca: Option<PathBuf>,
+    /// Our certificate (PEM), which proves who calls.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TOKEN_BROKER_TLS_CERT",
+        global = true,
+        requires = "tls_key"
+    )]
+    tls_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    #[arg(long, value_name = "FILE", env = "TOKEN_BROKER_TLS_KEY", global = true)]
+    tls_key: Option<PathBuf>,
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -122,6 +144,7 @@ impl Cli {
             Command::Status(status) => block_on(status.run()),
             Command::ConfirmStore(confirm) => block_on(confirm.run()),
             Command::Keys(keys) => keys.run(),
+            Command::Policy(policy) => policy.run(),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

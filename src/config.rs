@@ -1,20 +1,24 @@
 //! Configuration: built-in defaults, then a YAML file, then the environment; later wins.
 //!
 //! `file` is what can be written, `load` how the layers meet and how mistakes are told, `check`
-//! how the result becomes what the program runs on, `provider` the same for one provider, `profile`
+//! how the result becomes what the program runs on, `callers` the same for callers and what they may do, `provider` for one provider, `profile`
 //! what is known of providers.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::settings::Settings;
-use crate::listener::Bounds;
+use crate::caller::{KeySource, StaticTokens};
+use crate::listener::{Bounds, Tls};
+use crate::policy::Policy;
 use crate::store::redis::Address;
 use crate::upstream::Provider;
 
+mod callers;
 mod check;
 mod file;
 mod load;
@@ -43,6 +47,12 @@ pub struct Config {
     pub expect_existing: bool,
     /// The file of the key ring, if it is named.
     pub keys_file: Option<PathBuf>,
+    /// How callers prove who they are.
+    pub callers: Callers,
+    /// What they may do; `None`: everything, and nobody has to prove anything.
+    pub policy: Option<Policy>,
+    /// Where that was read from.
+    pub policy_file: Option<PathBuf>,
     /// How to log.
     pub log: Log,
     /// Waits and bounds of the domain.
@@ -55,6 +65,26 @@ pub struct Config {
     pub restored: bool,
 }
 
+/// How callers prove who they are; nothing: nobody has to.
+#[derive(Debug, Clone, Default)]
+pub struct Callers {
+    /// Pods, by tokens of their service accounts.
+    pub kubernetes: Option<ClusterTokens>,
+    /// Static tokens.
+    pub tokens: Option<StaticTokens>,
+}
+
+/// Which tokens of service accounts are believed.
+#[derive(Debug, Clone)]
+pub struct ClusterTokens {
+    /// Who issues them.
+    pub issuer: String,
+    /// Whom they are for.
+    pub audience: String,
+    /// Where the keys of the cluster are.
+    pub keys: KeySource,
+}
+
 /// Where to listen.
 #[derive(Debug, Clone)]
 pub struct Listen {
@@ -64,6 +94,8 @@ pub struct Listen {
     pub ops: SocketAddr,
     /// What people see who consent.
     pub pages: Option<Pages>,
+    /// TLS of the API; `None`: plaintext.
+    pub tls: Option<Arc<Tls>>,
     /// Serve gRPC reflection.
     pub reflection: bool,
 }

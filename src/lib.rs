@@ -5,7 +5,7 @@
 //! proto → service → broker → { store , upstream }              calls and data run downhill only
 //!          │         (the domain: plain Rust and tokio time; owns the traits Store, TokenEndpoint)
 //! app wires everything once; cli, config, lifecycle, ops, telemetry beside it; listener is how
-//! clients are let in, and bound; clock, secret, textfile and crash (moments at which tests stop) are
+//! clients are let in, and bound; caller is who they are, policy what they may do; clock, secret, textfile and crash (moments at which tests stop) are
 //! leaves; pages is what people see who consent; demo is the provider of `dev`; client is what Rust
 //! callers use
 //! ```
@@ -27,6 +27,8 @@ pub mod app;
 #[cfg(feature = "server")]
 pub mod broker;
 #[cfg(feature = "server")]
+pub mod caller;
+#[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod clock;
@@ -44,6 +46,8 @@ pub mod listener;
 pub mod ops;
 #[cfg(feature = "server")]
 pub mod pages;
+#[cfg(feature = "server")]
+pub mod policy;
 #[cfg(feature = "server")]
 pub mod secret;
 #[cfg(feature = "server")]

@@ -6,7 +6,7 @@
 //!
 //! `accept` lets connections in and watches over them, `connection` is one of them and what is to
 //! become of it, `places` is how many calls there may be, `arriving` and `answer` are the two
-//! bodies of a call.
+//! bodies of a call, `tls` what connections are accepted with.
 
 mod accept;
 mod answer;
@@ -17,8 +17,10 @@ mod connection;
 mod files;
 mod metrics;
 mod places;
+mod tls;
 
 pub use accept::{Listener, Protocol};
 pub use bounds::Bounds;
 pub use files::room_for_connections;
 pub use metrics::Ports;
+pub use tls::{Tls, TlsError, TlsFiles};

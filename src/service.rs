@@ -1,13 +1,14 @@
 //! The gRPC edge: every method decodes, calls the domain, and encodes.
 //!
 //! `convert` is the only place where messages become domain types, `status` the only one where an
-//! error becomes a `tonic::Status`. `call` says who asks for what and until when, and `observe` wraps
+//! error becomes a `tonic::Status`. `gate` lets callers in, `call` says who asks for what and until when, and `observe` wraps
 //! every call once.
 
 pub mod admin;
 mod call;
 mod convert;
 pub mod direct;
+pub mod gate;
 pub mod observe;
 pub mod reasons;
 mod refusal;
@@ -16,6 +17,7 @@ pub mod token;
 
 pub use admin::Admin;
 pub use direct::Direct;
+pub use gate::{Gate, Peer};
 pub use observe::Observe;
 pub use reasons::Reasons;
 pub use refusal::Refusal;

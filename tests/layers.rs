@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// (module, our modules that it may name, libraries that it must not name)
-const TABLE: [(&str, &[&str], &[&str]); 19] = [
+const TABLE: [(&str, &[&str], &[&str]); 21] = [
     ("secret", &[], &["tonic", "redis", "reqwest", "redb", "serde"]),
     ("textfile", &[], &["tonic", "redis", "reqwest", "redb", "serde"]),
     ("clock", &[], &["tonic", "redis", "reqwest", "redb"]),
@@ -18,17 +18,26 @@ const TABLE: [(&str, &[&str], &[&str]); 19] = [
         &["clock", "crash", "secret"],
         &["tonic", "prost", "redis", "reqwest", "redb", "serde", "axum"],
     ),
-    ("service", &["proto", "broker", "clock", "secret"], &["redis", "reqwest", "redb", "axum"]),
+    ("caller", &["clock", "textfile"], &["tonic", "prost", "redis", "redb", "axum"]),
+    ("policy", &["caller", "textfile"], &["tonic", "prost", "redis", "reqwest", "redb", "axum"]),
+    (
+        "service",
+        &["proto", "broker", "caller", "clock", "policy", "secret"],
+        &["redis", "reqwest", "redb", "axum"],
+    ),
     ("store", &["broker", "clock", "secret", "textfile"], &["tonic", "prost", "reqwest", "axum"]),
     ("upstream", &["broker", "clock", "secret"], &["tonic", "prost", "redis", "redb", "axum"]),
     (
         "config",
-        &["broker", "crash", "listener", "textfile", "store", "upstream", "secret"],
+        &[
+            "broker", "caller", "crash", "listener", "policy", "textfile", "store", "upstream",
+            "secret",
+        ],
         &["tonic", "prost", "reqwest", "redb", "axum"],
     ),
     ("telemetry", &["config"], &["tonic", "redis", "reqwest", "redb"]),
     ("lifecycle", &[], &["tonic", "redis", "reqwest", "redb"]),
-    ("listener", &["service"], &["redis", "reqwest", "redb", "axum"]),
+    ("listener", &["caller", "service", "textfile"], &["redis", "reqwest", "redb", "axum"]),
     ("ops", &["telemetry"], &["redis", "reqwest", "redb"]),
     ("pages", &["broker", "clock", "secret"], &["redis", "reqwest", "redb", "prost"]),
     ("demo", &["clock", "secret", "store"], &["tonic", "redis", "reqwest", "redb"]),
@@ -37,23 +46,38 @@ const TABLE: [(&str, &[&str], &[&str]); 19] = [
         "app",
         &[
             "broker",
+            "caller",
             "clock",
             "config",
             "lifecycle",
             "listener",
             "ops",
             "pages",
+            "policy",
             "proto",
             "service",
             "store",
             "telemetry",
+            "textfile",
             "upstream",
         ],
         &["reqwest", "redb", "redis", "axum"],
     ),
     (
         "cli",
-        &["app", "broker", "client", "clock", "config", "demo", "proto", "store", "telemetry"],
+        &[
+            "app",
+            "broker",
+            "caller",
+            "client",
+            "clock",
+            "config",
+            "demo",
+            "policy",
+            "proto",
+            "store",
+            "telemetry",
+        ],
         &["redis", "reqwest", "redb", "axum"],
     ),
 ];

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -14,8 +15,10 @@ use crate::broker::Broker;
 use crate::broker::backoff::Backoff;
 use crate::broker::settings::{Predecessors, Settings};
 use crate::broker::store::Store;
+use crate::caller::{Authenticators, Keys, Kubernetes};
 use crate::clock::Clock;
-use crate::config::{Config, StoreConfig};
+use crate::config::{Callers, ClusterTokens, Config, StoreConfig};
+use crate::service::Gate;
 use crate::store::keyring::KeyringError;
 use crate::store::redis::Admission;
 use crate::store::{Journal, Keyring, OpenError, Vault};
@@ -119,6 +122,33 @@ pub(super) async fn open_store(
             Err(refused) => return Err(refused.into()),
         }
     }
+}
+
+/// Who is let in, and what they may do.
+pub(super) async fn gate(
+    config: &Config,
+    clock: Clock,
+    registry: &mut Registry,
+) -> (Gate, Option<Arc<Keys>>) {
+    let Some(policy) = &config.policy else { return (Gate::open(clock), None) };
+    let Callers { kubernetes, tokens } = config.callers.clone();
+    let (kubernetes, keys) = match kubernetes {
+        None => (None, None),
+        Some(ClusterTokens { issuer, audience, keys }) => {
+            let keys = Keys::new(keys);
+            if let Err(error) = keys.refresh().await {
+                warn!(
+                    error,
+                    "the keys that sign callers' tokens are not known yet; they are fetched when \
+                    somebody calls"
+                );
+            }
+            (Some(Kubernetes::new(issuer, audience, Arc::clone(&keys))), Some(keys))
+        }
+    };
+    let certificates = config.listen.tls.as_ref().is_some_and(|tls| tls.asks_clients());
+    let authenticators = Authenticators::new(kubernetes, tokens, certificates);
+    (Gate::new(authenticators, policy.clone(), clock, registry), keys)
 }
 
 /// The key ring that is there; none where the first start is to make it.

@@ -195,6 +195,24 @@ pub enum Error {
         /// What happened.
         failure: Failure,
     },
+    /// Nobody knows who calls.
+    #[error("{0}")]
+    Unauthenticated(String),
+    /// Nobody can say yet who calls.
+    #[error("{0}")]
+    CallersUnknown(String),
+    /// No rule of the policy allows it, whether there is such a grant or not.
+    #[error(
+        "no policy allows {caller} the action {action} on this; `token-broker policy explain` says why"
+    )]
+    Denied {
+        /// Who calls.
+        caller: String,
+        /// What they want.
+        action: &'static str,
+        /// Of which grant, as it was asked for; empty where none was named.
+        grant: String,
+    },
     /// This process is shutting down.
     #[error("this process is shutting down; call again")]
     Draining,
@@ -258,6 +276,9 @@ impl Error {
             | Self::CodeOutcomeUnknown(_)
             | Self::NoRefreshToken(_)
             | Self::CannotRevoke(_)
+            | Self::Unauthenticated(_)
+            | Self::CallersUnknown(_)
+            | Self::Denied { .. }
             | Self::NotRevoked { .. }
             | Self::AccountUnproven { .. }
             | Self::OtherAccount(_)

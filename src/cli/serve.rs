@@ -32,7 +32,7 @@ async fn run(config: Config) -> Result<(), Failure> {
             "no provider is configured; add one under `providers`, or set OAUTH2_BASE_URL, CLIENT_ID and CLIENT_SECRET"
         );
     }
-    if !config.listen.api.ip().is_loopback() {
+    if !config.listen.api.ip().is_loopback() && config.policy.is_none() {
         warn!(api = %config.listen.api, "anyone who reaches this address may take tokens");
     }
     let app = App::open(config, Clock::system()).await.map_err(|error| error.to_string())?;

@@ -1,12 +1,14 @@
 //! `token-broker get` and `token-broker refresh`.
 
 use std::io::{IsTerminal as _, stdout};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::cli::{Failure, Target, out, view};
-use crate::client::Client;
+use crate::client::{Bearer, Client};
 use crate::proto::force_refresh_request::Rejected;
 use crate::proto::{ForceRefreshRequest, GetTokenRequest, Token, force_refresh_response};
 
@@ -75,10 +77,37 @@ impl Refresh {
 pub(super) async fn connect(target: &Target) -> Result<Client, Failure> {
     let given = target.address.contains("://");
     let address = if given { target.address.clone() } else { format!("http://{}", target.address) };
-    Client::connect(&address).await.map_err(|error| {
+    let bearer = target.token_file.clone().map_or_else(Bearer::none, Bearer::from_file);
+    let tls = tls(target)?;
+    let host = address
+        .strip_prefix("http://")
+        .map(|rest| rest.split(['/', ':']).next().unwrap_or_default());
+    if let Some(host) = host.filter(|host| !matches!(*host, "localhost" | "127.0.0.1" | "["))
+        && target.token_file.is_some()
+    {
+        return Err(format!(
+            "the token would travel to {host} in the clear; name the broker with https://"
+        ));
+    }
+    Client::connect_as(&address, bearer, tls).await.map_err(|error| {
         let cause = crate::broker::error::chain(&error);
-        format!("no broker answers at {}: {cause}\nstart one with `token-broker dev`, or name one with --address", target.address)
+        format!("no broker answers at {}: {cause}\nstart one with `token-broker dev`, or name one with --address; one with TLS is named with https://, and --tls-ca says who signed its certificate", target.address)
     })
+}
+
+/// Whom to trust, and what we prove ourselves by.
+fn tls(target: &Target) -> Result<ClientTlsConfig, Failure> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
+    };
+    let mut tls = match &target.tls_ca {
+        Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    if let (Some(certificate), Some(key)) = (&target.tls_cert, &target.tls_key) {
+        tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+    }
+    Ok(tls)
 }
 
 /// The token alone goes to stdout, fit for `$(…)`; what is known of it to a terminal beside it.

@@ -28,6 +28,12 @@ pub(super) fn failure(status: Status) -> Failure {
     if let Some(wait) = error.retry_after {
         let _ = write!(text, "\ntry again in {}", rounded(wait));
     }
+    if error.reason == ErrorReason::Unspecified {
+        text.push_str(
+            "\nthat is no answer of a broker; one with TLS is named with https:// and --tls-ca, and \
+             whatever else listens there is none",
+        );
+    }
     text
 }
 

@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::broker::backoff::Backoff;
 use crate::broker::settings::{Predecessors, Settings};
+use crate::config::callers::callers;
 use crate::config::file::{self, File};
 use crate::config::provider::provider;
 use crate::config::secrets::secret;
@@ -15,6 +16,7 @@ use crate::config::{
     Config, Environment, Listen, Log, LogFormat, Pages, Problem, Shutdown, StoreConfig,
 };
 use crate::crash::Moment;
+use crate::listener::{Tls, TlsFiles};
 use crate::store::redis::{Address, SENTINEL, SENTINEL_TLS, parts};
 use crate::upstream::{Provider, is_private};
 
@@ -30,7 +32,7 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 /// Checks what the schema cannot, and builds the configuration.
 pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec<Problem>> {
     let mut problems = Vec::new();
-    let listen = listen(&file.listen, &mut problems);
+    let listen = listen(&file, &mut problems);
     let store = store(&file.store, environment, &mut problems);
     if matches!(store, Some(StoreConfig::Redis { .. })) && file.keys.file.is_none() {
         problems.push(Problem::new(
@@ -53,6 +55,7 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
     for (name, section) in &file.providers {
         providers.extend(provider(name, section, &mut problems));
     }
+    let (callers, policy) = callers(&file, &mut problems);
     nonzero(&file, &mut problems);
     turned(&file, &mut problems);
     let settings = settings(&file.timing, environment, &providers, store.as_ref());
@@ -83,6 +86,9 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
             store,
             expect_existing: file.store.expect_existing,
             keys_file: file.keys.file,
+            callers,
+            policy,
+            policy_file: file.policy.file,
             log,
             settings,
             shutdown,
@@ -148,7 +154,8 @@ fn nonzero(file: &File, problems: &mut Vec<Problem>) {
     problems.extend(zero.map(|(path, _)| Problem::new(path, "must be above zero")));
 }
 
-fn listen(section: &file::Listen, problems: &mut Vec<Problem>) -> Option<Listen> {
+fn listen(file: &File, problems: &mut Vec<Problem>) -> Option<Listen> {
+    let section = &file.listen;
     let mut address = |path: &str, text: &str| {
         let parsed: Option<SocketAddr> = text.parse().ok();
         if parsed.is_none() {
@@ -162,11 +169,22 @@ fn listen(section: &file::Listen, problems: &mut Vec<Problem>) -> Option<Listen>
     let api = address("listen.api", &section.api);
     let ops = address("listen.ops", &section.ops);
     let pages = section.pages.as_deref().map(|text| address("listen.pages", text));
-    if api.is_some_and(|api| !api.ip().is_loopback()) && !section.anyone_may_take_tokens {
+    let tls = section.tls.as_ref().and_then(|tls| {
+        let files = TlsFiles {
+            certificate: tls.certificate_file.clone(),
+            key: tls.key_file.clone(),
+            client_ca: tls.client_ca_file.clone(),
+        };
+        let loaded = Tls::load(files);
+        loaded.map_err(|error| problems.push(Problem::new("listen.tls", error.to_string()))).ok()
+    });
+    let guarded = section.tls.is_some() && file.policy.file.is_some();
+    let beyond = api.is_some_and(|api| !api.ip().is_loopback());
+    if beyond && !guarded && !section.anyone_may_take_tokens {
         problems.push(Problem::new(
             "listen.api",
-            "is not a loopback address, and callers cannot authenticate yet; listen on 127.0.0.1, \
-             or set `listen.anyone_may_take_tokens: true` if the network itself keeps others out",
+            "is not a loopback address: it needs `listen.tls`, `callers` and `policy.file`; or listen on \
+             127.0.0.1, or set `listen.anyone_may_take_tokens: true` if the network itself keeps others out",
         ));
     }
     if pages.is_none() && section.pages_url.is_some() {
@@ -188,7 +206,7 @@ fn listen(section: &file::Listen, problems: &mut Vec<Problem>) -> Option<Listen>
         Some(address) => Some(pages_at(address?, section.pages_url.as_deref(), problems)?),
         None => None,
     };
-    Some(Listen { api: api?, ops: ops?, pages, reflection: section.reflection })
+    Some(Listen { api: api?, ops: ops?, pages, tls, reflection: section.reflection })
 }
 
 /// People type codes there and come back with others: beyond loopback that needs TLS.

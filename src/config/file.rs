@@ -27,6 +27,10 @@ pub(super) struct File {
     pub(super) store: Store,
     /// What the store is sealed with.
     pub(super) keys: Keys,
+    /// How callers prove who they are. Nothing of it: nobody has to, and the API listens on loopback.
+    pub(super) callers: Callers,
+    /// What they may do.
+    pub(super) policy: PolicySection,
     /// Who issues tokens, by name.
     pub(super) providers: BTreeMap<String, ProviderSection>,
     /// Waits and bounds.
@@ -51,11 +55,27 @@ pub(super) struct Listen {
     /// What browsers know the pages by, such as `https://broker.example.com`; providers have this plus
     /// `/oauth/callback` as our redirect address. Left out: `http://` and the address.
     pub(super) pages_url: Option<String>,
+    /// TLS of the API. Left out: it speaks plaintext.
+    pub(super) tls: Option<TlsSection>,
     /// Serve gRPC reflection, so that grpcurl needs no proto files.
     pub(super) reflection: bool,
-    /// Callers cannot authenticate yet. Beyond loopback the API opens only if this says that
-    /// anyone who reaches it may take tokens.
+    /// Beyond loopback the API opens only where callers prove who they are, or if this says that anyone
+    /// who reaches it may take tokens.
     pub(super) anyone_may_take_tokens: bool,
+}
+
+/// TLS of the API. The files are in PEM, and read again when they change.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "they are files, as those of other sections")]
+pub(super) struct TlsSection {
+    /// Our certificate, and those between it and whom clients trust.
+    pub(super) certificate_file: PathBuf,
+    /// Its key.
+    pub(super) key_file: PathBuf,
+    /// Who signs certificates of clients, which then prove who calls by the one URI in them
+    /// (`spiffe://DOMAIN/PATH`). Left out: they are not asked for any.
+    pub(super) client_ca_file: Option<PathBuf>,
 }
 
 /// Where grants are kept.
@@ -94,6 +114,43 @@ pub(super) struct Store {
 pub(super) struct Keys {
     /// File of the key ring, made by `token-broker keys generate`. The embedded store makes one
     /// beside itself if none is named; Redis needs one.
+    pub(super) file: Option<PathBuf>,
+}
+
+/// How callers prove who they are.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Callers {
+    /// Pods, by tokens of their service accounts.
+    pub(super) kubernetes: Option<KubernetesSection>,
+    /// File with `NAME TOKEN` on each line: static tokens, for development and for callers outside of
+    /// any cluster.
+    pub(super) tokens_file: Option<PathBuf>,
+}
+
+/// Tokens of Kubernetes service accounts, projected into pods for our audience.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct KubernetesSection {
+    /// Who issues them, as `kubectl get --raw /.well-known/openid-configuration` says.
+    pub(super) issuer: String,
+    /// Whom they are for.
+    pub(super) audience: String,
+    /// File with the keys of the cluster (JWKS), instead of an address.
+    pub(super) jwks_file: Option<PathBuf>,
+    /// Where the cluster publishes them. Left out: where our own does, asked as our own service account.
+    pub(super) jwks_url: Option<String>,
+    /// Who signed the certificate there. Left out with `jwks_url`: whom the system trusts.
+    pub(super) ca_file: Option<PathBuf>,
+    /// The token to ask with. Left out with `jwks_url`: none.
+    pub(super) token_file: Option<PathBuf>,
+}
+
+/// What callers may do.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct PolicySection {
+    /// The policy file. What it does not allow is denied.
     pub(super) file: Option<PathBuf>,
 }
 
@@ -417,6 +474,19 @@ const fn s(seconds: u64) -> Span {
     Span(Duration::from_secs(seconds))
 }
 
+impl Default for KubernetesSection {
+    fn default() -> Self {
+        Self {
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            audience: "token-broker".to_owned(),
+            jwks_file: None,
+            jwks_url: None,
+            ca_file: None,
+            token_file: None,
+        }
+    }
+}
+
 impl Default for Listen {
     fn default() -> Self {
         Self {
@@ -425,6 +495,7 @@ impl Default for Listen {
             pages: None,
             pages_url: None,
             reflection: true,
+            tls: None,
             anyone_may_take_tokens: false,
         }
     }

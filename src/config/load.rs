@@ -37,6 +37,10 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Config, Ve
     let schema = schema();
     let mut problems = secrets_in_file(&tree);
     tutorial(&mut tree, environment);
+    // A bare name asks for what it has by default.
+    if let Some(section @ Value::Null) = tree.pointer_mut("/callers/kubernetes") {
+        *section = Value::Object(Map::new());
+    }
     problems.extend(overlay(&mut tree, environment, &schema));
     let misfits = validate(&tree, &schema);
     for misfit in &misfits {

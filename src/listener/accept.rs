@@ -12,19 +12,23 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower_service::Service;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::listener::bounds::{Bounds, Cause};
 use crate::listener::call::{Calls, Shares};
 use crate::listener::connection::{Connection, Order, Watched};
 use crate::listener::metrics::{Metrics, Ports};
+use crate::listener::tls::{self, Tls};
+use crate::service::Peer;
 
 /// A dead peer is noticed after these two together.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -67,6 +71,7 @@ pub struct Listener {
     protocol: Protocol,
     bounds: Bounds,
     metrics: Arc<Metrics>,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Listener {
@@ -78,7 +83,14 @@ impl Listener {
         ports: &Ports,
         name: &'static str,
     ) -> Self {
-        Self { port: Some(port), protocol, bounds, metrics: Arc::new(ports.of(name)) }
+        let metrics = Arc::new(ports.of(name));
+        Self { port: Some(port), protocol, bounds, metrics, tls: None }
+    }
+
+    /// Connections begin with TLS, if there is any.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Arc<Tls>>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Serves until `stop`, and then until every connection has ended: calls are answered, streams
@@ -167,8 +179,10 @@ impl Accept {
             shares: self.shares.clone(),
             bounds: self.listener.bounds,
             connection: Arc::clone(&connection),
+            peer: None,
         };
-        let task = self.connections.spawn(serve(tcp, calls, Arc::clone(&self.http)));
+        let tls = self.listener.tls.as_ref().map(|tls| tls.acceptor());
+        let task = self.connections.spawn(serve(tcp, tls, calls, Arc::clone(&self.http)));
         let age = spread(self.listener.bounds.age, self.watched.len());
         self.watched.insert(task.id(), Watched::new(connection, Instant::now(), age));
         self.shares.divide_between(self.watched.len());
@@ -256,8 +270,12 @@ async fn accept(port: Option<&TcpListener>) -> io::Result<TcpStream> {
 }
 
 /// Serves one connection to its end.
-async fn serve<S>(tcp: TcpStream, calls: Calls<S>, http: Arc<Builder<TokioExecutor>>)
-where
+async fn serve<S>(
+    tcp: TcpStream,
+    tls: Option<TlsAcceptor>,
+    mut calls: Calls<S>,
+    http: Arc<Builder<TokioExecutor>>,
+) where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     S: Clone + Send + Sync + 'static,
     S::Future: Send,
@@ -275,8 +293,34 @@ where
     }
     // Without it small answers wait for the acknowledgement of those before.
     let _ = tcp.set_nodelay(true);
+    let Some(tls) = tls else { return speak(tcp, calls, http).await };
+    let accepted = tokio::select! {
+        accepted = timeout(calls.bounds.speak, tls.accept(tcp)) => accepted,
+        () = connection.told(Order::Leave) => return,
+    };
+    match accepted {
+        Ok(Ok(stream)) => {
+            let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            calls.peer = certificates.first().map(|first| Peer(Arc::new(tls::named(first))));
+            speak(stream, calls, http).await;
+        }
+        // Most are scanners, and clients that do not trust us or speak plaintext: they know.
+        Ok(Err(error)) => debug!(%error, "a connection is no TLS that we can speak"),
+        Err(_elapsed) => connection.metrics.silent(),
+    }
+}
+
+/// Speaks HTTP until the connection ends.
+async fn speak<S, I>(stream: I, calls: Calls<S>, http: Arc<Builder<TokioExecutor>>)
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = Arc::clone(&calls.connection);
     let service = service_fn(move |request| calls.begin(request));
-    let mut served = pin!(http.serve_connection(TokioIo::new(tcp), service));
+    let mut served = pin!(http.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         // A client that breaks the protocol hears of it from the library.
         _ = served.as_mut() => return,

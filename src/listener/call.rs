@@ -17,7 +17,7 @@ use crate::listener::arriving::{Arrived, Arriving};
 use crate::listener::bounds::Bounds;
 use crate::listener::connection::{Connection, Visit};
 use crate::listener::places::{Entry, Place, Places};
-use crate::service::{Refusal, refused};
+use crate::service::{Peer, Refusal, refused};
 
 /// Health is asked by few, and often: it keeps places of its own.
 const HEALTH_STREAMS_MAX: usize = 1_024;
@@ -89,6 +89,8 @@ pub(super) struct Calls<S> {
     pub(super) shares: Shares,
     pub(super) bounds: Bounds,
     pub(super) connection: Arc<Connection>,
+    /// Whom its certificate names, if it came with one.
+    pub(super) peer: Option<Peer>,
 }
 
 impl<S> Calls<S>
@@ -111,8 +113,11 @@ where
         let within = (!path.starts_with(REFLECTION)).then_some(self.bounds.request);
         let (places, connection) = (Arc::clone(places), Arc::clone(&self.connection));
         let arrived = at_once.clone();
-        let request =
+        let mut request =
             request.map(|body| Body::new(Arriving::new(body, places, within, connection, arrived)));
+        if let Some(peer) = &self.peer {
+            request.extensions_mut().insert(peer.clone());
+        }
         let answer = S::clone(&self.service).call(request);
         Call::Served { answer, at_once, visit, place: Some(place) }
     }

@@ -7,8 +7,11 @@ use std::time::SystemTime;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
+use crate::broker::enrol::Stage;
 use crate::broker::error::Error;
+use crate::broker::model::Enrolment;
 use crate::broker::{Broker, Overview, endpoint};
+use crate::policy;
 use crate::proto::grant_admin_service_server::GrantAdminService;
 use crate::proto::{
     CancelEnrollmentRequest, CancelEnrollmentResponse, CompleteEnrollmentRequest,
@@ -22,6 +25,7 @@ use crate::proto::{
     RewrapKeysRequest, RewrapKeysResponse, RotateGrantRequest, RotateGrantResponse,
     StartEnrollmentRequest, StartEnrollmentResponse, UpdateGrantRequest, UpdateGrantResponse,
 };
+use crate::secret::EnrolmentId;
 use crate::service::call::{Action, Call};
 use crate::service::{Observe, convert};
 
@@ -48,6 +52,14 @@ impl Admin {
     ) -> Option<(endpoint::Failure, std::time::Duration)> {
         let (failure, until) = self.broker.provider_waits(&provider.id)?;
         Some((failure, until.saturating_duration_since(Instant::now())))
+    }
+
+    /// An enrolment of a grant that the caller may enroll; of others nothing is said.
+    async fn enrolment(&self, id: &EnrolmentId, call: &Call) -> Result<(Enrolment, Stage), Error> {
+        let (enrolment, stage) = self.broker.show_enrolment(id).await?;
+        let enroll = policy::Action::EnrollGrant;
+        let may = self.observe.gate().allows(&call.who, enroll, enrolment.grant.as_str());
+        if may { Ok((enrolment, stage)) } else { Err(Error::EnrolmentUnknown) }
     }
 
     fn status(&self) -> GetBrokerStatusResponse {
@@ -95,8 +107,13 @@ impl GrantAdminService for Admin {
         &self,
         request: Request<StartEnrollmentRequest>,
     ) -> Result<Response<StartEnrollmentResponse>, Status> {
-        let run = |request, _| async move {
-            let asked = self.broker.start_enrolment(convert::enrolment(request)?).await?;
+        let run = |request, call: Call| async move {
+            let mut new = convert::enrolment(request)?;
+            if let Some(proven) = call.who.proven() {
+                // Whoever consents reads who asked: not what they say, but what they have proven.
+                proven.clone_into(&mut new.started_by);
+            }
+            let asked = self.broker.start_enrolment(new).await?;
             Ok(convert::asked(asked))
         };
         self.observe.call(Action::StartEnrollment, request, run).await
@@ -119,9 +136,9 @@ impl GrantAdminService for Admin {
         &self,
         request: Request<GetEnrollmentRequest>,
     ) -> Result<Response<GetEnrollmentResponse>, Status> {
-        let run = |request: GetEnrollmentRequest, _| async move {
+        let run = |request: GetEnrollmentRequest, call: Call| async move {
             let id = convert::enrolment_id(&request.enrollment_id)?;
-            let shown = convert::standing(self.broker.show_enrolment(&id).await?);
+            let shown = convert::standing(self.enrolment(&id, &call).await?);
             Ok(GetEnrollmentResponse { enrollment: Some(shown) })
         };
         self.observe.call(Action::GetEnrollment, request, run).await
@@ -131,8 +148,9 @@ impl GrantAdminService for Admin {
         &self,
         request: Request<CancelEnrollmentRequest>,
     ) -> Result<Response<CancelEnrollmentResponse>, Status> {
-        let run = |request: CancelEnrollmentRequest, _| async move {
+        let run = |request: CancelEnrollmentRequest, call: Call| async move {
             let id = convert::enrolment_id(&request.enrollment_id)?;
+            self.enrolment(&id, &call).await?;
             let shown = convert::standing(self.broker.cancel_enrolment(&id).await?);
             Ok(CancelEnrollmentResponse { enrollment: Some(shown) })
         };
@@ -181,12 +199,14 @@ impl GrantAdminService for Admin {
         &self,
         request: Request<ListGrantsRequest>,
     ) -> Result<Response<ListGrantsResponse>, Status> {
-        let run = |request: ListGrantsRequest, _| async move {
+        let run = |request: ListGrantsRequest, call: Call| async move {
             let size = convert::page_size(&request)?;
             let after = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
             let (page, next) = self.broker.list_grants(after, size).await?;
+            let gate = self.observe.gate();
             let wanted = |grant: &Grant| {
-                (request.provider_id.is_empty() || request.provider_id == grant.provider_id)
+                gate.allows(&call.who, policy::Action::ListGrants, &grant.grant_id)
+                    && (request.provider_id.is_empty() || request.provider_id == grant.provider_id)
                     && (request.states.is_empty() || request.states.contains(&grant.state))
             };
             let grants = page.iter().map(|overview| self.show(overview)).filter(wanted);
@@ -230,6 +250,8 @@ impl GrantAdminService for Admin {
             let id = convert::grant_id(&request.grant_id)?;
             let etag = Some(request.etag).filter(|etag| !etag.is_empty());
             let deleted = if request.revoke {
+                let revoke = policy::Action::RevokeGrant;
+                self.observe.gate().require(&call.who, revoke, Some(&request.grant_id))?;
                 self.broker.revoke_and_delete(&id, etag, call.deadline).await
             } else {
                 self.broker.delete_grant(&id, etag).await

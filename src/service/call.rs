@@ -1,10 +1,13 @@
 //! Calls: who asks for what, and until when.
 
-use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
+
+use crate::policy;
+use crate::proto;
+use crate::service::gate::Who;
 
 /// The answer leaves this long before the caller's deadline, or at a tenth of it, whichever is
 /// shorter: an answer that arrives late arrives without its details.
@@ -13,9 +16,9 @@ pub(super) const ANSWER_LEAD: Duration = Duration::from_millis(50);
 const ANSWER_LEAD_SHARE: u32 = 10;
 
 /// A call on its way through the edge. Whatever is decided about a caller is decided on this.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Call {
-    pub(super) caller: Caller,
+    pub(super) who: Who,
     pub(super) action: Action,
     pub(super) start: Instant,
     /// The answer must be ready by then.
@@ -27,22 +30,67 @@ impl Call {
     pub(super) fn begin(action: Action, metadata: &MetadataMap, wait_max: Duration) -> Self {
         let start = Instant::now();
         let deadline = start + budget(metadata, wait_max);
-        Self { caller: Caller::Anyone, action, start, deadline }
+        Self { who: Who::default(), action, start, deadline }
     }
 }
 
-/// Who calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Caller {
-    /// Whoever reaches the port.
-    Anyone,
+/// A request that may name the grant which it is about.
+pub(super) trait Named {
+    /// Its name, as it was sent; `None`: it is about none, or about one that it does not name.
+    fn grant(&self) -> Option<&str>;
 }
 
-impl fmt::Display for Caller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Anyone => f.write_str("anyone"),
-        }
+macro_rules! named {
+    ($($request:ty),* $(,)?) => {
+        $(impl Named for $request {
+            fn grant(&self) -> Option<&str> {
+                Some(&self.grant_id)
+            }
+        })*
+    };
+}
+
+macro_rules! nameless {
+    ($($request:ty),* $(,)?) => {
+        $(impl Named for $request {
+            fn grant(&self) -> Option<&str> {
+                None
+            }
+        })*
+    };
+}
+
+named!(
+    proto::GetTokenRequest,
+    proto::ForceRefreshRequest,
+    proto::WatchTokenRequest,
+    proto::StartEnrollmentRequest,
+    proto::ImportGrantRequest,
+    proto::CreateGrantRequest,
+    proto::GetGrantRequest,
+    proto::RotateGrantRequest,
+    proto::RevokeGrantRequest,
+    proto::DeleteGrantRequest,
+    proto::DisableGrantRequest,
+    proto::EnableGrantRequest,
+    proto::ResolveGrantRequest,
+);
+nameless!(
+    // Whoever knows the id or the state of an enrolment began it, or was told.
+    proto::CompleteEnrollmentRequest,
+    proto::GetEnrollmentRequest,
+    proto::CancelEnrollmentRequest,
+    // Each grant is looked at by itself.
+    proto::ListGrantsRequest,
+    proto::ListProvidersRequest,
+    proto::GetBrokerStatusRequest,
+    proto::ConfirmEmptyStoreRequest,
+    proto::RewrapKeysRequest,
+);
+
+impl Named for proto::UpdateGrantRequest {
+    fn grant(&self) -> Option<&str> {
+        Some(self.grant.as_ref().map_or("", |grant| &grant.grant_id))
     }
 }
 
@@ -102,6 +150,34 @@ impl Action {
             Self::GetBrokerStatus => "tokenbroker.v1.GrantAdminService/GetBrokerStatus",
             Self::ConfirmEmptyStore => "tokenbroker.v1.GrantAdminService/ConfirmEmptyStore",
             Self::RewrapKeys => "tokenbroker.v1.GrantAdminService/RewrapKeys",
+        }
+    }
+
+    /// What the policy calls it.
+    pub(super) fn in_policy(self) -> policy::Action {
+        match self {
+            Self::GetToken => policy::Action::GetToken,
+            Self::ForceRefresh => policy::Action::ForceRefresh,
+            Self::WatchToken => policy::Action::WatchToken,
+            Self::StartEnrollment
+            | Self::CompleteEnrollment
+            | Self::GetEnrollment
+            | Self::CancelEnrollment => policy::Action::EnrollGrant,
+            Self::ImportGrant => policy::Action::ImportGrant,
+            Self::CreateGrant => policy::Action::CreateGrant,
+            Self::GetGrant => policy::Action::GetGrant,
+            Self::ListGrants => policy::Action::ListGrants,
+            Self::UpdateGrant => policy::Action::UpdateGrant,
+            Self::RotateGrant => policy::Action::RotateGrant,
+            Self::RevokeGrant => policy::Action::RevokeGrant,
+            Self::DeleteGrant => policy::Action::DeleteGrant,
+            Self::DisableGrant => policy::Action::DisableGrant,
+            Self::EnableGrant => policy::Action::EnableGrant,
+            Self::ResolveGrant => policy::Action::ResolveGrant,
+            Self::ListProviders => policy::Action::ListProviders,
+            Self::GetBrokerStatus => policy::Action::GetBrokerStatus,
+            Self::ConfirmEmptyStore => policy::Action::ConfirmStore,
+            Self::RewrapKeys => policy::Action::RewrapKeys,
         }
     }
 

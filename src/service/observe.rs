@@ -10,14 +10,15 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, Response, Status};
 use tracing::{debug, info, warn};
 
 use crate::broker::error::{Error, chain};
 use crate::broker::model::GrantId;
 use crate::broker::store::StoreError;
-use crate::service::call::{ANSWER_LEAD, Action, Call};
+use crate::service::Gate;
+use crate::service::call::{ANSWER_LEAD, Action, Call, Named};
 use crate::service::status::{classify, status};
 
 /// Shortest call worth telling apart, in seconds: cached answers take less than a millisecond.
@@ -38,11 +39,13 @@ pub struct Observe {
     /// Those of answered calls, found once for each action.
     answered: [OnceLock<Histogram>; Action::COUNT],
     wait_max: Duration,
+    gate: Arc<Gate>,
 }
 
 impl Observe {
-    /// Registers the histogram. No call waits longer than `wait_max`.
-    pub fn new(registry: &mut Registry, wait_max: Duration) -> Arc<Self> {
+    /// Registers the histogram. No call waits longer than `wait_max`, and none passes that the gate does
+    /// not let in.
+    pub fn new(registry: &mut Registry, wait_max: Duration, gate: Arc<Gate>) -> Arc<Self> {
         let durations: Family<Labels, Histogram> = Family::new_with_constructor(|| {
             Histogram::new(exponential_buckets(CALL_BUCKET_FIRST, 2.0, CALL_BUCKETS))
         });
@@ -52,11 +55,11 @@ impl Observe {
             Unit::Seconds,
             durations.clone(),
         );
-        Arc::new(Self { durations, answered: Default::default(), wait_max })
+        Arc::new(Self { durations, answered: Default::default(), wait_max, gate })
     }
 
     /// Runs a call until shortly before its caller's deadline.
-    pub(super) async fn call<Q, T, F>(
+    pub(super) async fn call<Q: Named, T, F>(
         &self,
         action: Action,
         request: Request<Q>,
@@ -65,18 +68,30 @@ impl Observe {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let call = Call::begin(action, request.metadata(), self.wait_max);
-        let mut record = Record { observe: self, call, code: Code::Cancelled };
-        let mut running = pin!(run(request.into_inner(), call));
+        let mut call = Call::begin(action, request.metadata(), self.wait_max);
+        let mut record = Record { observe: self, action, start: call.start, code: Code::Cancelled };
+        let (metadata, extensions) = (request.metadata(), request.extensions());
+        let grant = request.get_ref().grant();
+        let admitted = self.gate.admit(action.in_policy(), metadata, extensions, grant);
+        match timeout_at(call.deadline, admitted).await.unwrap_or_else(|_| Err(late())) {
+            Ok(who) => call.who = who,
+            Err(error) => {
+                record.code = classify(&error).0;
+                log(&call, &error);
+                return Err(status(&error));
+            }
+        }
+        let (method, deadline) = (action.method(), call.deadline);
+        let mut running = pin!(run(request.into_inner(), call.clone()));
         // What is answered from memory needs no timer.
         let at_once = poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await;
         let result = match at_once {
             Poll::Ready(result) => result,
             // The domain gives up at its deadline by itself; this bounds what waits for the store.
-            Poll::Pending => match timeout_at(call.deadline + ANSWER_LEAD / 2, running).await {
+            Poll::Pending => match timeout_at(deadline + ANSWER_LEAD / 2, running).await {
                 Ok(result) => result,
                 Err(_elapsed) => {
-                    warn!(rpc.method = action.method(), "no answer within the caller's deadline");
+                    warn!(rpc.method = method, "no answer within the caller's deadline");
                     Err(late())
                 }
             },
@@ -84,7 +99,7 @@ impl Observe {
         match result {
             Ok(response) => {
                 record.code = Code::Ok;
-                debug!(rpc.method = action.method(), caller = %call.caller, "answered");
+                debug!(rpc.method = method, caller = %call.who, "answered");
                 Ok(Response::new(response))
             }
             Err(error) => {
@@ -93,6 +108,11 @@ impl Observe {
                 Err(status(&error))
             }
         }
+    }
+
+    /// Who is let in.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     fn durations(&self, action: Action, code: Code) -> Histogram {
@@ -110,9 +130,13 @@ fn late() -> Error {
 /// A failure is logged once: here, unless it was told where it happened. What callers can mend by
 /// themselves is not a warning.
 fn log(call: &Call, error: &Error) {
-    let (method, caller) = (call.action.method(), call.caller);
+    let (method, caller) = (call.action.method(), &call.who);
     let (code, reason, _) = classify(error);
-    let grant = grant(error).map(GrantId::as_str);
+    let denied = match error {
+        Error::Denied { grant, .. } => Some(grant.as_str()),
+        _ => None,
+    };
+    let grant = grant(error).map(GrantId::as_str).or(denied);
     let reason = reason.wire_name();
     let told = match error {
         // By the refresh, or the watch over the store.
@@ -125,12 +149,17 @@ fn log(call: &Call, error: &Error) {
         _ if told => {
             debug!(rpc.method = method, %caller, grant.id = grant, reason, error, "failed");
         }
+        // Whoever is nobody does not fill the log; they are counted.
+        Code::Unauthenticated => {
+            debug!(rpc.method = method, reason, error, "refused");
+        }
         Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists
         | Code::OutOfRange
         | Code::Unimplemented
         | Code::Aborted
+        | Code::PermissionDenied
         | Code::DeadlineExceeded => {
             info!(rpc.method = method, %caller, grant.id = grant, reason, error, "refused");
         }
@@ -162,6 +191,9 @@ fn grant(error: &Error) -> Option<&GrantId> {
         | Error::CodeOutcomeUnknown(_)
         | Error::NoRefreshToken(_)
         | Error::CannotRevoke(_)
+        | Error::Unauthenticated(_)
+        | Error::CallersUnknown(_)
+        | Error::Denied { .. }
         | Error::AccountUnproven { .. }
         | Error::ProviderNotConfigured(_)
         | Error::Store(_)
@@ -174,13 +206,14 @@ fn grant(error: &Error) -> Option<&GrantId> {
 /// Written when the call ends, also when the caller hangs up: then as CANCELLED.
 struct Record<'a> {
     observe: &'a Observe,
-    call: Call,
+    action: Action,
+    start: Instant,
     code: Code,
 }
 
 impl Drop for Record<'_> {
     fn drop(&mut self) {
-        let Self { observe, call: Call { action, start, .. }, code } = *self;
+        let Self { observe, action, start, code } = *self;
         let took = start.elapsed().as_secs_f64();
         if code == Code::Ok {
             let found = &observe.answered[action as usize];

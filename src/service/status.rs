@@ -95,6 +95,11 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         Error::CannotRevoke(_) => {
             (Code::FailedPrecondition, ErrorReason::ProviderCannotRevoke, None)
         }
+        Error::Unauthenticated(_) => {
+            (Code::Unauthenticated, ErrorReason::CallerUnauthenticated, None)
+        }
+        Error::CallersUnknown(_) => (Code::Unavailable, ErrorReason::CallerUnauthenticated, soon),
+        Error::Denied { .. } => (Code::PermissionDenied, ErrorReason::PolicyDenied, None),
         Error::Draining => (Code::Unavailable, ErrorReason::Draining, soon),
         Error::NotImplemented(_) => (Code::Unimplemented, ErrorReason::NotImplemented, None),
         Error::Internal => (Code::Internal, ErrorReason::Internal, None),
@@ -245,7 +250,16 @@ fn metadata(error: &Error) -> HashMap<String, String> {
             let fields: Vec<_> = violations.iter().map(|violation| violation.field).collect();
             put("fields", fields.join(","));
         }
-        Error::EnrolmentUnknown | Error::EnrolmentGoesOn | Error::Draining | Error::Internal => {}
+        Error::Denied { caller, action, .. } => {
+            put("caller", caller.clone());
+            put("action", (*action).to_owned());
+        }
+        Error::Unauthenticated(_)
+        | Error::CallersUnknown(_)
+        | Error::EnrolmentUnknown
+        | Error::EnrolmentGoesOn
+        | Error::Draining
+        | Error::Internal => {}
     }
     metadata
 }

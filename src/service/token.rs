@@ -2,12 +2,16 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
 use crate::broker::Broker;
 use crate::broker::error::Error;
-use crate::broker::serving::Outcome;
+use crate::broker::freshness::Window;
+use crate::broker::serving::{Outcome, Want};
+use crate::clock::between;
+use crate::policy;
 use crate::proto::token_service_server::TokenService;
 use crate::proto::{
     ForceRefreshRequest, ForceRefreshResponse, GetTokenRequest, GetTokenResponse,
@@ -41,6 +45,19 @@ impl TokenService for Tokens {
     ) -> Result<Response<GetTokenResponse>, Status> {
         let run = |request, call: Call| async move {
             let (id, want) = convert::get_token(&request)?;
+            // To have a token that lives longer than what would be served costs a rotation.
+            let force = policy::Action::ForceRefresh;
+            let longer = want.min_ttl;
+            if !longer.is_zero() && !self.observe.gate().allows(&call.who, force, id.as_str()) {
+                let want = Want { min_ttl: Duration::ZERO, ..want };
+                let served = Box::pin(self.broker.get_token(&id, want, call.deadline)).await?;
+                let now = self.broker.clock().now();
+                let long = |(_, window): (_, Window)| between(now, window.expires_at) >= longer;
+                if !served.view.token().is_some_and(long) {
+                    self.observe.gate().require(&call.who, force, Some(id.as_str()))?;
+                }
+                return Ok(convert::reply(&served.view, served.degraded, now));
+            }
             if let Some(reply) = self.broker.from_memory(&id, want, convert::reply) {
                 return Ok(reply);
             }

@@ -196,20 +196,47 @@ fn broken_yaml_is_placed_but_not_shown() {
     assert!(file("", &[]).is_ok(), "an empty file is one");
 }
 
+/// A configuration with the files that it names.
+fn with_files(name: &str) -> Result<token_broker::config::Config, Vec<Problem>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    let mut text = std::fs::read_to_string(root.join(name)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names = vec!["broker.example.com".to_owned()];
+    let certificate =
+        rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap().pem();
+    let policy = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    for (path, content) in [
+        ("secrets/kroger-client-secret", "s".to_owned()),
+        ("secrets/redis-password", "s".to_owned()),
+        ("secrets/keys.json", "s".to_owned()),
+        ("secrets/callers", "laptop 0123456789abcdef0123".to_owned()),
+        ("tls/tls.crt", certificate.clone()),
+        ("tls/ca.crt", certificate),
+        ("tls/tls.key", key.serialize_pem()),
+        ("policy.yaml", policy("policy.example.yaml")),
+        ("policy/policy.yaml", policy("kubernetes/base/policy.yaml")),
+    ] {
+        let file = dir.path().join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, content).unwrap();
+        text = text.replace(&format!("/etc/token-broker/{path}"), &file.display().to_string());
+    }
+    file(&text, &[])
+}
+
 #[test]
 fn the_example_is_valid() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("deploy/config.example.yaml")).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("secret"), "s").unwrap();
-    let here = dir.path().display().to_string();
-    let text =
-        text.replace("/etc/token-broker/secrets/kroger-client-secret", &format!("{here}/secret"));
-    let text = text.replace("/etc/token-broker/secrets/redis-password", &format!("{here}/secret"));
-    let text = text.replace("/etc/token-broker/secrets/keys.json", &format!("{here}/secret"));
-    let config = file(&text, &[]).unwrap();
+    let config = with_files("config.example.yaml").unwrap();
     assert!(matches!(config.store, StoreConfig::Redis { .. }));
     assert_eq!(config.providers.len(), 2);
+}
+
+#[test]
+fn the_configuration_for_kubernetes_is_valid() {
+    let config = with_files("kubernetes/base/config.yaml").unwrap();
+    assert!(config.policy.is_some() && config.callers.kubernetes.is_some());
+    assert!(config.listen.tls.is_some() && !config.listen.api.ip().is_loopback());
 }
 
 /// Every setting stands in the example, so that it is the manual.

@@ -5,6 +5,7 @@
 mod accounts;
 mod agreement;
 mod bounds;
+mod callers;
 mod chaos;
 mod config;
 mod continuity;
@@ -34,6 +35,7 @@ mod secrets;
 mod store_contract;
 mod support;
 mod telling;
+mod tls;
 mod upstream;
 mod ways_out;
 mod whose_trouble;

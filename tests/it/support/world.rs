@@ -14,7 +14,7 @@ use token_broker::proto::grant_admin_service_client::GrantAdminServiceClient;
 use token_broker::proto::grant_admin_service_server::GrantAdminServiceServer;
 use token_broker::proto::token_service_client::TokenServiceClient;
 use token_broker::proto::token_service_server::TokenServiceServer;
-use token_broker::service::{Admin, Observe, Tokens};
+use token_broker::service::{Admin, Gate, Observe, Tokens};
 use token_broker::store::{Keyring, Vault};
 
 use super::authority::Authority;
@@ -78,7 +78,8 @@ impl World {
         settings: Settings,
     ) -> Self {
         let mut registry = Registry::default();
-        let observe = Observe::new(&mut registry, settings.caller_wait_max);
+        let gate = Arc::new(Gate::open(clock));
+        let observe = Observe::new(&mut registry, settings.caller_wait_max, gate);
         let metrics = Metrics::new(&mut registry);
         let endpoint = Arc::new(authority.clone());
         let broker = Broker::new(Arc::clone(&store), endpoint, clock, settings, metrics, boot);

@@ -1,0 +1,193 @@
+//! The keys that a cluster signs with (JWKS, RFC 7517): kept, and fetched again where a new one is named.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jsonwebtoken::DecodingKey;
+use jsonwebtoken::jwk::JwkSet;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::textfile;
+
+/// Largest set of keys.
+const LEN_MAX: u64 = 256 * 1024;
+/// Longest wait for them.
+const FETCH_MAX: Duration = Duration::from_secs(5);
+/// They are fetched this often, so that a key that is taken back is believed no longer,
+const FETCH_EACH: Duration = Duration::from_secs(300);
+/// and not more often than this.
+const FETCH_LEAST: Duration = Duration::from_secs(5);
+
+/// Where the keys are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// In a file.
+    File(PathBuf),
+    /// At an address of the cluster.
+    Url {
+        /// The address.
+        url: String,
+        /// Who signed its certificate; `None`: whom the system trusts.
+        ca_file: Option<PathBuf>,
+        /// The token to ask with; `None`: it answers anybody.
+        token_file: Option<PathBuf>,
+    },
+}
+
+/// The last good set, ready for use.
+pub struct Keys {
+    source: KeySource,
+    set: ArcSwap<HashMap<String, DecodingKey>>,
+    /// Whoever needs a key that is not there asks for another look.
+    wanted: Notify,
+    /// Counts the looks, and when the last one ended.
+    looked: watch::Sender<u64>,
+    looked_at: Mutex<Option<Instant>>,
+}
+
+/// What is known of a key.
+pub(super) enum Found {
+    Key(Arc<DecodingKey>),
+    /// There are others.
+    Unknown,
+    /// There is none at all.
+    NoKeys,
+}
+
+impl Keys {
+    /// None yet.
+    pub fn new(source: KeySource) -> Arc<Self> {
+        let (set, wanted) = (ArcSwap::default(), Notify::new());
+        let (looked, looked_at) = (watch::Sender::new(0), Mutex::default());
+        Arc::new(Self { source, set, wanted, looked, looked_at })
+    }
+
+    /// Fetches them now and then, and where somebody needs one that is not there; until `stop`. Where that
+    /// fails, those from before stay.
+    pub async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
+        let mut told = None;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(FETCH_EACH) => {}
+                () = self.wanted.notified() => {}
+            }
+            match self.refresh().await {
+                Ok(()) => told = None,
+                Err(error) if told.as_ref() == Some(&error) => {}
+                Err(error) => {
+                    warn!(
+                        error,
+                        "the keys that sign callers' tokens cannot be fetched; the last good ones \
+                        stay"
+                    );
+                    told = Some(error);
+                }
+            }
+            // Whatever keys callers name.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(FETCH_LEAST) => {}
+            }
+        }
+    }
+
+    /// Fetches them; where that fails, those from before stay.
+    pub async fn refresh(&self) -> Result<(), String> {
+        let fetched = self.fetch().await;
+        *self.looked_at.lock() = Some(Instant::now());
+        self.looked.send_modify(|looks| *looks += 1);
+        fetched
+    }
+
+    async fn fetch(&self) -> Result<(), String> {
+        let text = match &self.source {
+            KeySource::File(path) => {
+                let read = textfile::read(path, LEN_MAX);
+                read.map(|text| text.as_bytes().to_vec()).map_err(|error| error.to_string())?
+            }
+            KeySource::Url { url, ca_file, token_file } => {
+                get(url, ca_file.as_ref(), token_file.as_ref()).await?
+            }
+        };
+        let keys = keys(&text)?;
+        if self.set.load().is_empty() {
+            info!(keys = keys.len(), "the keys that sign callers' tokens are known");
+        }
+        self.set.store(Arc::new(keys));
+        Ok(())
+    }
+
+    /// The key of this name; where it is not there, another look is waited for.
+    pub(super) async fn named(&self, name: &str) -> Found {
+        if let Some(key) = self.set.load().get(name) {
+            return Found::Key(Arc::new(key.clone()));
+        }
+        let mut looked = self.looked.subscribe();
+        looked.mark_unchanged();
+        if self.looked_at.lock().is_some_and(|at| at.elapsed() < FETCH_LEAST) {
+            return self.unknown();
+        }
+        self.wanted.notify_one();
+        let _ = timeout(FETCH_MAX, looked.changed()).await;
+        let set = self.set.load();
+        set.get(name).map_or_else(|| self.unknown(), |key| Found::Key(Arc::new(key.clone())))
+    }
+
+    fn unknown(&self) -> Found {
+        if self.set.load().is_empty() { Found::NoKeys } else { Found::Unknown }
+    }
+}
+
+/// Takes a set of keys; those that this program cannot use are left out.
+pub fn keys(text: &[u8]) -> Result<HashMap<String, DecodingKey>, String> {
+    let set: JwkSet =
+        serde_json::from_slice(text).map_err(|_| "what is there is no set of keys".to_owned())?;
+    let usable = set
+        .keys
+        .iter()
+        .filter_map(|key| Some((key.common.key_id.clone()?, DecodingKey::from_jwk(key).ok()?)));
+    let keys: HashMap<_, _> = usable.collect();
+    if keys.is_empty() { Err("the set has no key with a name".to_owned()) } else { Ok(keys) }
+}
+
+async fn get(
+    url: &str,
+    ca_file: Option<&PathBuf>,
+    token_file: Option<&PathBuf>,
+) -> Result<Vec<u8>, String> {
+    #[expect(clippy::disallowed_methods, reason = "this reads keys, and spends nothing")]
+    let client = reqwest::Client::builder();
+    let told = |error: reqwest::Error| error.without_url().to_string();
+    let mut client =
+        client.timeout(FETCH_MAX).redirect(reqwest::redirect::Policy::none()).no_proxy();
+    if let Some(path) = ca_file {
+        let pem = textfile::read(path, LEN_MAX).map_err(|error| error.to_string())?;
+        let signers = reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_err(told)?;
+        client = client.tls_certs_only(signers);
+    }
+    let mut request = client.build().map_err(told)?.get(url);
+    if let Some(path) = token_file {
+        let token = textfile::read(path, LEN_MAX).map_err(|error| error.to_string())?;
+        request = request.bearer_auth(token.trim());
+    }
+    let mut answer = request.send().await.map_err(told)?;
+    if !answer.status().is_success() {
+        return Err(format!("the answer is {}", answer.status()));
+    }
+    let mut text = Vec::new();
+    while let Some(part) = answer.chunk().await.map_err(told)? {
+        text.extend_from_slice(&part);
+        if text.len() as u64 > LEN_MAX {
+            return Err("the set of keys is too long".to_owned());
+        }
+    }
+    Ok(text)
+}

@@ -1,0 +1,161 @@
+//! TLS of a port: our certificate, and whom the certificates of clients name.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::RootCertStore;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use thiserror::Error;
+use tokio_rustls::TlsAcceptor;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::caller::Caller;
+use crate::textfile;
+
+/// Longest file of certificates or keys.
+const FILE_LEN_MAX: u64 = 1024 * 1024;
+/// gRPC is HTTP/2, and nothing else.
+const HTTP2: &[u8] = b"h2";
+
+/// Files in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Our certificate, and those between it and whom clients trust.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Who signs certificates of clients; `None`: they are not asked for any.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Why the files cannot be used. Never says what stands in them.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct TlsError(String);
+
+/// What connections are accepted with; new ones with the newest.
+pub struct Tls {
+    files: TlsFiles,
+    current: ArcSwap<ServerConfig>,
+    /// What the files held when they were read last.
+    read: Mutex<Texts>,
+}
+
+type Texts = Vec<String>;
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// Reads the files.
+    pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
+        let texts = read(&files)?;
+        let current = ArcSwap::from_pointee(config(&files, &texts)?);
+        Ok(Arc::new(Self { files, current, read: Mutex::new(texts) }))
+    }
+
+    /// Reads them again; where they have changed, new connections get what they hold. `false`: they have
+    /// not. An error changes nothing.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let texts = read(&self.files)?;
+        let mut before = self.read.lock();
+        if *before == texts {
+            return Ok(false);
+        }
+        self.current.store(Arc::new(config(&self.files, &texts)?));
+        *before = texts;
+        Ok(true)
+    }
+
+    /// Clients are asked for certificates.
+    pub fn asks_clients(&self) -> bool {
+        self.files.client_ca.is_some()
+    }
+
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.current.load_full())
+    }
+}
+
+fn read(files: &TlsFiles) -> Result<Texts, TlsError> {
+    let all = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()];
+    let text = |path: &PathBuf| {
+        let read = textfile::read(path, FILE_LEN_MAX);
+        read.map(|text| text.as_str().to_owned())
+            .map_err(|error| TlsError(format!("{} cannot be read: {error}", path.display())))
+    };
+    all.into_iter().flatten().map(text).collect()
+}
+
+fn config(files: &TlsFiles, texts: &[String]) -> Result<ServerConfig, TlsError> {
+    let [certificate, key, rest @ ..] = texts else {
+        return Err(TlsError("a file is missing".to_owned()));
+    };
+    let chain = certificates(&files.certificate, certificate)?;
+    let wrong = |path: &Path, what: &str| TlsError(format!("{} {what}", path.display()));
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+        .map_err(|_| wrong(&files.key, "holds no private key in PEM"))?;
+    let provider = Arc::new(default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError(error.to_string()))?;
+    let builder = match (&files.client_ca, rest.first()) {
+        (Some(path), Some(text)) => {
+            let mut roots = RootCertStore::empty();
+            for root in certificates(path, text)? {
+                roots.add(root).map_err(|_| wrong(path, "holds a certificate that cannot sign"))?;
+            }
+            // A bearer token may prove who calls instead.
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| wrong(path, &error.to_string()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| wrong(&files.certificate, &format!("and its key do not fit: {error}")))?;
+    config.alpn_protocols = vec![HTTP2.to_vec()];
+    Ok(config)
+}
+
+fn certificates(path: &Path, text: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    let wrong = || TlsError(format!("{} holds no certificates in PEM", path.display()));
+    all.ok().filter(|all| !all.is_empty()).ok_or_else(wrong)
+}
+
+/// Whom a certificate names, which was checked already: the one URI of a workload in it (X.509-SVID
+/// section 2).
+pub(super) fn named(certificate: &CertificateDer<'_>) -> Result<Arc<str>, &'static str> {
+    let unreadable = "cannot be read";
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| unreadable)?;
+    let names = parsed.subject_alternative_name().map_err(|_| unreadable)?;
+    let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+    let uris = names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    let mut uris = uris.fuse();
+    let (Some(uri), None) = (uris.next(), uris.next()) else {
+        return Err("must name one URI, and no other");
+    };
+    let fit = |c: char| c.is_ascii_alphanumeric() || "-._/:".contains(c);
+    match Caller::named(uri) {
+        Some(Caller::Spiffe(uri)) if uri.chars().all(fit) => Ok(uri.into()),
+        _ => Err("must name a workload, as spiffe://DOMAIN/PATH"),
+    }
+}

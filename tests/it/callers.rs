@@ -1,0 +1,292 @@
+//! Who is let in, and what they may do: every method, every kind of caller.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use prost::Message as _;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use token_broker::client::CallError;
+use token_broker::proto::{ErrorReason, FILE_DESCRIPTOR_SET};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+
+use crate::herd::settings;
+use crate::support::authority::Authority;
+use crate::support::process::{Program, run, text};
+use crate::support::signer::Signer;
+
+const POLICY: &str = "
+policies:
+  - name: orders
+    subjects: ['kubernetes:shop/orders', 'static:laptop']
+    grants: ['kroger/*']
+    actions: [get_token]
+  - name: operators
+    subjects: ['kubernetes:platform/admin']
+    grants: ['**']
+    actions: [admin.*, get_token, watch_token, force_refresh]
+";
+const STATIC: &str = "static-canary-0123456789abcdef";
+
+struct World {
+    dir: TempDir,
+    cluster: Signer,
+    program: Program,
+    channel: Channel,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program under test reads the system clock, too")]
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+impl World {
+    async fn new() -> Self {
+        let authority = Authority::new();
+        let base = authority.serve().await;
+        let (dir, cluster) = (tempfile::tempdir().unwrap(), Signer::new());
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("jwks.json"), cluster.published().to_string()).unwrap();
+        std::fs::write(at("callers"), format!("laptop {STATIC}\n")).unwrap();
+        std::fs::write(at("policy.yaml"), POLICY).unwrap();
+        let mut environment = settings(&base, "redb:store.redb");
+        environment.extend([
+            ("TOKEN_BROKER__CALLERS__KUBERNETES__ISSUER", "https://cluster"),
+            ("TOKEN_BROKER__CALLERS__KUBERNETES__JWKS_FILE", "jwks.json"),
+            ("TOKEN_BROKER__CALLERS__TOKENS_FILE", "callers"),
+            ("TOKEN_BROKER__POLICY__FILE", "policy.yaml"),
+            ("TOKEN_BROKER__LOG__LEVEL", "trace"),
+        ]);
+        let program = Program::start(dir.path(), &["serve"], &environment);
+        let channel = Channel::from_shared(format!("http://{}", program.api)).unwrap();
+        let channel = channel.connect().await.unwrap();
+        let world = Self { dir, cluster, program, channel };
+        std::fs::write(world.at("refresh-token"), authority.consent("alice")).unwrap();
+        let file = world.at("refresh-token").display().to_string();
+        let import = ["grant", "import", "kroger/alice", "--provider", "default"];
+        let (ok, _, errors) = world.cli(
+            "platform",
+            "admin",
+            &[&import[..], &["--refresh-token-file", &file]].concat(),
+        );
+        assert!(ok, "{errors}");
+        world
+    }
+
+    fn at(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Runs the command line as this service account.
+    fn cli(&self, namespace: &str, name: &str, arguments: &[&str]) -> (bool, String, String) {
+        std::fs::write(self.at("token"), self.token(&claims(namespace, name))).unwrap();
+        let file = self.at("token").display().to_string();
+        self.program.cli(&[arguments, &["--token-file", &file]].concat())
+    }
+
+    fn token(&self, claims: &Value) -> String {
+        self.cluster.sign(claims)
+    }
+
+    /// Calls a method with nothing in the request; gives code and reason.
+    async fn call(&self, method: &str, headers: &[String]) -> (Code, ErrorReason) {
+        let mut request = Request::new(());
+        for header in headers {
+            let value = AsciiMetadataValue::try_from(header.as_str()).unwrap();
+            request.metadata_mut().append("authorization", value);
+        }
+        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        let path = PathAndQuery::try_from(method).unwrap();
+        match client.unary(request, path, codec).await {
+            Ok(_) => (Code::Ok, ErrorReason::Unspecified),
+            Err(status) => {
+                let error = CallError::from(status);
+                (error.code, error.reason)
+            }
+        }
+    }
+}
+
+fn claims(namespace: &str, name: &str) -> Value {
+    json!({
+        "iss": "https://cluster", "aud": ["token-broker"], "exp": now() + 600, "nbf": now() - 60,
+        "sub": format!("system:serviceaccount:{namespace}:{name}"),
+    })
+}
+
+/// Every method of the contract.
+fn methods() -> Vec<String> {
+    let files = prost_types::FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap().file;
+    let ours = files.iter().filter(|file| file.package() == "tokenbroker.v1");
+    let services = ours.flat_map(|file| &file.service);
+    let methods = services.flat_map(|service| {
+        let of = service.name().to_owned();
+        service.method.iter().map(move |method| format!("/tokenbroker.v1.{of}/{}", method.name()))
+    });
+    methods.collect()
+}
+
+/// What callers come with who are nobody.
+fn nobodies(world: &World) -> BTreeMap<&'static str, Vec<String>> {
+    let good = claims("platform", "admin");
+    let changed = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        world.token(&claims)
+    };
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let unsigned = format!("{}.{}.", part(&json!({"alg": "none", "typ": "JWT"})), part(&good));
+    let public = world.cluster.published()["keys"][0].to_string();
+    let shared = encode(
+        &Header { kid: kid(world), ..Header::new(Algorithm::HS256) },
+        &good,
+        &EncodingKey::from_secret(public.as_bytes()),
+    );
+    let foreign = Signer::new().sign(&good);
+    let mut cut = world.token(&good);
+    cut.truncate(cut.len() - 4);
+    let bearer = |token: String| vec![format!("Bearer {token}")];
+    BTreeMap::from([
+        ("nothing", Vec::new()),
+        ("expired", bearer(changed("exp", json!(now() - 60)))),
+        ("not yet valid", bearer(changed("nbf", json!(now() + 600)))),
+        ("wrong audience", bearer(changed("aud", json!(["other"])))),
+        ("no audience", bearer(changed("aud", Value::Null))),
+        ("wrong issuer", bearer(changed("iss", json!("https://other")))),
+        ("no service account", bearer(changed("sub", json!("system:node:one")))),
+        ("a pattern for a name", bearer(changed("sub", json!("system:serviceaccount:platform:*")))),
+        ("alg none", bearer(unsigned)),
+        ("HS256 with the public key", bearer(shared.unwrap())),
+        ("foreign key", bearer(foreign)),
+        ("cut signature", bearer(cut)),
+        ("garbage", bearer("a.b.c".to_owned())),
+        ("wrong static token", bearer("static-canary-0123456789abcdeg".to_owned())),
+        ("another scheme", vec![format!("Basic {STATIC}")]),
+        ("no token", vec!["Bearer ".to_owned()]),
+        ("two headers", vec![format!("Bearer {STATIC}"), format!("Bearer {STATIC}")]),
+    ])
+}
+
+fn kid(world: &World) -> Option<String> {
+    world.cluster.published()["keys"][0]["kid"].as_str().map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_is_closed_to_whoever_is_nobody_or_may_not() {
+    let world = World::new().await;
+    let (methods, nobodies) = (methods(), nobodies(&world));
+    assert!(methods.len() >= 22, "{methods:?}");
+    let mut tried = 0;
+    for method in &methods {
+        for (what, headers) in &nobodies {
+            let told = world.call(method, headers).await;
+            let expected = (Code::Unauthenticated, ErrorReason::CallerUnauthenticated);
+            assert_eq!(told, expected, "{method}: {what}");
+            tried += 1;
+        }
+        // Known, and allowed nothing: also where there is no such grant.
+        for (namespace, name) in [("shop", "other"), ("other", "orders"), ("shop2", "orders")] {
+            let header = format!("Bearer {}", world.token(&claims(namespace, name)));
+            let told = world.call(method, &[header]).await;
+            assert_eq!(told, (Code::PermissionDenied, ErrorReason::PolicyDenied), "{method}");
+            tried += 1;
+        }
+        let header = format!("bearer {}", world.token(&claims("platform", "admin")));
+        let (code, _) = world.call(method, &[header]).await;
+        let let_in = !matches!(code, Code::Unauthenticated | Code::PermissionDenied);
+        assert!(let_in, "{method}: {code}");
+        tried += 1;
+    }
+    println!("{} methods, {tried} calls", methods.len());
+    let (code, log) = world.program.stop();
+    assert_eq!(code, Some(0));
+    // Of the loudest log: no part of what anybody proved themselves by.
+    assert!(!log.contains(STATIC) && !log.contains("eyJ"), "a token is in the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_get_what_the_policy_allows_and_nothing_else() {
+    let world = World::new().await;
+    let get = ["get", "kroger/alice"];
+    let (ok, token, errors) = world.cli("shop", "orders", &get);
+    assert!(ok && !token.is_empty(), "{errors}");
+    for arguments in [
+        &["get", "other/alice"][..],
+        &["refresh", "kroger/alice"],
+        &["grant", "show", "kroger/alice"],
+        &["grant", "delete", "kroger/alice"],
+        &["grant", "delete", "kroger/alice", "--revoke"],
+        &["status"],
+    ] {
+        let (ok, _, errors) = world.cli("shop", "orders", arguments);
+        assert!(!ok && errors.contains("POLICY_DENIED"), "{arguments:?}: {errors}");
+    }
+    let (ok, _, errors) = world.program.cli(&get);
+    assert!(!ok && errors.contains("CALLER_UNAUTHENTICATED"), "{errors}");
+    std::fs::write(world.at("static"), STATIC).unwrap();
+    let file = world.at("static").display().to_string();
+    let (ok, again, errors) = world.program.cli(&["get", "kroger/alice", "--token-file", &file]);
+    assert!(ok && again == token, "{errors}");
+    // Lists show what may be seen.
+    let (ok, listed, errors) = world.cli("platform", "admin", &["grant", "list"]);
+    assert!(ok && listed.contains("kroger/alice"), "{errors}");
+    let metrics = world.program.page("/metrics");
+    let counted = "tokenbroker_authz_decisions_total{decision=\"denied\",action=\"admin.get\"} 1";
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+#[test]
+fn a_policy_is_tried_without_a_broker() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("policy.yaml"), POLICY).unwrap();
+    let ask = |word: &str, subject: &str, action: &str| {
+        let arguments =
+            ["policy", word, "--file", "policy.yaml", "--subject", subject, "--action", action];
+        run(dir.path(), &[&arguments[..], &["--grant", "kroger/alice"]].concat(), &[])
+    };
+    let told = ask("test", "kubernetes:shop/orders", "get_token");
+    assert!(told.status.success() && text(&told.stdout).contains("allowed by orders"));
+    let told = ask("test", "kubernetes:shop/orders", "force_refresh");
+    assert!(!told.status.success() && text(&told.stderr).contains("no rule allows it"));
+    let told = text(&ask("explain", "kubernetes:shop/orders", "force_refresh").stdout);
+    let row = told.lines().find(|line| line.starts_with("orders")).unwrap();
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["orders", "fits", "-", "fits"]);
+    let told = ask("test", "shop/orders", "get_token");
+    assert!(text(&told.stderr).contains("kubernetes:NAMESPACE/SERVICEACCOUNT"));
+}
+
+/// Callers without a policy, a policy that is wrong, tokens that are too short: all in one round.
+#[test]
+fn what_is_wrong_with_callers_and_policy_is_told_before_anything_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("callers"), "laptop short").unwrap();
+    std::fs::write(
+        at("policy.yaml"),
+        "policies: [{name: a, subjects: [b], grants: [], actions: [c]}]",
+    )
+    .unwrap();
+    let mut environment = vec![("TOKEN_BROKER__CALLERS__TOKENS_FILE", "callers")];
+    let told = run(dir.path(), &["check-config"], &environment);
+    assert_eq!(told.status.code(), Some(78));
+    let told = text(&told.stderr);
+    assert!(
+        told.contains("policy.file: is needed") && told.contains("line 1: a token has"),
+        "{told}"
+    );
+    environment.push(("TOKEN_BROKER__POLICY__FILE", "policy.yaml"));
+    let told = text(&run(dir.path(), &["check-config"], &environment).stderr);
+    for part in ["subject \"b\"", "`grants` is empty", "no action \"c\"", "line 1"] {
+        assert!(told.contains(part), "{part}\n{told}");
+    }
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/policy.example.yaml");
+    assert!(token_broker::policy::load(std::path::Path::new(example)).is_ok());
+}
