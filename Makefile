@@ -23,8 +23,10 @@ HADOLINT_VERSION := 2.15.1
 help: ## Show this.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
+# Most tests wait for something; more of them than cores fill the time.
+test: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 test: tools ## Run all tests.
-	cargo test --locked --all-targets
+	cargo test --locked --lib --bins --tests
 
 crash: tools ## Kill the program and fail the provider and the store, often; print what was lost (10 min).
 	CRASH_RUNS=20 cargo test --locked --test it -- crash:: --nocapture

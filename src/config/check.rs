@@ -18,8 +18,11 @@ use crate::config::{
 use crate::crash::Moment;
 use crate::listener::{Tls, TlsFiles};
 use crate::store::redis::{Address, SENTINEL, SENTINEL_TLS, parts};
+use crate::textfile;
 use crate::upstream::{Provider, is_private};
 
+/// Longest file of certificates.
+const CA_LEN_MAX: u64 = 1024 * 1024;
 const DEFAULT_STORE: &str = "token-broker.redb";
 /// Kubernetes sets this in every pod.
 const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
@@ -290,8 +293,21 @@ fn store(
             Err(message) => return problem("store.password_file", &message),
         },
     };
+    let ca = match &section.ca_file {
+        None => None,
+        Some(_) if !url.starts_with("rediss://") => {
+            return problem("store.ca_file", "is for rediss://, and not with Sentinel yet");
+        }
+        Some(path) => match textfile::read(path, CA_LEN_MAX) {
+            Ok(pem) => Some(pem.to_string()),
+            Err(error) => {
+                let why = format!("{} cannot be read: {error}", path.display());
+                return problem("store.ca_file", &why);
+            }
+        },
+    };
     Some(StoreConfig::Redis {
-        address: Address { url: url.to_owned(), password, timeout: section.timeout.0 },
+        address: Address { url: url.to_owned(), password, ca, timeout: section.timeout.0 },
         prefix: section.prefix.clone(),
         journal: Some(&section.journal).filter(|file| !file.is_empty()).map(PathBuf::from),
         allow_eviction: section.allow_eviction,

@@ -87,6 +87,9 @@ pub(super) struct Store {
     pub(super) url: Option<String>,
     /// File with the password of Redis.
     pub(super) password_file: Option<PathBuf>,
+    /// Who signed the certificate of Redis (PEM), for `rediss://`. Left out: whom the system trusts. Not
+    /// with Sentinel yet.
+    pub(super) ca_file: Option<PathBuf>,
     /// What all keys in Redis begin with.
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,64}$"))]
     pub(super) prefix: String,
@@ -506,6 +509,7 @@ impl Default for Store {
         Self {
             url: None,
             password_file: None,
+            ca_file: None,
             prefix: "tb".to_owned(),
             timeout: s(1),
             journal: "token-broker.journal".to_owned(),

@@ -89,7 +89,7 @@ impl Fault {
     }
 
     /// What one broker alone does not meet; the others are tried with each store, one broker at a time
-    /// (`crash`), and here only when there is time.
+    /// (`crash`), or by a test of their own (`failover`, `continuity`), and here only when there is time.
     fn is_of_several(self) -> bool {
         !matches!(
             self,
@@ -97,7 +97,9 @@ impl Fault {
                 | Self::AnswerLost
                 | Self::RedisFull
                 | Self::RedisGoesBack
+                | Self::RedisEmptied
                 | Self::Failover
+                | Self::PrimaryKilled
                 | Self::KillInRequest { committed: true }
         )
     }

@@ -44,7 +44,8 @@ async fn fill(server: &RedisServer) -> redis::aio::MultiplexedConnection {
 }
 
 async fn open(server: &RedisServer) -> Result<Vault, OpenError> {
-    let address = Address { url: server.url(), password: None, timeout: Duration::from_secs(1) };
+    let address =
+        Address { url: server.url(), password: None, ca: None, timeout: Duration::from_secs(1) };
     Vault::in_redis(&address, "tb", Admission::default(), false, ring(), Clock::system()).await
 }
 

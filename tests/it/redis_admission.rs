@@ -24,7 +24,8 @@ async fn open_with(
     ring: Arc<Keyring>,
 ) -> Result<Vault, OpenError> {
     let password = password.map(ClientSecret::new);
-    let address = Address { url: url.to_owned(), password, timeout: Duration::from_millis(500) };
+    let address =
+        Address { url: url.to_owned(), password, ca: None, timeout: Duration::from_millis(500) };
     Vault::in_redis(&address, "tb", Admission::default(), false, ring, Clock::system()).await
 }
 

@@ -16,13 +16,14 @@ use token_broker::store::{Keyring, OpenError, Vault};
 use tokio::time::Instant;
 
 use crate::store_contract::open_redis;
-use crate::support::redis::{RedisServer, Sentinel};
+use crate::support::redis::{RedisServer, Sentinel, free_port};
 
 /// Longest wait for one answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 async fn open(url: String, password: Option<&str>) -> Result<Vault, OpenError> {
-    let address = Address { url, password: password.map(ClientSecret::new), timeout: PATIENCE };
+    let address =
+        Address { url, password: password.map(ClientSecret::new), ca: None, timeout: PATIENCE };
     let ring = Arc::new(Keyring::generate());
     Vault::in_redis(&address, "tb", Admission::default(), false, ring, Clock::system()).await
 }
@@ -143,4 +144,52 @@ async fn foreign_functions_under_our_name_are_refused_with_the_remedy() {
         }
         other => panic!("{:?}", other.err()),
     }
+}
+
+/// A Redis whose certificate a private authority signed is believed where that is named, and only there.
+#[tokio::test]
+async fn a_private_authority_is_believed_where_it_is_named() {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+    // Whoever was first has chosen the same provider.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let dir = tempfile::tempdir().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let ca = params.self_signed(&key).unwrap().pem();
+    let issuer = Issuer::new(params, key);
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.subject_alt_names = vec![SanType::IpAddress(Ipv4Addr::LOCALHOST.into())];
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (ca_file, certificate, key) =
+        (write("ca", &ca), write("crt", &certificate), write("key", &key.serialize_pem()));
+    let port = free_port().to_string();
+    let server = RedisServer::start(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca_file,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let open = async |ca: Option<String>| {
+        let url = format!("rediss://127.0.0.1:{port}/0");
+        let address = Address { url, password: None, ca, timeout: PATIENCE };
+        let ring = Arc::new(Keyring::generate());
+        Vault::in_redis(&address, "tb", Admission::default(), false, ring, Clock::system()).await
+    };
+    assert!(open(None).await.is_err());
+    let store = open(Some(ca)).await.unwrap();
+    assert!(store.health().await.state.is_ok());
+    drop(server);
 }

@@ -87,7 +87,8 @@ async fn replicas_that_must_be_there_are_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_whose_clock_is_wrong_judges_by_the_clock_of_the_store() {
     let server = RedisServer::start(&[]);
-    let address = Address { url: server.url(), password: None, timeout: Duration::from_secs(1) };
+    let address =
+        Address { url: server.url(), password: None, ca: None, timeout: Duration::from_secs(1) };
     let ring = Arc::new(Keyring::generate());
     let open = |ahead: Duration| {
         #[expect(clippy::disallowed_methods, reason = "the clock of the server is the system's")]

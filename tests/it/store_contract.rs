@@ -43,7 +43,8 @@ async fn subjects() -> Vec<Subject> {
 }
 
 pub(crate) async fn open_redis(server: &RedisServer, ring: Arc<Keyring>) -> Vault {
-    let address = Address { url: server.url(), password: None, timeout: Duration::from_secs(1) };
+    let address =
+        Address { url: server.url(), password: None, ca: None, timeout: Duration::from_secs(1) };
     let vault = Vault::in_redis(&address, "tb", Admission::default(), false, ring, Clock::system());
     let vault = vault.await.unwrap();
     // Nothing is claimed in what nobody has looked at.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{Sentinel, SentinelNodeConnectionInfo};
 use redis::{
-    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError, TlsMode,
+    Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError,
+    TlsCertificates, TlsMode,
 };
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -25,6 +26,8 @@ pub struct Address {
     pub url: String,
     /// Overrides the password of the URL.
     pub password: Option<ClientSecret>,
+    /// Who signed the certificate of Redis, in PEM; `None`: whom the system trusts.
+    pub ca: Option<String>,
     /// Longest wait for one answer.
     pub timeout: Duration,
 }
@@ -92,7 +95,18 @@ pub(crate) fn parts(url: &str) -> Option<Parts<'_>> {
 impl Place {
     pub(super) fn new(address: &Address) -> Result<Self, RedisError> {
         let Some(parts) = parts(&address.url) else {
-            return Ok(Self::Fixed(Client::open(settled(address.url.as_str(), address)?)?));
+            let settled = settled(address.url.as_str(), address)?;
+            let client = match &address.ca {
+                None => Client::open(settled)?,
+                Some(pem) => {
+                    let root_cert = Some(pem.clone().into_bytes());
+                    Client::build_with_tls(
+                        settled,
+                        TlsCertificates { client_tls: None, root_cert },
+                    )?
+                }
+            };
+            return Ok(Self::Fixed(client));
         };
         let scheme = if parts.tls { "rediss" } else { "redis" };
         // The host is Sentinel's to say; the rest is known.
