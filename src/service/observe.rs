@@ -130,7 +130,12 @@ fn late() -> Error {
 /// A failure is logged once: here, unless it was told where it happened. What callers can mend by
 /// themselves is not a warning.
 fn log(call: &Call, error: &Error) {
-    let (method, caller) = (call.action.method(), &call.who);
+    let method = call.action.method();
+    let caller = match error {
+        // It was known who calls, and what was denied.
+        Error::Denied { caller, .. } => caller.clone(),
+        _ => call.who.to_string(),
+    };
     let (code, reason, _) = classify(error);
     let denied = match error {
         Error::Denied { grant, .. } => Some(grant.as_str()),

@@ -29,7 +29,7 @@ const FENCE: u64 = 5_000_000_000_000_000;
 /// Steps on one grant: enough for a life of claims, doubts, verdicts and a second chain.
 const STEPS: std::ops::Range<usize> = 1..24;
 /// Random lives that are tried unless told otherwise.
-const CASES: u32 = 96;
+const CASES: u32 = 48;
 /// Longer than the test takes.
 const HOUR: Duration = Duration::from_secs(3600);
 

@@ -40,12 +40,12 @@ async fn expiring_together(grants: usize, habits: Habits) -> World {
     let _ = world.authority.clone().lifetime(Duration::from_secs(LIFE_S));
     world.start_scheduler();
     let calls = &world.calls;
-    for _ in 0..2 * LIFE_S / 60 {
+    for _ in 0..2 * LIFE_S / 120 {
         let asked = (0..grants).map(async |n| calls.clone().get(&grant(n)).await.map(drop));
         for (n, answer) in join_all(asked).await.into_iter().enumerate() {
             assert!(answer.is_ok(), "{n}: {answer:?}");
         }
-        pass(60).await;
+        pass(120).await;
     }
     assert!(world.authority.rotations() >= 2 * grants);
     world.authority.audit();

@@ -1,7 +1,6 @@
 //! What a Redis must be before tokens are entrusted to it, and what to do where it is not.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
-use tracing::warn;
 
 use crate::broker::store::{Finding, Grade};
 use crate::clock::Clock;
@@ -39,8 +38,8 @@ pub(super) async fn admit(
     let findings = examine(session, layout, admission, clock).await?;
     for finding in findings {
         match finding.grade {
-            Grade::Fine | Grade::Unseen => {}
-            Grade::Risk => warn!(check = finding.check, "{finding}"),
+            // Told when the store is examined, at the start as well.
+            Grade::Fine | Grade::Unseen | Grade::Risk => {}
             Grade::Waits => return Err(OpenError::Unavailable(finding.to_string())),
             Grade::Wrong => return Err(OpenError::Refused(finding.to_string())),
         }
