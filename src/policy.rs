@@ -11,7 +11,7 @@ mod file;
 mod pattern;
 
 pub use action::Action;
-pub use file::{PolicyError, load, parse};
+pub use file::{PolicyError, load, parse, read};
 
 use pattern::Pattern;
 
@@ -40,15 +40,8 @@ pub enum Decision<'a> {
 }
 
 impl Policy {
-    /// Everybody may do everything: where nobody has to prove who they are.
-    pub fn open() -> Self {
-        let all = || vec![Pattern::new("**")];
-        let (subjects, grants, actions) = (all(), all(), Action::ALL.to_vec());
-        Self { rules: vec![Rule { name: "open".to_owned(), subjects, grants, actions }] }
-    }
-
-    /// Decides for the caller of this name (as `Caller::subject` gives it). `grant`: of which one; `None` where it is of none, or of one that is not named: then any
-    /// rule for the action is enough.
+    /// Decides for the caller of this name (as `Caller::subject` gives it). `grant`: of which one; `None`
+    /// where it is of none, or of one that is not named: then any rule for the action is enough.
     pub fn decide(&self, subject: &str, action: Action, grant: Option<&str>) -> Decision<'_> {
         let allows = |rule: &&Rule| rule.allows(subject, action, grant);
         self.rules

@@ -58,7 +58,6 @@ const TABLE: [(&str, &[&str], &[&str]); 21] = [
             "service",
             "store",
             "telemetry",
-            "textfile",
             "upstream",
         ],
         &["reqwest", "redb", "redis", "axum"],

@@ -157,6 +157,7 @@ pub(super) fn existing_key_ring(config: &Config) -> Result<Option<Keyring>, Keyr
         (Some(named), _) => Keyring::load(named).map(Some),
         (None, StoreConfig::Redb(path)) => {
             let beside = ring_beside(path);
+            // A store without its ring is not a first start: a new ring could not open it.
             if path.exists() || beside.exists() {
                 Keyring::load(&beside).map(Some)
             } else {
@@ -174,12 +175,11 @@ fn ring_beside(store: &Path) -> PathBuf {
 
 /// The key ring that is named; the embedded store makes one beside itself at its first start.
 fn key_ring(config: &Config) -> Result<Keyring, AppError> {
-    let beside = match (&config.keys_file, &config.store) {
-        (Some(named), _) => return Ok(Keyring::load(named)?),
-        (None, StoreConfig::Memory | StoreConfig::Redis { .. }) => return Ok(Keyring::generate()),
-        (None, StoreConfig::Redb(path)) => (ring_beside(path), path),
+    let existing = existing_key_ring(config)?;
+    let (None, StoreConfig::Redb(store_path)) = (&existing, &config.store) else {
+        return Ok(existing.unwrap_or_else(Keyring::generate));
     };
-    let (ring_path, store_path) = beside;
+    let ring_path = ring_beside(store_path);
     if let Some(folder) = store_path.parent().filter(|folder| !folder.as_os_str().is_empty())
         && !folder.is_dir()
     {
@@ -187,10 +187,6 @@ fn key_ring(config: &Config) -> Result<Keyring, AppError> {
         return Err(
             OpenError::Refused(format!("the folder {folder} does not exist; make it")).into()
         );
-    }
-    // A store without its ring is not a first start: a new ring could not open it.
-    if ring_path.exists() || store_path.exists() {
-        return Ok(Keyring::load(&ring_path)?);
     }
     let ring = Keyring::generate();
     ring.create(&ring_path)?;

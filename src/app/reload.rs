@@ -11,16 +11,14 @@ use prometheus_client::registry::Registry;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
+use zeroize::Zeroizing;
 
 use crate::listener::Tls;
-use crate::policy;
+use crate::policy::{self, PolicyError};
 use crate::service::Gate;
-use crate::textfile;
 
 /// How often files are looked at: a volume of Kubernetes itself takes a minute to change.
 const LOOK: Duration = Duration::from_secs(2);
-/// Longest policy.
-const FILE_LEN_MAX: u64 = 1024 * 1024;
 
 /// What is read again when it changes.
 pub(super) struct Reloading {
@@ -60,16 +58,12 @@ impl Reloading {
                 () = stop.cancelled() => return,
                 () = sleep(LOOK) => {}
             }
-            let text = self.policy_text();
-            if text != seen {
-                let taken = match &text {
-                    Some(Ok(text)) => policy::parse(text).map_err(|error| error.to_string()),
-                    Some(Err(why)) => Err(why.clone()),
-                    None => continue,
-                };
-                let taken = taken.map(|policy| self.gate.decide_by(policy)).map(|()| true);
+            if let Some(text) = self.policy_text().filter(|text| Some(text) != seen.as_ref()) {
+                let parsed = text.clone().and_then(|text| policy::parse(&text));
+                let taken = parsed.map(|policy| self.gate.decide_by(policy)).map(|()| true);
+                let taken = taken.map_err(|error| error.to_string());
                 self.tell("policy.file", taken, &mut policy_told);
-                seen = text;
+                seen = Some(text);
             }
             if let Some(tls) = &self.tls {
                 let taken = tls.reload().map_err(|error| error.to_string());
@@ -79,10 +73,8 @@ impl Reloading {
     }
 
     /// What the policy file holds, or why it cannot be read.
-    fn policy_text(&self) -> Option<Result<String, String>> {
-        let path = self.policy.as_ref()?;
-        let read = textfile::read(path, FILE_LEN_MAX);
-        Some(read.map(|text| text.to_string()).map_err(|error| error.to_string()))
+    fn policy_text(&self) -> Option<Result<Zeroizing<String>, PolicyError>> {
+        self.policy.as_deref().map(policy::read)
     }
 
     /// Says what came of it: once for each thing that is wrong.

@@ -44,7 +44,7 @@ pub enum KeySource {
 /// The last good set, ready for use.
 pub struct Keys {
     source: KeySource,
-    set: ArcSwap<HashMap<String, DecodingKey>>,
+    set: ArcSwap<HashMap<String, Arc<DecodingKey>>>,
     /// Whoever needs a key that is not there asks for another look.
     wanted: Notify,
     /// Counts the looks, and when the last one ended.
@@ -128,7 +128,7 @@ impl Keys {
     /// The key of this name; where it is not there, another look is waited for.
     pub(super) async fn named(&self, name: &str) -> Found {
         if let Some(key) = self.set.load().get(name) {
-            return Found::Key(Arc::new(key.clone()));
+            return Found::Key(Arc::clone(key));
         }
         let mut looked = self.looked.subscribe();
         looked.mark_unchanged();
@@ -138,7 +138,7 @@ impl Keys {
         self.wanted.notify_one();
         let _ = timeout(FETCH_MAX, looked.changed()).await;
         let set = self.set.load();
-        set.get(name).map_or_else(|| self.unknown(), |key| Found::Key(Arc::new(key.clone())))
+        set.get(name).map_or_else(|| self.unknown(), |key| Found::Key(Arc::clone(key)))
     }
 
     fn unknown(&self) -> Found {
@@ -147,13 +147,12 @@ impl Keys {
 }
 
 /// Takes a set of keys; those that this program cannot use are left out.
-pub fn keys(text: &[u8]) -> Result<HashMap<String, DecodingKey>, String> {
+pub fn keys(text: &[u8]) -> Result<HashMap<String, Arc<DecodingKey>>, String> {
     let set: JwkSet =
         serde_json::from_slice(text).map_err(|_| "what is there is no set of keys".to_owned())?;
-    let usable = set
-        .keys
-        .iter()
-        .filter_map(|key| Some((key.common.key_id.clone()?, DecodingKey::from_jwk(key).ok()?)));
+    let usable = set.keys.iter().filter_map(|key| {
+        Some((key.common.key_id.clone()?, Arc::new(DecodingKey::from_jwk(key).ok()?)))
+    });
     let keys: HashMap<_, _> = usable.collect();
     if keys.is_empty() { Err("the set has no key with a name".to_owned()) } else { Ok(keys) }
 }

@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+use zeroize::Zeroizing;
 
 use crate::caller::Caller;
 use crate::textfile;
@@ -49,7 +50,7 @@ pub struct Tls {
     read: Mutex<Texts>,
 }
 
-type Texts = Vec<String>;
+type Texts = Vec<Zeroizing<String>>;
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,14 +92,13 @@ impl Tls {
 fn read(files: &TlsFiles) -> Result<Texts, TlsError> {
     let all = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()];
     let text = |path: &PathBuf| {
-        let read = textfile::read(path, FILE_LEN_MAX);
-        read.map(|text| text.as_str().to_owned())
+        textfile::read(path, FILE_LEN_MAX)
             .map_err(|error| TlsError(format!("{} cannot be read: {error}", path.display())))
     };
     all.into_iter().flatten().map(text).collect()
 }
 
-fn config(files: &TlsFiles, texts: &[String]) -> Result<ServerConfig, TlsError> {
+fn config(files: &TlsFiles, texts: &[Zeroizing<String>]) -> Result<ServerConfig, TlsError> {
     let [certificate, key, rest @ ..] = texts else {
         return Err(TlsError("a file is missing".to_owned()));
     };

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::caller::Caller;
 use crate::policy::action::ALL_OF_OPERATORS;
@@ -36,10 +37,14 @@ struct Section {
 
 /// Reads a policy.
 pub fn load(path: &Path) -> Result<Policy, PolicyError> {
+    parse(&read(path)?)
+}
+
+/// Reads the text of a policy.
+pub fn read(path: &Path) -> Result<Zeroizing<String>, PolicyError> {
     let shown = path.display();
-    let text = textfile::read(path, FILE_LEN_MAX)
-        .map_err(|error| PolicyError(vec![format!("{shown} cannot be read: {error}")]))?;
-    parse(&text)
+    textfile::read(path, FILE_LEN_MAX)
+        .map_err(|error| PolicyError(vec![format!("{shown} cannot be read: {error}")]))
 }
 
 /// Takes a policy from YAML.

@@ -143,9 +143,8 @@ impl Rotations {
             if worker.queue().pass_on() {
                 continue;
             }
-            let ahead = if asked { ASKED_AHEAD } else { UNASKED_AHEAD };
             let limit = worker.queue().limit();
-            match self.store.book(provider, limit, count.min(free), ahead).await {
+            match self.store.book(provider, limit, count.min(free), ahead(asked)).await {
                 Ok(slots) => self.hand_out(provider, worker.queue(), asked, &slots).await,
                 Err(failure) => worker.queue().refuse_all(&Error::from(failure)),
             }
@@ -170,8 +169,7 @@ impl Rotations {
             if asked { self.settings.caller_wait_max } else { self.settings.due_visibility / 2 };
         queue.send_away(asked, slots, now, patience);
         if slots.waits.is_empty() {
-            let ahead = if asked { ASKED_AHEAD } else { UNASKED_AHEAD };
-            let wait = slots.next.saturating_sub(ahead).clamp(LEAST_WAIT, LOOK_AGAIN);
+            let wait = slots.next.saturating_sub(ahead(asked)).clamp(LEAST_WAIT, LOOK_AGAIN);
             tokio::select! {
                 () = sleep(wait) => {}
                 () = queue.changes() => {}
@@ -264,6 +262,10 @@ impl Rotations {
             self.metrics.queued.get_or_create(&labels).set(count);
         }
     }
+}
+
+fn ahead(asked: bool) -> Duration {
+    if asked { ASKED_AHEAD } else { UNASKED_AHEAD }
 }
 
 /// What those are told whose turn would come too late.
