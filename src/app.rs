@@ -36,6 +36,7 @@ use crate::upstream::Http;
 pub mod doctor;
 mod error;
 mod opening;
+mod record;
 mod reload;
 mod watch;
 
@@ -103,7 +104,9 @@ impl App {
         let stop_ops = CancellationToken::new();
         let mut tasks = Tasks::new();
         let gate = let_in(&config, clock, &mut registry, &mut tasks, &stop_ops).await;
-        let observe = Observe::new(&mut registry, config.settings.caller_wait_max, gate);
+        let audit = opening::audit(&config, clock, telemetry::own(&mut registry))?;
+        let wait_max = config.settings.caller_wait_max;
+        let observe = Observe::new(&mut registry, wait_max, gate, Arc::clone(&audit));
         let own = telemetry::own(&mut registry);
         let metrics = Metrics::new(own);
 
@@ -132,6 +135,16 @@ impl App {
         let pages = opening::pages(&config).await?;
         settings.pages = pages.as_ref().map(|pages| pages::addresses(&pages.base));
         let broker = Broker::new(store, endpoint, clock, settings, metrics, random());
+        let acts = record::write_down(Arc::clone(&audit), broker.acts(), stop_ops.clone());
+        tasks.spawn(async move {
+            acts.await;
+            ("the record of what the broker does", Ok(()))
+        });
+        let counted = audit.count(stop_ops.clone());
+        tasks.spawn(async move {
+            counted.await;
+            ("the audit log", Ok(()))
+        });
         if config.restored {
             opening::distrust(&broker).await?;
         }

@@ -4,16 +4,18 @@
 //! and [`view`] what this process knows, [`serving`] what a caller gets, [`refresh`] how a grant is
 //! kept fresh, [`admin`] what operators do, [`enrol`] how a person's consent becomes a grant,
 //! [`census`] what they see at a glance, [`resolve`] what they do about grants that do not go on by
-//! themselves, [`revoke`] how they end one. The process ends at two traits, [`store::Store`] and
+//! themselves, [`revoke`] how they end one, [`acts`] what is told of what the broker does by itself. The process ends at two traits, [`store::Store`] and
 //! [`endpoint::TokenEndpoint`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::broker::acts::Act;
 use crate::broker::endpoint::{Failure, TokenEndpoint};
 use crate::broker::error::chain;
 use crate::broker::metrics::Metrics;
@@ -23,6 +25,7 @@ use crate::broker::settings::Settings;
 use crate::broker::store::{Finding, Store};
 use crate::clock::Clock;
 
+pub mod acts;
 pub mod admin;
 pub mod advice;
 pub mod backoff;
@@ -124,6 +127,11 @@ impl Broker {
     /// Follows what other processes change, until the process drains.
     pub async fn follow(self: Arc<Self>) {
         Arc::clone(&self.rotations).follow().await;
+    }
+
+    /// What the broker does by itself from now on. Whoever listens and is slow misses some.
+    pub fn acts(&self) -> broadcast::Receiver<Act> {
+        self.rotations.acts.listen()
     }
 
     /// Why nobody asks the provider at present, and until when; for operators.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::Place;
 use crate::broker::settings::Settings;
 use crate::caller::{KeySource, StaticTokens};
 use crate::listener::{Bounds, Tls};
@@ -55,6 +56,8 @@ pub struct Config {
     pub policy_file: Option<PathBuf>,
     /// How to log.
     pub log: Log,
+    /// What is written down of who did what; `None`: nothing.
+    pub audit: Option<AuditConfig>,
     /// Waits and bounds of the domain.
     pub settings: Settings,
     /// How to stop.
@@ -129,6 +132,15 @@ pub enum StoreConfig {
         /// Replicas of Redis without which nothing is claimed.
         replicas_min: u64,
     },
+}
+
+/// What is written down of who did what.
+#[derive(Debug, Clone)]
+pub struct AuditConfig {
+    /// Where.
+    pub place: Place,
+    /// What changes a grant is not done without it.
+    pub required: bool,
 }
 
 /// How to log.

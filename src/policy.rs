@@ -5,6 +5,7 @@
 //! or not.
 
 use std::fmt;
+use std::sync::Arc;
 
 mod action;
 mod file;
@@ -24,7 +25,7 @@ pub struct Policy {
 /// Allows some callers some actions on some grants.
 #[derive(Debug, Clone)]
 struct Rule {
-    name: String,
+    name: Arc<str>,
     subjects: Vec<Pattern>,
     grants: Vec<Pattern>,
     actions: Vec<Action>,
@@ -34,7 +35,7 @@ struct Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision<'a> {
     /// The rule of this name allows it.
-    Allowed(&'a str),
+    Allowed(&'a Arc<str>),
     /// No rule does.
     Denied,
 }
@@ -68,7 +69,7 @@ impl Policy {
 
     /// Names of its rules.
     pub fn rules(&self) -> impl Iterator<Item = &str> {
-        self.rules.iter().map(|rule| rule.name.as_str())
+        self.rules.iter().map(|rule| &*rule.name)
     }
 }
 
@@ -152,12 +153,11 @@ policies:
             (&admin, get, Some("kroger/alice"), None),
             (&service_account("platform", "broker-admin-1/x"), import, Some("kroger/a"), None),
         ] {
-            let expected = rule.map_or(Decision::Denied, Decision::Allowed);
-            assert_eq!(
-                policy.decide(&caller.subject(), action, grant),
-                expected,
-                "{caller} {action} {grant:?}"
-            );
+            let allowed_by = match policy.decide(&caller.subject(), action, grant) {
+                Decision::Allowed(rule) => Some(&**rule),
+                Decision::Denied => None,
+            };
+            assert_eq!(allowed_by, rule, "{caller} {action} {grant:?}");
         }
     }
 

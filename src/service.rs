@@ -2,7 +2,7 @@
 //!
 //! `convert` is the only place where messages become domain types, `status` the only one where an
 //! error becomes a `tonic::Status`. `gate` lets callers in, `call` says who asks for what and until when, and `observe` wraps
-//! every call once.
+//! every call once; `trail` (with `told`) is what a call leaves in the audit log.
 
 pub mod admin;
 mod call;
@@ -14,6 +14,8 @@ pub mod reasons;
 mod refusal;
 mod status;
 pub mod token;
+mod told;
+mod trail;
 
 pub use admin::Admin;
 pub use direct::Direct;

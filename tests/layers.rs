@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// (module, our modules that it may name, libraries that it must not name)
-const TABLE: [(&str, &[&str], &[&str]); 21] = [
+const TABLE: [(&str, &[&str], &[&str]); 22] = [
     ("secret", &[], &["tonic", "redis", "reqwest", "redb", "serde"]),
     ("textfile", &[], &["tonic", "redis", "reqwest", "redb", "serde"]),
     ("clock", &[], &["tonic", "redis", "reqwest", "redb"]),
@@ -20,9 +20,10 @@ const TABLE: [(&str, &[&str], &[&str]); 21] = [
     ),
     ("caller", &["clock", "textfile"], &["tonic", "prost", "redis", "redb", "axum"]),
     ("policy", &["caller", "textfile"], &["tonic", "prost", "redis", "reqwest", "redb", "axum"]),
+    ("audit", &["clock"], &["tonic", "prost", "redis", "reqwest", "redb", "axum"]),
     (
         "service",
-        &["proto", "broker", "caller", "clock", "policy", "secret"],
+        &["audit", "proto", "broker", "caller", "clock", "policy", "secret"],
         &["redis", "reqwest", "redb", "axum"],
     ),
     ("store", &["broker", "clock", "secret", "textfile"], &["tonic", "prost", "reqwest", "axum"]),
@@ -30,8 +31,8 @@ const TABLE: [(&str, &[&str], &[&str]); 21] = [
     (
         "config",
         &[
-            "broker", "caller", "crash", "listener", "policy", "textfile", "store", "upstream",
-            "secret",
+            "audit", "broker", "caller", "crash", "listener", "policy", "textfile", "store",
+            "upstream", "secret",
         ],
         &["tonic", "prost", "reqwest", "redb", "axum"],
     ),
@@ -45,6 +46,7 @@ const TABLE: [(&str, &[&str], &[&str]); 21] = [
     (
         "app",
         &[
+            "audit",
             "broker",
             "caller",
             "clock",

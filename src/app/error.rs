@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::audit::SinkError;
 use crate::broker::error::Error as BrokerError;
 use crate::store::{OpenError, keyring};
 
@@ -30,6 +31,9 @@ pub enum AppError {
     /// The HTTP client cannot be made.
     #[error(transparent)]
     Endpoint(#[from] crate::upstream::http::BuildError),
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    Audit(#[from] SinkError),
     /// Reflection cannot be offered.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),

@@ -11,13 +11,14 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::app::error::AppError;
+use crate::audit::{Audit, SinkError};
 use crate::broker::Broker;
 use crate::broker::backoff::Backoff;
 use crate::broker::settings::{Predecessors, Settings};
 use crate::broker::store::Store;
 use crate::caller::{Authenticators, Keys, Kubernetes};
 use crate::clock::Clock;
-use crate::config::{Callers, ClusterTokens, Config, StoreConfig};
+use crate::config::{AuditConfig, Callers, ClusterTokens, Config, StoreConfig};
 use crate::service::Gate;
 use crate::store::keyring::KeyringError;
 use crate::store::redis::Admission;
@@ -122,6 +123,18 @@ pub(super) async fn open_store(
             Err(refused) => return Err(refused.into()),
         }
     }
+}
+
+/// What is written down of who does what.
+pub(super) fn audit(
+    config: &Config,
+    clock: Clock,
+    registry: &mut Registry,
+) -> Result<Arc<Audit>, SinkError> {
+    let Some(AuditConfig { place, required }) = config.audit.clone() else {
+        return Ok(Audit::off(clock));
+    };
+    Audit::open(&place, required, config.settings.replica.clone(), clock, registry)
 }
 
 /// Who is let in, and what they may do.

@@ -94,6 +94,12 @@ pub enum Error {
     /// The caller's time ran out first.
     #[error("the refresh of grant {0} goes on; call again")]
     RefreshInProgress(GrantId),
+    /// The audit log takes nothing, and nothing is changed without it.
+    #[error(
+        "the audit log cannot be written, and `audit.required` says that nothing is changed without \
+         it; nothing was done: mend the log, and call again"
+    )]
+    NotAudited,
     /// No provider of this name.
     #[error("no provider {0} is configured; add it under `providers` in the configuration")]
     ProviderNotConfigured(ProviderId),
@@ -282,6 +288,7 @@ impl Error {
             | Self::NotRevoked { .. }
             | Self::AccountUnproven { .. }
             | Self::OtherAccount(_)
+            | Self::NotAudited
             | Self::Draining
             | Self::NotImplemented(_)
             | Self::Internal => None,

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::broker::acts::Acts;
 use crate::broker::endpoint::{Habits, TokenEndpoint};
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
@@ -71,6 +72,7 @@ pub struct Rotations {
     pub(super) flights: Flights,
     pub(super) providers: Providers,
     pub(super) governor: Governor,
+    pub(super) acts: Acts,
     pub(super) watch: Watch,
     /// Refreshes and notes; shutdown waits for them.
     pub(super) tasks: TaskTracker,
@@ -105,6 +107,7 @@ impl Rotations {
             flights: Flights::default(),
             providers: Providers::default(),
             governor: Governor::default(),
+            acts: Acts::default(),
             watch,
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::audit::Place;
 use crate::broker::backoff::Backoff;
 use crate::broker::settings::{Predecessors, Settings};
 use crate::config::callers::callers;
@@ -13,7 +14,7 @@ use crate::config::file::{self, File};
 use crate::config::provider::provider;
 use crate::config::secrets::secret;
 use crate::config::{
-    Config, Environment, Listen, Log, LogFormat, Pages, Problem, Shutdown, StoreConfig,
+    AuditConfig, Config, Environment, Listen, Log, LogFormat, Pages, Problem, Shutdown, StoreConfig,
 };
 use crate::crash::Moment;
 use crate::listener::{Tls, TlsFiles};
@@ -70,6 +71,7 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
         },
         level: file.log.level.clone(),
     };
+    let audit = audit(&file, &mut problems);
     if !audible(&log.level) {
         problems.push(Problem::new(
             "log.level",
@@ -93,6 +95,7 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
             policy,
             policy_file: file.policy.file,
             log,
+            audit,
             settings,
             shutdown,
             providers,
@@ -100,6 +103,19 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
         }),
         _ => Err(problems),
     }
+}
+
+fn audit(file: &File, problems: &mut Vec<Problem>) -> Option<AuditConfig> {
+    let required = file.audit.required;
+    let Some(sink) = &file.audit.sink else {
+        if required {
+            problems.push(Problem::new("audit.sink", "is needed where `audit.required` is true"));
+        }
+        return None;
+    };
+    let place: Result<Place, _> = sink.parse();
+    let place = place.map_err(|why| problems.push(Problem::new("audit.sink", why)));
+    place.ok().map(|place| AuditConfig { place, required })
 }
 
 /// Directives of the log that let our alarms through: an unknown word would be taken for the name of

@@ -39,6 +39,8 @@ pub(super) struct File {
     pub(super) shutdown: Shutdown,
     /// How to log.
     pub(super) log: Log,
+    /// What is written down of who did what.
+    pub(super) audit: AuditSection,
 }
 
 /// Where to listen.
@@ -420,6 +422,16 @@ pub(super) struct Log {
     pub(super) format: LogFormat,
     /// `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,token_broker=debug`.
     pub(super) level: String,
+}
+
+/// The audit log: a JSON line for each decision on a token or a grant, and for each act of the broker.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct AuditSection {
+    /// `stdout`, or `file:` and a path. Left out: there is none.
+    pub(super) sink: Option<String>,
+    /// What changes a grant is not done unless it is written down first. Callers get tokens in any case.
+    pub(super) required: bool,
 }
 
 /// Form of the log.

@@ -91,7 +91,7 @@ pub fn parse(text: &str) -> Result<Policy, PolicyError> {
         let actions = actions(&section.actions, &mut problem);
         let patterns = |texts: &[String]| texts.iter().map(|text| Pattern::new(text)).collect();
         let (subjects, grants) = (patterns(&section.subjects), patterns(&section.grants));
-        rules.push(Rule { name, subjects, grants, actions });
+        rules.push(Rule { name: name.into(), subjects, grants, actions });
     }
     if problems.is_empty() { Ok(Policy { rules }) } else { Err(PolicyError(problems)) }
 }

@@ -1,9 +1,10 @@
 //! Calls: who asks for what, and until when.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
 use crate::policy;
 use crate::proto;
@@ -19,6 +20,10 @@ const ANSWER_LEAD_SHARE: u32 = 10;
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub(super) who: Who,
+    /// The rule that lets it in.
+    pub(super) rule: Option<Arc<str>>,
+    /// The trace that it belongs to, as its caller says.
+    pub(super) trace: Option<MetadataValue<Ascii>>,
     pub(super) action: Action,
     pub(super) start: Instant,
     /// The answer must be ready by then.
@@ -30,7 +35,8 @@ impl Call {
     pub(super) fn begin(action: Action, metadata: &MetadataMap, wait_max: Duration) -> Self {
         let start = Instant::now();
         let deadline = start + budget(metadata, wait_max);
-        Self { who: Who::default(), action, start, deadline }
+        let trace = metadata.get("traceparent").cloned();
+        Self { who: Who::default(), rule: None, trace, action, start, deadline }
     }
 }
 
@@ -95,7 +101,7 @@ impl Named for proto::UpdateGrantRequest {
 }
 
 /// What is asked for: each method of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Action {
     GetToken,
     ForceRefresh,
@@ -178,6 +184,34 @@ impl Action {
             Self::GetBrokerStatus => policy::Action::GetBrokerStatus,
             Self::ConfirmEmptyStore => policy::Action::ConfirmStore,
             Self::RewrapKeys => policy::Action::RewrapKeys,
+        }
+    }
+
+    /// It changes a grant, or what the broker makes of its store.
+    pub(super) fn changes(self) -> bool {
+        match self {
+            Self::GetToken
+            | Self::ForceRefresh
+            | Self::WatchToken
+            | Self::GetEnrollment
+            | Self::GetGrant
+            | Self::ListGrants
+            | Self::ListProviders
+            | Self::GetBrokerStatus => false,
+            Self::StartEnrollment
+            | Self::CompleteEnrollment
+            | Self::CancelEnrollment
+            | Self::ImportGrant
+            | Self::CreateGrant
+            | Self::UpdateGrant
+            | Self::RotateGrant
+            | Self::RevokeGrant
+            | Self::DeleteGrant
+            | Self::DisableGrant
+            | Self::EnableGrant
+            | Self::ResolveGrant
+            | Self::ConfirmEmptyStore
+            | Self::RewrapKeys => true,
         }
     }
 

@@ -22,6 +22,8 @@ pub struct Peer(pub Arc<Result<Arc<str>, &'static str>>);
 
 /// Who need not prove anything.
 const ANYONE: &str = "anyone";
+/// Who has not proven anything, and should.
+const NOBODY: &str = "nobody";
 /// Names of grants are no longer than this: what is, is nobody's.
 const GRANT_LEN_MAX: usize = 200;
 
@@ -45,17 +47,61 @@ struct Decided {
 
 /// Who called; cheap to hand around.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Who(Option<Arc<str>>);
+pub(super) enum Who {
+    /// That was not found out.
+    #[default]
+    Nobody,
+    /// Nobody has to prove who they are.
+    Anyone,
+    /// Whoever has proven to be this.
+    Proven(Arc<str>),
+}
 
 impl Who {
-    fn subject(&self) -> &str {
-        self.0.as_deref().unwrap_or(ANYONE)
+    /// What rules call it.
+    pub(super) fn subject(&self) -> &str {
+        match self {
+            Self::Nobody => NOBODY,
+            Self::Anyone => ANYONE,
+            Self::Proven(name) => name,
+        }
     }
 
     /// The name that was proven, if anybody has to prove one.
     pub(super) fn proven(&self) -> Option<&str> {
-        self.0.as_deref()
+        match self {
+            Self::Proven(name) => Some(name),
+            Self::Nobody | Self::Anyone => None,
+        }
     }
+
+    /// It was found out who calls.
+    pub(super) fn is_known(&self) -> bool {
+        !matches!(self, Self::Nobody)
+    }
+
+    /// Its name, if it was found out.
+    pub(super) fn name(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Nobody => None,
+            Self::Anyone => Some(ANYONE.into()),
+            Self::Proven(name) => Some(Arc::clone(name)),
+        }
+    }
+}
+
+/// Why a call was let in.
+#[derive(Debug, Default)]
+pub(super) struct Admitted {
+    pub(super) who: Who,
+    /// The rule that allows it; `None`: everything is allowed.
+    pub(super) rule: Option<Arc<str>>,
+}
+
+/// Why a call was not let in, and who it was, as far as that was found out.
+pub(super) struct Refused {
+    pub(super) who: Who,
+    pub(super) error: Error,
 }
 
 impl fmt::Display for Who {
@@ -106,34 +152,37 @@ impl Gate {
         metadata: &MetadataMap,
         extensions: &Extensions,
         grant: Option<&str>,
-    ) -> Result<Who, Error> {
+    ) -> Result<Admitted, Refused> {
         if self.open {
-            return Ok(Who::default());
+            return Ok(Admitted { who: Who::Anyone, rule: None });
         }
-        let who = self.identify(metadata, extensions).await.inspect_err(|_| {
+        let who = self.identify(metadata, extensions).await.map_err(|error| {
             self.counter("unauthenticated", action).inc();
+            Refused { who: Who::Nobody, error }
         })?;
-        self.require(&who, action, grant)?;
-        Ok(who)
+        match self.require(&who, action, grant) {
+            Ok(rule) => Ok(Admitted { who, rule }),
+            Err(error) => Err(Refused { who, error }),
+        }
     }
 
-    /// Says no to what the policy does not allow.
+    /// Says no to what the policy does not allow; gives the rule that allows it.
     pub(super) fn require(
         &self,
         who: &Who,
         action: policy::Action,
         grant: Option<&str>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Arc<str>>, Error> {
         if self.open {
-            return Ok(());
+            return Ok(None);
         }
         let grant = grant.map(|grant| if grant.len() > GRANT_LEN_MAX { "" } else { grant });
         match self.policy.load().decide(who.subject(), action, grant) {
-            Decision::Allowed(_) => {
+            Decision::Allowed(rule) => {
                 let counter =
                     self.allowed[action as usize].get_or_init(|| self.counter("allowed", action));
                 counter.inc();
-                Ok(())
+                Ok(Some(Arc::clone(rule)))
             }
             Decision::Denied => {
                 self.counter("denied", action).inc();
@@ -156,7 +205,7 @@ impl Gate {
         extensions: &Extensions,
     ) -> Result<Who, Error> {
         if self.authenticators.is_empty() {
-            return Ok(Who::default());
+            return Ok(Who::Anyone);
         }
         let mut headers = metadata.get_all("authorization").iter();
         let authorization = headers.next().map(|one| match headers.next() {
@@ -166,10 +215,10 @@ impl Gate {
         let certificate = extensions.get::<Peer>().map(|peer| peer.0.as_ref());
         let credentials = Credentials { authorization, certificate };
         if let Some(known) = self.authenticators.recall(credentials, self.clock) {
-            return Ok(Who(Some(known)));
+            return Ok(Who::Proven(known));
         }
         let found = self.authenticators.authenticate(credentials, self.clock).await;
-        found.map(|subject| Who(Some(subject))).map_err(|why| match why {
+        found.map(Who::Proven).map_err(|why| match why {
             Unproven::NoKeys => Error::CallersUnknown(why.to_string()),
             _ => Error::Unauthenticated(why.to_string()),
         })

@@ -14,12 +14,15 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, Response, Status};
 use tracing::{debug, info, warn};
 
+use crate::audit::Audit;
 use crate::broker::error::{Error, chain};
 use crate::broker::model::GrantId;
 use crate::broker::store::StoreError;
 use crate::service::Gate;
 use crate::service::call::{ANSWER_LEAD, Action, Call, Named};
-use crate::service::status::{classify, status};
+use crate::service::status::{classify, code_name, status};
+use crate::service::told::Tells;
+use crate::service::trail::{Trail, trace_id};
 
 /// Shortest call worth telling apart, in seconds: cached answers take less than a millisecond.
 const CALL_BUCKET_FIRST: f64 = 0.000_25;
@@ -40,12 +43,18 @@ pub struct Observe {
     answered: [OnceLock<Histogram>; Action::COUNT],
     wait_max: Duration,
     gate: Arc<Gate>,
+    audit: Arc<Audit>,
 }
 
 impl Observe {
-    /// Registers the histogram. No call waits longer than `wait_max`, and none passes that the gate does
-    /// not let in.
-    pub fn new(registry: &mut Registry, wait_max: Duration, gate: Arc<Gate>) -> Arc<Self> {
+    /// Registers the histogram. No call waits longer than `wait_max`, none passes that the gate does not
+    /// let in, and what is decided of each is written down.
+    pub fn new(
+        registry: &mut Registry,
+        wait_max: Duration,
+        gate: Arc<Gate>,
+        audit: Arc<Audit>,
+    ) -> Arc<Self> {
         let durations: Family<Labels, Histogram> = Family::new_with_constructor(|| {
             Histogram::new(exponential_buckets(CALL_BUCKET_FIRST, 2.0, CALL_BUCKETS))
         });
@@ -55,11 +64,11 @@ impl Observe {
             Unit::Seconds,
             durations.clone(),
         );
-        Arc::new(Self { durations, answered: Default::default(), wait_max, gate })
+        Arc::new(Self { durations, answered: Default::default(), wait_max, gate, audit })
     }
 
     /// Runs a call until shortly before its caller's deadline.
-    pub(super) async fn call<Q: Named, T, F>(
+    pub(super) async fn call<Q: Named, T: Tells, F>(
         &self,
         action: Action,
         request: Request<Q>,
@@ -73,13 +82,28 @@ impl Observe {
         let (metadata, extensions) = (request.metadata(), request.extensions());
         let grant = request.get_ref().grant();
         let admitted = self.gate.admit(action.in_policy(), metadata, extensions, grant);
-        match timeout_at(call.deadline, admitted).await.unwrap_or_else(|_| Err(late())) {
-            Ok(who) => call.who = who,
-            Err(error) => {
-                record.code = classify(&error).0;
-                log(&call, &error);
-                return Err(status(&error));
+        let admitted = timeout_at(call.deadline, admitted).await;
+        let refused = match admitted {
+            Ok(Ok(admitted)) => {
+                (call.who, call.rule) = (admitted.who, admitted.rule);
+                None
             }
+            Ok(Err(refused)) => {
+                call.who = refused.who;
+                Some(refused.error)
+            }
+            Err(_elapsed) => Some(late()),
+        };
+        let mut trail = Trail::new(&self.audit, &call, grant);
+        let refused = match refused {
+            None => trail.begin().await.err(),
+            refused => refused,
+        };
+        if let Some(error) = refused {
+            record.code = classify(&error).0;
+            log(&call, &error);
+            trail.end::<T>(&Err(error.clone()));
+            return Err(status(&error));
         }
         let (method, deadline) = (action.method(), call.deadline);
         let mut running = pin!(run(request.into_inner(), call.clone()));
@@ -96,6 +120,7 @@ impl Observe {
                 }
             },
         };
+        trail.end(&result);
         match result {
             Ok(response) => {
                 record.code = Code::Ok;
@@ -110,13 +135,19 @@ impl Observe {
         }
     }
 
+    /// What is written down.
+    pub(super) fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
     /// Who is let in.
     pub(super) fn gate(&self) -> &Gate {
         &self.gate
     }
 
     fn durations(&self, action: Action, code: Code) -> Histogram {
-        let labels = Labels { rpc_method: action.method(), rpc_response_status_code: name(code) };
+        let labels =
+            Labels { rpc_method: action.method(), rpc_response_status_code: code_name(code) };
         self.durations.get_or_create(&labels).clone()
     }
 }
@@ -131,11 +162,8 @@ fn late() -> Error {
 /// themselves is not a warning.
 fn log(call: &Call, error: &Error) {
     let method = call.action.method();
-    let caller = match error {
-        // It was known who calls, and what was denied.
-        Error::Denied { caller, .. } => caller.clone(),
-        _ => call.who.to_string(),
-    };
+    let caller = call.who.subject();
+    let trace = call.trace.as_ref().and_then(trace_id);
     let (code, reason, _) = classify(error);
     let denied = match error {
         Error::Denied { grant, .. } => Some(grant.as_str()),
@@ -152,7 +180,15 @@ fn log(call: &Call, error: &Error) {
     let error = chain(error);
     match code {
         _ if told => {
-            debug!(rpc.method = method, %caller, grant.id = grant, reason, error, "failed");
+            debug!(
+                rpc.method = method,
+                caller,
+                grant.id = grant,
+                trace.id = trace,
+                reason,
+                error,
+                "failed"
+            );
         }
         // Whoever is nobody does not fill the log; they are counted.
         Code::Unauthenticated => {
@@ -166,9 +202,25 @@ fn log(call: &Call, error: &Error) {
         | Code::Aborted
         | Code::PermissionDenied
         | Code::DeadlineExceeded => {
-            info!(rpc.method = method, %caller, grant.id = grant, reason, error, "refused");
+            info!(
+                rpc.method = method,
+                caller,
+                grant.id = grant,
+                trace.id = trace,
+                reason,
+                error,
+                "refused"
+            );
         }
-        _ => warn!(rpc.method = method, %caller, grant.id = grant, reason, error, "failed"),
+        _ => warn!(
+            rpc.method = method,
+            caller,
+            grant.id = grant,
+            trace.id = trace,
+            reason,
+            error,
+            "failed"
+        ),
     }
 }
 
@@ -202,6 +254,7 @@ fn grant(error: &Error) -> Option<&GrantId> {
         | Error::AccountUnproven { .. }
         | Error::ProviderNotConfigured(_)
         | Error::Store(_)
+        | Error::NotAudited
         | Error::Draining
         | Error::NotImplemented(_)
         | Error::Internal => None,
@@ -226,27 +279,5 @@ impl Drop for Record<'_> {
         } else {
             observe.durations(action, code).observe(took);
         }
-    }
-}
-
-fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }

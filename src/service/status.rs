@@ -100,6 +100,7 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         }
         Error::CallersUnknown(_) => (Code::Unavailable, ErrorReason::CallerUnauthenticated, soon),
         Error::Denied { .. } => (Code::PermissionDenied, ErrorReason::PolicyDenied, None),
+        Error::NotAudited => (Code::Unavailable, ErrorReason::AuditUnavailable, soon),
         Error::Draining => (Code::Unavailable, ErrorReason::Draining, soon),
         Error::NotImplemented(_) => (Code::Unimplemented, ErrorReason::NotImplemented, None),
         Error::Internal => (Code::Internal, ErrorReason::Internal, None),
@@ -258,6 +259,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         | Error::CallersUnknown(_)
         | Error::EnrolmentUnknown
         | Error::EnrolmentGoesOn
+        | Error::NotAudited
         | Error::Draining
         | Error::Internal => {}
     }
@@ -270,6 +272,29 @@ fn provider_parts(put: &mut impl FnMut(&str, String), error: Option<&str>, statu
     }
     if let Some(status) = status {
         put("provider_status", status.to_string());
+    }
+}
+
+/// What gRPC calls a code.
+pub(super) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

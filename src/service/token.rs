@@ -18,6 +18,7 @@ use crate::proto::{
     WatchTokenRequest, WatchTokenResponse, force_refresh_response,
 };
 use crate::service::call::{Action, Call};
+use crate::service::trail::served as write_down;
 use crate::service::{Observe, convert};
 
 /// Serves tokens.
@@ -56,13 +57,19 @@ impl TokenService for Tokens {
                 if !served.view.token().is_some_and(long) {
                     self.observe.gate().require(&call.who, force, Some(id.as_str()))?;
                 }
+                write_down(self.observe.audit(), &call, &served.view, None);
                 return Ok(convert::reply(&served.view, served.degraded, now));
             }
-            if let Some(reply) = self.broker.from_memory(&id, want, convert::reply) {
+            let at_once = self.broker.from_memory(&id, want, |view, degraded, now| {
+                write_down(self.observe.audit(), &call, view, None);
+                convert::reply(view, degraded, now)
+            });
+            if let Some(reply) = at_once {
                 return Ok(reply);
             }
             // Boxed, so that answers from memory do not carry what only a wait needs.
             let served = Box::pin(self.broker.get_token(&id, want, call.deadline)).await?;
+            write_down(self.observe.audit(), &call, &served.view, None);
             Ok(convert::reply(&served.view, served.degraded, self.broker.clock().now()))
         };
         self.observe.call(Action::GetToken, request, run).await
@@ -75,10 +82,13 @@ impl TokenService for Tokens {
         let run = |request, call: Call| async move {
             let (id, rejected) = convert::force_refresh(request)?;
             let (served, outcome) = self.broker.force_refresh(&id, rejected, call.deadline).await?;
-            let outcome = match outcome {
-                Outcome::Rotated => force_refresh_response::Outcome::Rotated,
-                Outcome::AlreadyReplaced => force_refresh_response::Outcome::AlreadyReplaced,
+            let (outcome, how) = match outcome {
+                Outcome::Rotated => (force_refresh_response::Outcome::Rotated, "ROTATED"),
+                Outcome::AlreadyReplaced => {
+                    (force_refresh_response::Outcome::AlreadyReplaced, "ALREADY_REPLACED")
+                }
             };
+            write_down(self.observe.audit(), &call, &served.view, Some(how));
             let token = convert::token(&served.view, served.degraded, self.broker.clock().now());
             Ok(ForceRefreshResponse { token: Some(token), outcome: outcome.into() })
         };

@@ -32,12 +32,13 @@ policies:
     grants: ['**']
     actions: [admin.*, get_token, watch_token, force_refresh]
 ";
-const STATIC: &str = "static-canary-0123456789abcdef";
+pub(crate) const STATIC: &str = "static-canary-0123456789abcdef";
 
-struct World {
+pub(crate) struct World {
     dir: TempDir,
+    pub(crate) authority: Authority,
     cluster: Signer,
-    program: Program,
+    pub(crate) program: Program,
     channel: Channel,
 }
 
@@ -48,6 +49,11 @@ fn now() -> u64 {
 
 impl World {
     async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A broker with these settings, too, and a grant `kroger/alice`.
+    pub(crate) async fn with(more: &[(&str, &str)]) -> Self {
         let authority = Authority::new();
         let base = authority.serve().await;
         let (dir, cluster) = (tempfile::tempdir().unwrap(), Signer::new());
@@ -63,11 +69,12 @@ impl World {
             ("TOKEN_BROKER__POLICY__FILE", "policy.yaml"),
             ("TOKEN_BROKER__LOG__LEVEL", "trace"),
         ]);
+        environment.extend(more);
         let program = Program::start(dir.path(), &["serve"], &environment);
         let channel = Channel::from_shared(format!("http://{}", program.api)).unwrap();
         let channel = channel.connect().await.unwrap();
-        let world = Self { dir, cluster, program, channel };
-        std::fs::write(world.at("refresh-token"), authority.consent("alice")).unwrap();
+        let world = Self { dir, authority, cluster, program, channel };
+        std::fs::write(world.at("refresh-token"), world.authority.consent("alice")).unwrap();
         let file = world.at("refresh-token").display().to_string();
         let import = ["grant", "import", "kroger/alice", "--provider", "default"];
         let (ok, _, errors) = world.cli(
@@ -79,12 +86,17 @@ impl World {
         world
     }
 
-    fn at(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn at(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join(name)
     }
 
     /// Runs the command line as this service account.
-    fn cli(&self, namespace: &str, name: &str, arguments: &[&str]) -> (bool, String, String) {
+    pub(crate) fn cli(
+        &self,
+        namespace: &str,
+        name: &str,
+        arguments: &[&str],
+    ) -> (bool, String, String) {
         std::fs::write(self.at("token"), self.token(&claims(namespace, name))).unwrap();
         let file = self.at("token").display().to_string();
         self.program.cli(&[arguments, &["--token-file", &file]].concat())

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod agreement;
+mod audit;
 mod bounds;
 mod callers;
 mod chaos;

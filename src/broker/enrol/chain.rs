@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tracing::{error, info, warn};
 
+use crate::broker::acts::ActKind;
 use crate::broker::enrol::exchange::First;
 use crate::broker::error::{Error, chain};
 use crate::broker::model::{
@@ -57,6 +58,7 @@ impl Broker {
         if newest {
             info!(grant.id = %grant.id, provider = %grant.descriptor.provider,
                 generation = %grant.generation(), "a new chain begins with a person's consent");
+            rotations.acts.tell(ActKind::Enrolled, &grant, None);
         } else {
             warn!(grant.id = %grant.id, "something newer than this consent is there already, and stays");
         }

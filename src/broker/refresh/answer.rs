@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tracing::{error, info, warn};
 
+use crate::broker::acts::ActKind;
 use crate::broker::endpoint::{Concern, Disposition, Failure, Reply};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
@@ -202,7 +203,10 @@ impl Rotations {
                             && verdict.given_up.is_none()
                             && !verdict.is_revocation() =>
                     {
-                        lifted += usize::from(self.lift(grant).await?);
+                        if self.lift(grant).await? {
+                            self.acts.tell(ActKind::VerdictLifted, grant, None);
+                            lifted += 1;
+                        }
                     }
                     Standing::Refused(_) | Standing::Usable | Standing::Deleted => {}
                 }
@@ -271,6 +275,7 @@ impl Rotations {
         let other = self.insist(step, told).await?;
         entry.answered(intent);
         entry.adopt(other.clone());
+        self.acts.tell(ActKind::OtherPairTried, &other, None);
         warn!(generation = %other.generation(),
             "the refresh token was refused; another pair of the same generation is tried");
         Some(other)
@@ -300,6 +305,7 @@ impl Rotations {
             let position = Position { generation: intent.generation, fence };
             let standing = Standing::Refused(verdict.clone());
             let refused = Grant { position, standing, intent: None, ..grant.clone() };
+            self.acts.tell(ActKind::Refused, &refused, Some(verdict.reason.name()));
             entry.adopt(refused);
             return Err(Error::GrantRefused { grant: grant.id.clone(), verdict });
         }

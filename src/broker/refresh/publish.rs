@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use crate::broker::acts::ActKind;
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::freshness::{end_due, idle_due, soft_due};
@@ -43,6 +44,7 @@ impl Rotations {
             {
                 self.watch.healed.fetch_add(1, Ordering::Relaxed);
                 warn!(grant.id = %entry.id, "the store had forgotten that this grant was deleted");
+                self.acts.tell(ActKind::DeletedAgain, &known.grant, None);
                 return Err(Error::GrantNotFound(entry.id.clone()));
             }
         }
@@ -77,8 +79,10 @@ impl Rotations {
         if matches!(merged, Merged::Published | Merged::Remade) {
             self.watch.healed.fetch_add(1, Ordering::Relaxed);
         }
-        if merged == Merged::Remade {
-            self.tell_remade(&known.grant);
+        match merged {
+            Merged::Remade => self.tell_remade(&known.grant),
+            Merged::Published => self.acts.tell(ActKind::Healed, &known.grant, None),
+            Merged::Same | Merged::Sibling | Merged::Old => {}
         }
         let stored = self.load(&entry.id).await?;
         Ok(stored.map_or_else(|| Arc::clone(known), |stored| entry.learn(stored)))
@@ -108,6 +112,7 @@ impl Rotations {
     fn tell_remade(&self, grant: &Grant) {
         let provider = grant.descriptor.provider.as_str().to_owned();
         self.metrics.remade_grants.get_or_create(&ByProvider { provider }).inc();
+        self.acts.tell(ActKind::Remade, grant, None);
         error!(grant.id = %grant.id, generation = %grant.generation(),
             "the store had lost this grant; it was made again from memory. What else did the store lose?");
     }
@@ -159,6 +164,7 @@ impl Rotations {
                 }
                 let view = entry.adopt(next);
                 info!(%generation, token.fingerprint = view.fingerprint, "refreshed");
+                self.acts.tell(ActKind::Refreshed, &view.grant, None);
                 Ok(view)
             }
             Merged::Sibling | Merged::Old => self.reload(entry).await,

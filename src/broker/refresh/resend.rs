@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
+use crate::broker::acts::ActKind;
 use crate::broker::endpoint::{Concern, Disposition, Failure, Habits};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
@@ -178,6 +179,7 @@ impl Rotations {
             fence: intent.fence,
         };
         entry.doubted(intent, doubt.clone());
+        self.acts.tell(ActKind::Doubted, grant, Some(kind.name()));
         if before.is_some() {
             entry.use_report(grant);
         }
@@ -345,6 +347,7 @@ impl Rotations {
         let provider = grant.descriptor.provider.as_str().to_owned();
         let labels = Resend { provider, kind: doubt.kind.name(), result };
         self.metrics.resends.get_or_create(&labels).inc();
+        self.acts.tell(ActKind::Resent, grant, Some(result));
     }
 
     /// Brings grants up again that wait for a provider which is well again.

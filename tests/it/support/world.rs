@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use prometheus_client::registry::Registry;
+use token_broker::audit::Audit;
 use token_broker::broker::Broker;
 use token_broker::broker::metrics::Metrics;
 use token_broker::broker::settings::{Predecessors, Settings};
@@ -79,7 +80,8 @@ impl World {
     ) -> Self {
         let mut registry = Registry::default();
         let gate = Arc::new(Gate::open(clock));
-        let observe = Observe::new(&mut registry, settings.caller_wait_max, gate);
+        let observe =
+            Observe::new(&mut registry, settings.caller_wait_max, gate, Audit::off(clock));
         let metrics = Metrics::new(&mut registry);
         let endpoint = Arc::new(authority.clone());
         let broker = Broker::new(Arc::clone(&store), endpoint, clock, settings, metrics, boot);
