@@ -19,6 +19,17 @@ pub use keys::{KeySource, Keys, keys as parse_keys};
 pub use statics::{StaticTokens, StaticTokensError};
 pub use unproven::Unproven;
 
+/// How much one caller may take of this process; 0: as much as it likes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallerLimits {
+    /// Calls in a second.
+    pub rate: u32,
+    /// Calls at once.
+    pub concurrency: u32,
+    /// Tokens of one grant that are replaced for one caller in an hour.
+    pub force_refreshes: u32,
+}
+
 /// Who calls, as it was proven.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Caller {

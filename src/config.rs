@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::audit::Place;
 use crate::broker::settings::Settings;
-use crate::caller::{KeySource, StaticTokens};
+use crate::caller::{CallerLimits, KeySource, StaticTokens};
 use crate::listener::{Bounds, Tls};
 use crate::policy::Policy;
 use crate::store::redis::Address;
@@ -69,12 +69,14 @@ pub struct Config {
 }
 
 /// How callers prove who they are; nothing: nobody has to.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Callers {
     /// Pods, by tokens of their service accounts.
     pub kubernetes: Option<ClusterTokens>,
     /// Static tokens.
     pub tokens: Option<StaticTokens>,
+    /// How much each may take.
+    pub limits: CallerLimits,
 }
 
 /// Which tokens of service accounts are believed.

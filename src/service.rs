@@ -1,7 +1,7 @@
 //! The gRPC edge: every method decodes, calls the domain, and encodes.
 //!
 //! `convert` is the only place where messages become domain types, `status` the only one where an
-//! error becomes a `tonic::Status`. `gate` lets callers in, `call` says who asks for what and until when, and `observe` wraps
+//! error becomes a `tonic::Status`. `gate` lets callers in, `limits` bounds what each takes, `call` says who asks for what and until when, and `observe` wraps
 //! every call once; `trail` (with `told`) is what a call leaves in the audit log.
 
 pub mod admin;
@@ -9,6 +9,7 @@ mod call;
 mod convert;
 pub mod direct;
 pub mod gate;
+mod limits;
 pub mod observe;
 pub mod reasons;
 mod refusal;

@@ -144,7 +144,7 @@ pub(super) async fn gate(
     registry: &mut Registry,
 ) -> (Gate, Option<Arc<Keys>>) {
     let Some(policy) = &config.policy else { return (Gate::open(clock), None) };
-    let Callers { kubernetes, tokens } = config.callers.clone();
+    let Callers { kubernetes, tokens, limits } = config.callers.clone();
     let (kubernetes, keys) = match kubernetes {
         None => (None, None),
         Some(ClusterTokens { issuer, audience, keys }) => {
@@ -161,7 +161,7 @@ pub(super) async fn gate(
     };
     let certificates = config.listen.tls.as_ref().is_some_and(|tls| tls.asks_clients());
     let authenticators = Authenticators::new(kubernetes, tokens, certificates);
-    (Gate::new(authenticators, policy.clone(), clock, registry), keys)
+    (Gate::new(authenticators, policy.clone(), limits, clock, registry), keys)
 }
 
 /// The key ring that is there; none where the first start is to make it.

@@ -94,6 +94,18 @@ pub enum Error {
     /// The caller's time ran out first.
     #[error("the refresh of grant {0} goes on; call again")]
     RefreshInProgress(GrantId),
+    /// The caller takes too much.
+    #[error(
+        "{caller} takes more than `{limit}` lets a caller take here; call less often, or ask an operator to raise it"
+    )]
+    CallerLimited {
+        /// Who called.
+        caller: String,
+        /// The setting.
+        limit: &'static str,
+        /// When there is some again.
+        retry_after: Duration,
+    },
     /// The audit log takes nothing, and nothing is changed without it.
     #[error(
         "the audit log cannot be written, and `audit.required` says that nothing is changed without \
@@ -288,6 +300,7 @@ impl Error {
             | Self::NotRevoked { .. }
             | Self::AccountUnproven { .. }
             | Self::OtherAccount(_)
+            | Self::CallerLimited { .. }
             | Self::NotAudited
             | Self::Draining
             | Self::NotImplemented(_)

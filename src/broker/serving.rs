@@ -174,12 +174,14 @@ impl Broker {
         }
     }
 
-    /// Replaces a rejected token: compare, then refresh at most once.
+    /// Replaces a rejected token: compare, then refresh at most once. `may`: asked only where that costs a
+    /// refresh which nobody else has begun.
     pub async fn force_refresh(
         &self,
         id: &GrantId,
         rejected: Rejected,
         deadline: Instant,
+        may: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(Served, Outcome), Error> {
         let entry = self.rotations.entry(id).await?;
         if entry.view().grant.descriptor.disabled {
@@ -195,11 +197,12 @@ impl Broker {
             entry.report_rejected(token.generation);
         }
         let now = self.rotations.clock.now();
-        if let Some(retry_after) = self.cooldown(&view, now)
-            && current.is_some()
-            && self.rotations.flights.of(id).is_none()
-        {
-            return Err(Error::ForceRefreshCooldown { grant: id.clone(), retry_after });
+        if self.rotations.flights.of(id).is_none() {
+            let cooling = self.cooldown(&view, now).filter(|_| current.is_some());
+            if let Some(retry_after) = cooling {
+                return Err(Error::ForceRefreshCooldown { grant: id.clone(), retry_after });
+            }
+            may()?;
         }
         let (refreshed, outcome) = self.refresh(&entry, &view, Trigger::Forced, deadline).await?;
         self.note_use(&entry, &refreshed);

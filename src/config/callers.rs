@@ -4,8 +4,8 @@ use std::path::Path;
 
 use url::Url;
 
-use crate::caller::{KeySource, StaticTokens, parse_keys};
-use crate::config::file::{File, KubernetesSection};
+use crate::caller::{CallerLimits, KeySource, StaticTokens, parse_keys};
+use crate::config::file::{self, File, KubernetesSection};
 use crate::config::{Callers, ClusterTokens, Problem};
 use crate::policy::{self, Policy};
 use crate::textfile;
@@ -43,7 +43,9 @@ pub(super) fn callers(file: &File, problems: &mut Vec<Problem>) -> (Callers, Opt
         cluster_problems(section, &mut problem);
     }
     let kubernetes = file.callers.kubernetes.as_ref().map(cluster);
-    (Callers { kubernetes, tokens }, policy)
+    let file::LimitsSection { rate, concurrency, force_refreshes } = file.callers.limits;
+    let limits = CallerLimits { rate, concurrency, force_refreshes };
+    (Callers { kubernetes, tokens, limits }, policy)
 }
 
 fn cluster_problems(section: &KubernetesSection, problem: &mut impl FnMut(&str, String)) {

@@ -128,9 +128,31 @@ pub(super) struct Keys {
 pub(super) struct Callers {
     /// Pods, by tokens of their service accounts.
     pub(super) kubernetes: Option<KubernetesSection>,
+    /// How much each caller may take of each replica.
+    pub(super) limits: LimitsSection,
     /// File with `NAME TOKEN` on each line: static tokens, for development and for callers outside of
     /// any cluster.
     pub(super) tokens_file: Option<PathBuf>,
+}
+
+/// How much each caller may take of each replica; 0: as much as it likes.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct LimitsSection {
+    /// Calls in a second; as many may come at once.
+    pub(super) rate: u32,
+    /// Calls at once.
+    pub(super) concurrency: u32,
+    /// Tokens of one grant that are replaced by `ForceRefresh` for one caller in an hour. What joins
+    /// somebody else's, or finds a newer token, is not counted.
+    pub(super) force_refreshes: u32,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        // Far above what services need, and far below what a replica bears.
+        Self { rate: 10_000, concurrency: 1_000, force_refreshes: 30 }
+    }
 }
 
 /// Tokens of Kubernetes service accounts, projected into pods for our audience.

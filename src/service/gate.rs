@@ -8,13 +8,16 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use tokio::time::Instant;
 use tonic::Extensions;
 use tonic::metadata::MetadataMap;
 
 use crate::broker::error::Error;
-use crate::caller::{Authenticators, Credentials, Unproven};
+use crate::broker::model::GrantId;
+use crate::caller::{Authenticators, CallerLimits, Credentials, Unproven};
 use crate::clock::Clock;
 use crate::policy::{self, Decision, Policy};
+use crate::service::limits::{Limits, Place};
 
 /// Whom the certificate of a connection names, or why it names nobody; its calls bring it along.
 #[derive(Debug, Clone)]
@@ -31,6 +34,8 @@ const GRANT_LEN_MAX: usize = 200;
 pub struct Gate {
     authenticators: Authenticators,
     policy: ArcSwap<Policy>,
+    /// `None`: everybody is the same caller.
+    limits: Option<Limits>,
     /// Nobody has to prove anything, and everybody may do everything.
     open: bool,
     clock: Clock,
@@ -96,6 +101,8 @@ pub(super) struct Admitted {
     pub(super) who: Who,
     /// The rule that allows it; `None`: everything is allowed.
     pub(super) rule: Option<Arc<str>>,
+    /// Its place among those of its caller, until it ends.
+    pub(super) place: Option<Place>,
 }
 
 /// Why a call was not let in, and who it was, as far as that was found out.
@@ -116,6 +123,7 @@ impl Gate {
         Self {
             authenticators: Authenticators::default(),
             policy: ArcSwap::default(),
+            limits: None,
             open: true,
             clock,
             decisions: Family::default(),
@@ -127,14 +135,16 @@ impl Gate {
     pub fn new(
         authenticators: Authenticators,
         policy: Policy,
+        limits: CallerLimits,
         clock: Clock,
         registry: &mut Registry,
     ) -> Self {
-        let gate = Self { authenticators, open: false, ..Self::open(clock) };
+        let limits = Some(Limits::new(limits, registry));
+        let gate = Self { authenticators, limits, open: false, ..Self::open(clock) };
         gate.policy.store(Arc::new(policy));
         registry.register(
             "authz_decisions",
-            "Calls that were let in, denied by policy, or of nobody who is known",
+            "Calls that were let in, denied by policy, over a limit, or of nobody who is known",
             gate.decisions.clone(),
         );
         gate
@@ -154,15 +164,32 @@ impl Gate {
         grant: Option<&str>,
     ) -> Result<Admitted, Refused> {
         if self.open {
-            return Ok(Admitted { who: Who::Anyone, rule: None });
+            return Ok(Admitted { who: Who::Anyone, rule: None, place: None });
         }
         let who = self.identify(metadata, extensions).await.map_err(|error| {
             self.counter("unauthenticated", action).inc();
             Refused { who: Who::Nobody, error }
         })?;
-        match self.require(&who, action, grant) {
-            Ok(rule) => Ok(Admitted { who, rule }),
+        let entered = self.enter(&who, action);
+        match entered.and_then(|place| Ok((place, self.require(&who, action, grant)?))) {
+            Ok((place, rule)) => Ok(Admitted { who, rule, place }),
             Err(error) => Err(Refused { who, error }),
+        }
+    }
+
+    fn enter(&self, who: &Who, action: policy::Action) -> Result<Option<Place>, Error> {
+        let (Some(limits), Who::Proven(name)) = (&self.limits, who) else { return Ok(None) };
+        let entered = limits.enter(name, Instant::now());
+        entered.map(Some).inspect_err(|_| {
+            self.counter("limited", action).inc();
+        })
+    }
+
+    /// Says no to a caller for whom the token of this grant was replaced too often.
+    pub(super) fn may_replace(&self, who: &Who, grant: &GrantId) -> Result<(), Error> {
+        match (&self.limits, who) {
+            (Some(limits), Who::Proven(name)) => limits.replace(name, grant),
+            _ => Ok(()),
         }
     }
 

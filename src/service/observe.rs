@@ -83,9 +83,10 @@ impl Observe {
         let grant = request.get_ref().grant();
         let admitted = self.gate.admit(action.in_policy(), metadata, extensions, grant);
         let admitted = timeout_at(call.deadline, admitted).await;
+        let mut place = None;
         let refused = match admitted {
             Ok(Ok(admitted)) => {
-                (call.who, call.rule) = (admitted.who, admitted.rule);
+                (call.who, call.rule, place) = (admitted.who, admitted.rule, admitted.place);
                 None
             }
             Ok(Err(refused)) => {
@@ -120,6 +121,7 @@ impl Observe {
                 }
             },
         };
+        drop(place);
         trail.end(&result);
         match result {
             Ok(response) => {
@@ -177,6 +179,7 @@ fn log(call: &Call, error: &Error) {
         Error::Store(store) => matches!(store.as_ref(), StoreError::Unavailable(_)),
         _ => false,
     };
+    let crowding = matches!(error, Error::Unauthenticated(_) | Error::CallerLimited { .. });
     let error = chain(error);
     match code {
         _ if told => {
@@ -190,9 +193,9 @@ fn log(call: &Call, error: &Error) {
                 "failed"
             );
         }
-        // Whoever is nobody does not fill the log; they are counted.
-        Code::Unauthenticated => {
-            debug!(rpc.method = method, reason, error, "refused");
+        // Whoever is nobody, or goes wild, does not fill the log; they are counted.
+        _ if crowding => {
+            debug!(rpc.method = method, caller, reason, error, "refused");
         }
         Code::InvalidArgument
         | Code::NotFound
@@ -251,6 +254,7 @@ fn grant(error: &Error) -> Option<&GrantId> {
         | Error::Unauthenticated(_)
         | Error::CallersUnknown(_)
         | Error::Denied { .. }
+        | Error::CallerLimited { .. }
         | Error::AccountUnproven { .. }
         | Error::ProviderNotConfigured(_)
         | Error::Store(_)

@@ -100,6 +100,9 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         }
         Error::CallersUnknown(_) => (Code::Unavailable, ErrorReason::CallerUnauthenticated, soon),
         Error::Denied { .. } => (Code::PermissionDenied, ErrorReason::PolicyDenied, None),
+        Error::CallerLimited { retry_after, .. } => {
+            (Code::ResourceExhausted, ErrorReason::CallerRateLimited, Some(*retry_after))
+        }
         Error::NotAudited => (Code::Unavailable, ErrorReason::AuditUnavailable, soon),
         Error::Draining => (Code::Unavailable, ErrorReason::Draining, soon),
         Error::NotImplemented(_) => (Code::Unimplemented, ErrorReason::NotImplemented, None),
@@ -254,6 +257,10 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         Error::Denied { caller, action, .. } => {
             put("caller", caller.clone());
             put("action", (*action).to_owned());
+        }
+        Error::CallerLimited { caller, limit, .. } => {
+            put("caller", caller.clone());
+            put("limit", (*limit).to_owned());
         }
         Error::Unauthenticated(_)
         | Error::CallersUnknown(_)

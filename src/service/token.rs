@@ -81,7 +81,9 @@ impl TokenService for Tokens {
     ) -> Result<Response<ForceRefreshResponse>, Status> {
         let run = |request, call: Call| async move {
             let (id, rejected) = convert::force_refresh(request)?;
-            let (served, outcome) = self.broker.force_refresh(&id, rejected, call.deadline).await?;
+            let may = || self.observe.gate().may_replace(&call.who, &id);
+            let forced = self.broker.force_refresh(&id, rejected, call.deadline, may);
+            let (served, outcome) = forced.await?;
             let (outcome, how) = match outcome {
                 Outcome::Rotated => (force_refresh_response::Outcome::Rotated, "ROTATED"),
                 Outcome::AlreadyReplaced => {

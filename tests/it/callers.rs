@@ -1,7 +1,7 @@
 //! Who is let in, and what they may do: every method, every kind of caller.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,8 +9,10 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use prost::Message as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use token_broker::client::CallError;
-use token_broker::proto::{ErrorReason, FILE_DESCRIPTOR_SET};
+use token_broker::client::{Bearer, CallError};
+use token_broker::proto::force_refresh_request::Rejected;
+use token_broker::proto::token_service_client::TokenServiceClient;
+use token_broker::proto::{ErrorReason, FILE_DESCRIPTOR_SET, ForceRefreshRequest, GetTokenRequest};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
@@ -301,4 +303,53 @@ fn what_is_wrong_with_callers_and_policy_is_told_before_anything_opens() {
     }
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/policy.example.yaml");
     assert!(token_broker::policy::load(std::path::Path::new(example)).is_ok());
+}
+
+/// One caller goes wild; another one does not notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_takes_too_much_is_refused_and_harms_nobody() {
+    let world = World::with(&[
+        ("TOKEN_BROKER__CALLERS__LIMITS__RATE", "20"),
+        ("TOKEN_BROKER__CALLERS__LIMITS__FORCE_REFRESHES", "1"),
+        ("TOKEN_BROKER__TIMING__FORCE_COOLDOWN", "1ms"),
+    ])
+    .await;
+    let client = |namespace: &str, name: &str| {
+        let file = world.at(&format!("token-of-{name}"));
+        std::fs::write(&file, world.token(&claims(namespace, name))).unwrap();
+        let bearer = Bearer::from_file(file);
+        TokenServiceClient::with_interceptor(world.channel.clone(), bearer)
+    };
+    let ask = || GetTokenRequest { grant_id: "kroger/alice".to_owned(), ..Default::default() };
+    let (mut wild, mut calm) = (client("shop", "orders"), client("platform", "admin"));
+    let mut refused = Vec::new();
+    for turn in 0..200 {
+        if let Err(status) = wild.get_token(ask()).await {
+            refused.push(CallError::from(status));
+        }
+        if turn % 20 == 0 {
+            calm.get_token(ask()).await.unwrap();
+        }
+    }
+    let first = refused.first().unwrap();
+    assert_eq!(
+        (first.code, first.reason),
+        (Code::ResourceExhausted, ErrorReason::CallerRateLimited)
+    );
+    assert!(first.retry_after.is_some_and(|wait| wait <= Duration::from_secs(1)), "{first:?}");
+    assert!(first.to_string().contains("kubernetes:shop/orders"), "{first}");
+    let metrics = world.program.page("/metrics");
+    let counted = "tokenbroker_caller_limits_exceeded_total{caller=\"kubernetes:shop/orders\",limit=\"callers.limits.rate\"}";
+    assert!(metrics.contains(counted), "{metrics}");
+
+    // What costs a rotation has a budget of its own; what finds a newer token costs nothing.
+    let before = calm.get_token(ask()).await.unwrap().into_inner().token.unwrap().generation;
+    let force = |generation| ForceRefreshRequest {
+        grant_id: "kroger/alice".to_owned(),
+        rejected: Some(Rejected::RejectedGeneration(generation)),
+    };
+    let now = calm.force_refresh(force(before)).await.unwrap().into_inner().token.unwrap();
+    let status = calm.force_refresh(force(now.generation)).await.unwrap_err();
+    assert_eq!(CallError::from(status).reason, ErrorReason::CallerRateLimited);
+    calm.force_refresh(force(before)).await.unwrap();
 }
