@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::registry::Registry;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +27,7 @@ use crate::pages;
 use crate::proto;
 use crate::proto::grant_admin_service_server::GrantAdminServiceServer;
 use crate::proto::token_service_server::TokenServiceServer;
-use crate::service::{Admin, Direct, Gate, Observe, Reasons, Tokens};
+use crate::service::{Admin, Direct, Observe, Reasons, Tokens};
 use crate::store::keyring;
 use crate::telemetry;
 use crate::upstream::Http;
@@ -39,6 +38,7 @@ mod opening;
 mod record;
 mod reload;
 mod watch;
+mod watched;
 
 pub use error::AppError;
 
@@ -103,7 +103,16 @@ impl App {
         let mut registry = telemetry::registry();
         let stop_ops = CancellationToken::new();
         let mut tasks = Tasks::new();
-        let gate = let_in(&config, clock, &mut registry, &mut tasks, &stop_ops).await;
+        let own = telemetry::own(&mut registry);
+        let (gate, keys) = opening::gate(&config, clock, own).await;
+        if let Some(keys) = keys.clone() {
+            keep(&mut tasks, "the look at the cluster's keys", keys.keep_fresh(stop_ops.clone()));
+        }
+        let ring = Arc::new(opening::key_ring(&config)?);
+        let own = telemetry::own(&mut registry);
+        let watched = watched::all(&config, &gate, keys, &ring);
+        let reloading = Reloading::new(watched, signals.reload(), own).run(stop_ops.clone());
+        keep(&mut tasks, "the look at files that change", reloading);
         let audit = opening::audit(&config, clock, telemetry::own(&mut registry))?;
         let wait_max = config.settings.caller_wait_max;
         let observe = Observe::new(&mut registry, wait_max, gate, Arc::clone(&audit));
@@ -120,15 +129,12 @@ impl App {
         let operators =
             Listener::new(ops, Protocol::Http1And2, bounds.for_operators(), &ports, "ops")
                 .serve(ops::routes(readiness.clone(), health.clone(), registry), stop_ops.clone());
-        tasks.spawn(async move {
-            operators.await;
-            ("the operators' port", Ok(()))
-        });
+        keep(&mut tasks, "the operators' port", operators);
 
         let journal = opening::journal(&config)?;
         let endpoint = Arc::new(Http::new(config.providers.clone(), clock)?);
         let (store, replayed) = tokio::select! {
-            opened = opening::open_store(&config, journal.as_ref(), clock) => opened?,
+            opened = opening::open_store(&config, ring, journal.as_ref(), clock) => opened?,
             () = signals.asked() => return Ok(None),
         };
         let mut settings = opening::settings(&config, journal.as_deref(), replayed);
@@ -136,30 +142,18 @@ impl App {
         settings.pages = pages.as_ref().map(|pages| pages::addresses(&pages.base));
         let broker = Broker::new(store, endpoint, clock, settings, metrics, random());
         let acts = record::write_down(Arc::clone(&audit), broker.acts(), stop_ops.clone());
-        tasks.spawn(async move {
-            acts.await;
-            ("the record of what the broker does", Ok(()))
-        });
+        keep(&mut tasks, "the record of what the broker does", acts);
         let counted = audit.count(stop_ops.clone());
-        tasks.spawn(async move {
-            counted.await;
-            ("the audit log", Ok(()))
-        });
+        keep(&mut tasks, "the audit log", counted);
         if config.restored {
             opening::distrust(&broker).await?;
         }
         watch::look_at_store(&broker, &readiness).await;
         broker.examine_store().await;
         let examined = watch::examine_store(Arc::clone(&broker), stop_ops.clone());
-        tasks.spawn(async move {
-            examined.await;
-            ("the examination of the store", Ok(()))
-        });
+        keep(&mut tasks, "the examination of the store", examined);
         let watch = watch::watch_store(Arc::clone(&broker), readiness.clone(), stop_ops.clone());
-        tasks.spawn(async move {
-            watch.await;
-            ("the watch over the store", Ok(()))
-        });
+        keep(&mut tasks, "the watch over the store", watch);
 
         let tokens = Tokens::new(Arc::clone(&broker), Arc::clone(&observe));
         let admin = Admin::new(Arc::clone(&broker), observe, start);
@@ -208,28 +202,16 @@ impl App {
     /// Lets callers in, and begins to refresh what is due.
     pub async fn start(mut self) -> Running {
         let scheduler = Arc::clone(&self.broker).run_scheduler();
-        self.tasks.spawn(async move {
-            scheduler.await;
-            ("the scheduler", Ok(()))
-        });
+        keep(&mut self.tasks, "the scheduler", scheduler);
         let followed = Arc::clone(&self.broker).follow();
-        self.tasks.spawn(async move {
-            followed.await;
-            ("the ear for other replicas", Ok(()))
-        });
+        keep(&mut self.tasks, "the ear for other replicas", followed);
         let stop_api = CancellationToken::new();
         let service = Reasons.layer(self.direct.layer(self.routes.prepare()));
         let server = self.api.serve(service, stop_api.clone());
-        self.tasks.spawn(async move {
-            server.await;
-            ("the API", Ok(()))
-        });
+        keep(&mut self.tasks, "the API", server);
         if let Some((listener, routes)) = self.pages {
             let server = listener.serve(routes.prepare(), stop_api.clone());
-            self.tasks.spawn(async move {
-                server.await;
-                ("the pages", Ok(()))
-            });
+            keep(&mut self.tasks, "the pages", server);
         }
         self.readiness.open(true).await;
         let addresses = self.addresses;
@@ -237,10 +219,7 @@ impl App {
         let mut app = Parts { config, signals, broker, readiness, tasks, stop_ops };
         let counted = watch::tell_ready(&app.config, &app.broker, addresses).await;
         let census = watch::take_censuses(Arc::clone(&app.broker), counted, app.stop_ops.clone());
-        app.tasks.spawn(async move {
-            census.await;
-            ("the count of grants", Ok(()))
-        });
+        keep(&mut app.tasks, "the count of grants", census);
         Running { app, stop_api }
     }
 }
@@ -294,31 +273,12 @@ impl Running {
     }
 }
 
-/// Who is let in, and the parts that look at what that rests on while the program runs.
-async fn let_in(
-    config: &Config,
-    clock: Clock,
-    registry: &mut Registry,
-    tasks: &mut Tasks,
-    stop: &CancellationToken,
-) -> Arc<Gate> {
-    let own = telemetry::own(registry);
-    let (gate, keys) = opening::gate(config, clock, own).await;
-    let gate = Arc::new(gate);
-    if let Some(keys) = keys {
-        let fresh = keys.keep_fresh(stop.clone());
-        tasks.spawn(async move {
-            fresh.await;
-            ("the look at the cluster's keys", Ok(()))
-        });
-    }
-    let (file, tls) = (config.policy_file.clone(), config.listen.tls.clone());
-    let reloaded = Reloading::new(file, Arc::clone(&gate), tls, own).run(stop.clone());
+/// Supervises a part that runs until it is told to stop.
+fn keep(tasks: &mut Tasks, what: &'static str, part: impl Future<Output = ()> + Send + 'static) {
     tasks.spawn(async move {
-        reloaded.await;
-        ("the look at files that change", Ok(()))
+        part.await;
+        (what, Ok(()))
     });
-    gate
 }
 
 /// How a part ended that nobody told to.

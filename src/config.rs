@@ -26,9 +26,12 @@ mod load;
 mod profile;
 mod provider;
 mod secrets;
+mod written;
 
-pub use load::{load, schema};
+pub use load::{load, load_again, schema};
 pub use profile::{profile, profile_names};
+pub use provider::ClientFile;
+pub use written::Written;
 
 /// The environment, as an argument: tests need not touch the real one.
 pub type Environment = BTreeMap<String, String>;
@@ -54,6 +57,10 @@ pub struct Config {
     pub policy: Option<Policy>,
     /// Where that was read from.
     pub policy_file: Option<PathBuf>,
+    /// Where static tokens were read from.
+    pub tokens_file: Option<PathBuf>,
+    /// Secrets that we prove ourselves by to providers, in files.
+    pub clients: Vec<ClientFile>,
     /// How to log.
     pub log: Log,
     /// What is written down of who did what; `None`: nothing.
@@ -66,6 +73,8 @@ pub struct Config {
     pub providers: Vec<Provider>,
     /// The store is a copy from the past (`serve --restored`).
     pub restored: bool,
+    /// What was written, to find changes.
+    pub written: Written,
 }
 
 /// How callers prove who they are; nothing: nobody has to.

@@ -1,6 +1,7 @@
 //! What the process tells about itself: its log and its metrics.
 
 use std::io::{IsTerminal as _, stdout};
+use std::sync::OnceLock;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
@@ -23,11 +24,31 @@ pub fn start_log(log: &Log) {
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stdout);
     // A second start in one process (tests) keeps the first log.
-    let _ = if human {
-        builder.with_ansi(stdout().is_terminal()).with_target(false).try_init()
+    if human {
+        let builder = builder.with_ansi(stdout().is_terminal()).with_target(false);
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        if builder.try_init().is_ok() {
+            let _ = LEVEL.set(Box::new(move |filter| drop(handle.reload(filter))));
+        }
     } else {
-        builder.json().flatten_event(true).with_span_list(false).with_ansi(false).try_init()
-    };
+        let builder = builder.json().flatten_event(true).with_span_list(false).with_ansi(false);
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        if builder.try_init().is_ok() {
+            let _ = LEVEL.set(Box::new(move |filter| drop(handle.reload(filter))));
+        }
+    }
+}
+
+/// Changes the level of a log that was started.
+static LEVEL: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
+/// From now on the log has what passes this filter.
+pub fn set_level(level: &str) {
+    if let (Some(set), Ok(filter)) = (LEVEL.get(), level.parse()) {
+        set(filter);
+    }
 }
 
 /// Makes the registry of all metrics, and who built this.

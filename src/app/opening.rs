@@ -86,10 +86,10 @@ pub(super) fn settings(config: &Config, journal: Option<&Journal>, replayed: boo
 /// for; what somebody has to mend ends the program.
 pub(super) async fn open_store(
     config: &Config,
+    ring: Arc<Keyring>,
     journal: Option<&Arc<Journal>>,
     clock: Clock,
 ) -> Result<(Arc<dyn Store>, bool), AppError> {
-    let ring = Arc::new(key_ring(config)?);
     let existing = config.expect_existing;
     let mut failures = 0;
     loop {
@@ -142,8 +142,8 @@ pub(super) async fn gate(
     config: &Config,
     clock: Clock,
     registry: &mut Registry,
-) -> (Gate, Option<Arc<Keys>>) {
-    let Some(policy) = &config.policy else { return (Gate::open(clock), None) };
+) -> (Arc<Gate>, Option<Arc<Keys>>) {
+    let Some(policy) = &config.policy else { return (Arc::new(Gate::open(clock)), None) };
     let Callers { kubernetes, tokens, limits } = config.callers.clone();
     let (kubernetes, keys) = match kubernetes {
         None => (None, None),
@@ -161,7 +161,7 @@ pub(super) async fn gate(
     };
     let certificates = config.listen.tls.as_ref().is_some_and(|tls| tls.asks_clients());
     let authenticators = Authenticators::new(kubernetes, tokens, certificates);
-    (Gate::new(authenticators, policy.clone(), limits, clock, registry), keys)
+    (Arc::new(Gate::new(authenticators, policy.clone(), limits, clock, registry)), keys)
 }
 
 /// The key ring that is there; none where the first start is to make it.
@@ -187,7 +187,7 @@ fn ring_beside(store: &Path) -> PathBuf {
 }
 
 /// The key ring that is named; the embedded store makes one beside itself at its first start.
-fn key_ring(config: &Config) -> Result<Keyring, AppError> {
+pub(super) fn key_ring(config: &Config) -> Result<Keyring, AppError> {
     let existing = existing_key_ring(config)?;
     let (None, StoreConfig::Redb(store_path)) = (&existing, &config.store) else {
         return Ok(existing.unwrap_or_else(Keyring::generate));

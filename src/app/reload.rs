@@ -1,104 +1,138 @@
 //! Reloading: files that change while the program runs. What is wrong with one changes nothing.
+//!
+//! Certificates, the policy, static tokens, client secrets, the key ring and the level of the log change
+//! at once; of other settings it is said that they hold from the next start on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
-use zeroize::Zeroizing;
-
-use crate::listener::Tls;
-use crate::policy::{self, PolicyError};
-use crate::service::Gate;
 
 /// How often files are looked at: a volume of Kubernetes itself takes a minute to change.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// What is read again when it changes.
+/// Files, and what is done with what they hold.
+pub(super) struct Watched {
+    /// The setting that names them.
+    setting: String,
+    files: Vec<PathBuf>,
+    take: Take,
+    /// What they held when they were looked at last.
+    seen: Option<Vec<u8>>,
+}
+
+/// Takes what files hold now, or says why it cannot be used.
+type Take = Box<dyn FnMut() -> Result<(), String> + Send>;
+
+impl Watched {
+    pub(super) fn new(
+        setting: impl Into<String>,
+        files: Vec<PathBuf>,
+        take: impl FnMut() -> Result<(), String> + Send + 'static,
+    ) -> Self {
+        Self { setting: setting.into(), files, take: Box::new(take), seen: None }
+    }
+}
+
+/// Everything that is read again when it changes.
 pub(super) struct Reloading {
-    policy: Option<PathBuf>,
-    gate: Arc<Gate>,
-    tls: Option<Arc<Tls>>,
+    watched: Vec<Watched>,
+    /// Somebody wants it done now.
+    asked: Arc<Notify>,
     good: Family<What, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct What {
-    file: &'static str,
+    file: String,
 }
 
 impl Reloading {
-    pub(super) fn new(
-        policy: Option<PathBuf>,
-        gate: Arc<Gate>,
-        tls: Option<Arc<Tls>>,
-        registry: &mut Registry,
-    ) -> Self {
+    pub(super) fn new(watched: Vec<Watched>, asked: Arc<Notify>, registry: &mut Registry) -> Self {
         let good = Family::<What, Gauge>::default();
         registry.register(
             "config_last_reload_successful",
-            "The file that was changed last could be used; 0: what was there before still holds",
+            "What the file holds is in use; 0: it cannot be used, and what was there before still holds",
             good.clone(),
         );
-        Self { policy, gate, tls, good }
+        for watched in &watched {
+            good.get_or_create(&What { file: watched.setting.clone() }).set(1);
+        }
+        Self { watched, asked, good }
     }
 
-    /// Looks at the files until `stop`.
-    pub(super) async fn run(self, stop: CancellationToken) {
-        let mut seen = self.policy_text();
-        let (mut policy_told, mut tls_told) = (None, None);
+    /// Looks at the files until `stop`, and when somebody asks for it.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
         loop {
-            tokio::select! {
+            let asked = tokio::select! {
                 () = stop.cancelled() => return,
-                () = sleep(LOOK) => {}
-            }
-            if let Some(text) = self.policy_text().filter(|text| Some(text) != seen.as_ref()) {
-                let parsed = text.clone().and_then(|text| policy::parse(&text));
-                let taken = parsed.map(|policy| self.gate.decide_by(policy)).map(|()| true);
-                let taken = taken.map_err(|error| error.to_string());
-                self.tell("policy.file", taken, &mut policy_told);
-                seen = Some(text);
-            }
-            if let Some(tls) = &self.tls {
-                let taken = tls.reload().map_err(|error| error.to_string());
-                self.tell("listen.tls", taken, &mut tls_told);
+                () = self.asked.notified() => true,
+                () = sleep(LOOK) => false,
+            };
+            let good = &self.good;
+            let changed = self.watched.iter_mut().filter_map(|watched| look(watched, good));
+            let changed: Vec<bool> = changed.collect();
+            if asked {
+                let (taken, refused) = (count(&changed, true), count(&changed, false));
+                info!(taken, refused, "all files were looked at, as SIGHUP asked for");
             }
         }
     }
+}
 
-    /// What the policy file holds, or why it cannot be read.
-    fn policy_text(&self) -> Option<Result<Zeroizing<String>, PolicyError>> {
-        self.policy.as_deref().map(policy::read)
+fn count(changed: &[bool], wanted: bool) -> usize {
+    changed.iter().filter(|taken| **taken == wanted).count()
+}
+
+/// Takes what has changed; whether that went well, `None` if nothing has.
+fn look(watched: &mut Watched, good: &Family<What, Gauge>) -> Option<bool> {
+    let Watched { setting, files, take, seen } = watched;
+    let now = digest(files);
+    if seen.as_ref() == Some(&now) {
+        return None;
     }
+    // What changed between the start and the first look is taken then.
+    let first = seen.replace(now).is_none();
+    let taken = take();
+    good.get_or_create(&What { file: setting.clone() }).set(taken.is_ok().into());
+    match &taken {
+        Ok(()) if first => {}
+        Ok(()) => info!(file = setting, "what was changed holds from now on"),
+        Err(why) => error!(
+            file = setting,
+            error = why,
+            "it cannot be used; what was there before still holds"
+        ),
+    }
+    Some(taken.is_ok()).filter(|taken| !first || !taken)
+}
 
-    /// Says what came of it: once for each thing that is wrong.
-    fn tell(&self, file: &'static str, taken: Result<bool, String>, told: &mut Option<String>) {
-        let good = self.good.get_or_create(&What { file });
-        match taken {
-            Ok(changed) => {
-                good.set(1);
-                *told = None;
-                if changed {
-                    info!(file, "what was changed holds from now on");
-                }
+/// What the files hold, without holding it.
+fn digest(files: &[PathBuf]) -> Vec<u8> {
+    let mut context = Context::new(&SHA256);
+    for path in files {
+        match std::fs::metadata(path).and_then(|found| {
+            if found.is_file() {
+                std::fs::read(path)
+            } else {
+                Err(std::io::ErrorKind::Other.into())
             }
-            Err(why) => {
-                good.set(0);
-                if told.as_ref() != Some(&why) {
-                    error!(
-                        file,
-                        error = why,
-                        "it cannot be used; what was there before still holds"
-                    );
-                    *told = Some(why);
-                }
+        }) {
+            Ok(bytes) => {
+                context.update(&bytes.len().to_be_bytes());
+                context.update(&zeroize::Zeroizing::new(bytes));
             }
+            Err(error) => context.update(error.to_string().as_bytes()),
         }
     }
+    context.finish().as_ref().to_vec()
 }

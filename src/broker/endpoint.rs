@@ -269,6 +269,16 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Another secret of ours may be the right one: that says nothing of the provider.
+    pub fn try_other_secret(&mut self) {
+        self.concern = Concern::Grant;
+    }
+
+    /// Another secret of ours is worth a try at once.
+    pub fn has_other_secret(&self) -> bool {
+        self.reason == Reason::ClientCredentialsRejected && self.concern == Concern::Grant
+    }
+
     /// Our own queue was too long: the provider knows nothing of it.
     pub fn turned_away(&self) -> bool {
         self.reason == Reason::ProviderRateLimited && self.concern == Concern::Grant

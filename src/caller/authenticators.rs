@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
+
 use crate::caller::Caller;
 use crate::caller::cache::Cache;
 use crate::caller::jwt::{self, Kubernetes};
@@ -26,7 +28,7 @@ pub struct Credentials<'a> {
 #[derive(Default)]
 pub struct Authenticators {
     kubernetes: Option<Kubernetes>,
-    statics: Option<StaticTokens>,
+    statics: Option<ArcSwap<StaticTokens>>,
     /// Certificates were checked when the connection was made.
     certificates: bool,
     known: Cache,
@@ -39,7 +41,15 @@ impl Authenticators {
         statics: Option<StaticTokens>,
         certificates: bool,
     ) -> Self {
+        let statics = statics.map(ArcSwap::from_pointee);
         Self { kubernetes, statics, certificates, known: Cache::default() }
+    }
+
+    /// From now on these static tokens are believed, and no others.
+    pub fn believe(&self, tokens: StaticTokens) {
+        if let Some(statics) = &self.statics {
+            statics.store(Arc::new(tokens));
+        }
     }
 
     /// Nobody has to prove anything.
@@ -76,7 +86,9 @@ impl Authenticators {
 
     async fn by_token(&self, token: &str, now: SystemTime) -> Result<Arc<str>, Unproven> {
         // Looked up at each call: that costs no more than to remember it.
-        if let Some(name) = self.statics.as_ref().and_then(|statics| statics.name_of(token)) {
+        if let Some(statics) = &self.statics
+            && let Some(name) = statics.load().name_of(token)
+        {
             return Ok(Caller::Static(name.to_owned()).subject().into());
         }
         let kubernetes = self.kubernetes.as_ref().filter(|_| jwt::looks_like_one(token));

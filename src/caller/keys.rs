@@ -1,7 +1,7 @@
 //! The keys that a cluster signs with (JWKS, RFC 7517): kept, and fetched again where a new one is named.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +69,14 @@ impl Keys {
         Arc::new(Self { source, set, wanted, looked, looked_at })
     }
 
+    /// The file that they are in, if they are in one.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.source {
+            KeySource::File(path) => Some(path),
+            KeySource::Url { .. } => None,
+        }
+    }
+
     /// Fetches them now and then, and where somebody needs one that is not there; until `stop`. Where that
     /// fails, those from before stay.
     pub async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
@@ -108,16 +116,22 @@ impl Keys {
     }
 
     async fn fetch(&self) -> Result<(), String> {
-        let text = match &self.source {
-            KeySource::File(path) => {
-                let read = textfile::read(path, LEN_MAX);
-                read.map(|text| text.as_bytes().to_vec()).map_err(|error| error.to_string())?
-            }
+        match &self.source {
+            KeySource::File(path) => self.read(path),
             KeySource::Url { url, ca_file, token_file } => {
-                get(url, ca_file.as_ref(), token_file.as_ref()).await?
+                self.take(&get(url, ca_file.as_ref(), token_file.as_ref()).await?)
             }
-        };
-        let keys = keys(&text)?;
+        }
+    }
+
+    /// Takes what the file of this path holds now; where that is wrong, those from before stay.
+    pub fn read(&self, path: &Path) -> Result<(), String> {
+        let text = textfile::read(path, LEN_MAX).map_err(|error| error.to_string())?;
+        self.take(text.as_bytes())
+    }
+
+    fn take(&self, text: &[u8]) -> Result<(), String> {
+        let keys = keys(text)?;
         if self.set.load().is_empty() {
             info!(keys = keys.len(), "the keys that sign callers' tokens are known");
         }

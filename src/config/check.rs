@@ -11,10 +11,11 @@ use crate::broker::backoff::Backoff;
 use crate::broker::settings::{Predecessors, Settings};
 use crate::config::callers::callers;
 use crate::config::file::{self, File};
-use crate::config::provider::provider;
+use crate::config::provider::{ClientFile, provider};
 use crate::config::secrets::secret;
 use crate::config::{
-    AuditConfig, Config, Environment, Listen, Log, LogFormat, Pages, Problem, Shutdown, StoreConfig,
+    AuditConfig, Config, Environment, Listen, Log, LogFormat, Pages, Problem, Shutdown,
+    StoreConfig, Written,
 };
 use crate::crash::Moment;
 use crate::listener::{Tls, TlsFiles};
@@ -56,8 +57,11 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
         ));
     }
     let mut providers = Vec::new();
+    let mut clients = Vec::new();
     for (name, section) in &file.providers {
-        providers.extend(provider(name, section, &mut problems));
+        let checked = provider(name, section, &mut problems);
+        clients.extend(checked.iter().filter_map(|it| ClientFile::of(name, section, it)));
+        providers.extend(checked);
     }
     let (callers, policy) = callers(&file, &mut problems);
     nonzero(&file, &mut problems);
@@ -94,12 +98,15 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
             callers,
             policy,
             policy_file: file.policy.file,
+            tokens_file: file.callers.tokens_file,
+            clients,
             log,
             audit,
             settings,
             shutdown,
             providers,
             restored: false,
+            written: Written::default(),
         }),
         _ => Err(problems),
     }

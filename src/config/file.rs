@@ -215,7 +215,8 @@ pub(super) struct ProviderSection {
     pub(super) client_id: Option<String>,
     /// Our client secret. Only in the environment; in a file use `client_secret_file`.
     pub(super) client_secret: Option<String>,
-    /// File with our client secret; one trailing newline is ignored.
+    /// File with it; a second line may hold the one before or after it, which is tried where the first is
+    /// refused. Read again when it changes.
     pub(super) client_secret_file: Option<PathBuf>,
     /// Private key for `client_auth: private_key_jwt`, in PEM: RSA, P-256, P-384 or Ed25519.
     pub(super) client_key_file: Option<PathBuf>,

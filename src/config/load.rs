@@ -6,7 +6,7 @@ use jsonschema::error::ValidationErrorKind;
 use serde_json::{Map, Value};
 
 use crate::config::file::File;
-use crate::config::{Config, Environment, Problem, check};
+use crate::config::{Config, Environment, Problem, Written, check};
 use crate::textfile;
 
 /// Longest configuration.
@@ -42,6 +42,7 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Config, Ve
         *section = Value::Object(Map::new());
     }
     problems.extend(overlay(&mut tree, environment, &schema));
+    let written = Written::new(&tree, environment);
     let misfits = validate(&tree, &schema);
     for misfit in &misfits {
         remove(&mut tree, &misfit.path);
@@ -64,7 +65,14 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Config, Ve
         Ok(_) => return Err(sorted(problems)),
         Err(more) => return Err(sorted(problems.into_iter().chain(more).collect())),
     };
-    Ok(Config { file: path.map(Path::to_owned), ..config })
+    Ok(Config { file: path.map(Path::to_owned), written, ..config })
+}
+
+/// Loads the same again, and says which settings have changed.
+pub fn load_again(before: &Config) -> Result<(Config, Vec<String>), Vec<Problem>> {
+    let newer = load(before.file.as_deref(), &before.written.environment)?;
+    let changed = before.written.changes(&newer.written);
+    Ok((newer, changed))
 }
 
 fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {

@@ -1,5 +1,6 @@
 //! From what was written about a provider, and what its profile says, to what the program asks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
@@ -8,10 +9,11 @@ use crate::broker::endpoint::Habits;
 use crate::broker::model::ProviderId;
 use crate::config::profile::filled;
 use crate::config::{Problem, file};
-use crate::upstream::{Endpoints, Meaning, Provider, Rule, is_private};
+use crate::upstream::{Credentials, Endpoints, Meaning, Provider, Rule, is_private};
 
 mod client;
 
+pub use client::ClientFile;
 use client::client_auth;
 
 /// Longest `listen_max`: doubt, suspicion and shutdown last as long.
@@ -46,6 +48,7 @@ pub(super) fn provider(
         problems.push(Problem::new(path("client_id"), "is required"));
     }
     let client_auth = client_auth(section, &path, problems);
+    let credentials = client_auth.map(|(first, others)| Arc::new(Credentials::new(first, others)));
     let connect_timeout = section.connect_timeout.map_or(Duration::ZERO, |span| span.0);
     let habits = habits(section);
     let listen_max = habits.listen_max;
@@ -96,7 +99,7 @@ pub(super) fn provider(
         pkce: section.pkce.unwrap_or(true),
         issuer: section.issuer.clone(),
         client_id: client_id?,
-        client_auth: client_auth?,
+        credentials: credentials?,
         default_lifetime: section.default_lifetime.map_or(Duration::ZERO, |span| span.0),
         connect_timeout,
         habits,

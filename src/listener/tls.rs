@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -46,8 +45,6 @@ pub struct TlsError(String);
 pub struct Tls {
     files: TlsFiles,
     current: ArcSwap<ServerConfig>,
-    /// What the files held when they were read last.
-    read: Mutex<Texts>,
 }
 
 type Texts = Vec<Zeroizing<String>>;
@@ -59,24 +56,22 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads the files.
-    pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
-        let texts = read(&files)?;
-        let current = ArcSwap::from_pointee(config(&files, &texts)?);
-        Ok(Arc::new(Self { files, current, read: Mutex::new(texts) }))
+    /// The files.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let TlsFiles { certificate, key, client_ca } = self.files.clone();
+        [certificate, key].into_iter().chain(client_ca).collect()
     }
 
-    /// Reads them again; where they have changed, new connections get what they hold. `false`: they have
-    /// not. An error changes nothing.
-    pub fn reload(&self) -> Result<bool, TlsError> {
-        let texts = read(&self.files)?;
-        let mut before = self.read.lock();
-        if *before == texts {
-            return Ok(false);
-        }
-        self.current.store(Arc::new(config(&self.files, &texts)?));
-        *before = texts;
-        Ok(true)
+    /// Reads the files.
+    pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
+        let current = ArcSwap::from_pointee(config(&files, &read(&files)?)?);
+        Ok(Arc::new(Self { files, current }))
+    }
+
+    /// Reads them again: new connections get what they hold. An error changes nothing.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        self.current.store(Arc::new(config(&self.files, &read(&self.files)?)?));
+        Ok(())
     }
 
     /// Clients are asked for certificates.

@@ -14,7 +14,7 @@ use tonic::metadata::MetadataMap;
 
 use crate::broker::error::Error;
 use crate::broker::model::GrantId;
-use crate::caller::{Authenticators, CallerLimits, Credentials, Unproven};
+use crate::caller::{Authenticators, CallerLimits, Credentials, StaticTokens, Unproven};
 use crate::clock::Clock;
 use crate::policy::{self, Decision, Policy};
 use crate::service::limits::{Limits, Place};
@@ -148,6 +148,11 @@ impl Gate {
             gate.decisions.clone(),
         );
         gate
+    }
+
+    /// From now on these static tokens are believed, and no others.
+    pub fn believe(&self, tokens: StaticTokens) {
+        self.authenticators.believe(tokens);
     }
 
     /// From now on this policy decides.

@@ -10,6 +10,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::rand;
@@ -39,15 +40,18 @@ impl std::fmt::Display for KeyId {
     }
 }
 
-/// The keys that open and seal the store.
-pub struct Keyring {
+/// The keys that open and seal the store; keys are added, and another one is made active, while it is in
+/// use.
+pub struct Keyring(ArcSwap<Keys>);
+
+struct Keys {
     active: KeyId,
     keys: Vec<(KeyId, Zeroizing<[u8; KEY_LEN]>)>,
 }
 
 impl std::fmt::Debug for Keyring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keyring").field("active", &self.active).finish_non_exhaustive()
+        f.debug_struct("Keyring").field("active", &self.active()).finish_non_exhaustive()
     }
 }
 
@@ -81,6 +85,14 @@ pub enum KeyringError {
         /// The file.
         path: String,
         /// What is wrong, never the content.
+        why: &'static str,
+    },
+    /// The file is a key ring that cannot take the place of the one in use.
+    #[error("{path} cannot take the place of the key ring in use: {why}")]
+    Unfit {
+        /// The file.
+        path: String,
+        /// Why.
         why: &'static str,
     },
 }
@@ -124,19 +136,32 @@ impl Keyring {
         let mut key = Zeroizing::new([0; KEY_LEN]);
         fill(&mut id);
         fill(key.as_mut());
-        Self { active: KeyId(id), keys: vec![(KeyId(id), key)] }
+        Self(ArcSwap::from_pointee(Keys { active: KeyId(id), keys: vec![(KeyId(id), key)] }))
+    }
+
+    /// Takes what the file holds now. Keys are taken away at a start only: what is sealed with them could
+    /// not be opened any more.
+    pub fn renew(&self, path: &Path) -> Result<(), KeyringError> {
+        let newer = Self::load(path)?.0.into_inner();
+        if !self.0.load().keys.iter().all(|(id, key)| newer.key(*id) == Some(&**key)) {
+            let path = path.display().to_string();
+            let why = "a key that is in use is missing or another one; keys are taken away at a start only";
+            return Err(KeyringError::Unfit { path, why });
+        }
+        self.0.store(newer);
+        Ok(())
     }
 
     /// Writes the ring to a new file that only its owner can read.
     pub fn create(&self, path: &Path) -> Result<(), KeyringError> {
-        let name = path.display().to_string();
+        let (name, ring) = (path.display().to_string(), self.0.load());
         let file = RingFile {
-            keys: self
+            keys: ring
                 .keys
                 .iter()
                 .map(|(id, key)| RingKey {
                     id: id.to_string(),
-                    state: if *id == self.active {
+                    state: if *id == ring.active {
                         KeyState::Active
                     } else {
                         KeyState::DecryptOnly
@@ -186,26 +211,27 @@ impl Keyring {
             keys.push((id, Zeroizing::new(key)));
         }
         let active = active.ok_or("no key is active")?;
-        Ok(Self { active, keys })
+        Ok(Self(ArcSwap::from_pointee(Keys { active, keys })))
     }
 
     /// The key that seals.
     pub fn active(&self) -> KeyId {
-        self.active
+        self.0.load().active
     }
 
     /// Seals `plaintext` so that only `context` opens it.
     pub(crate) fn seal(&self, context: &[u8], plaintext: &[u8]) -> Vec<u8> {
+        let ring = self.0.load();
         let mut salt = [0; SALT_LEN];
         fill(&mut salt);
         let mut sealed = Vec::with_capacity(HEADER_LEN + plaintext.len() + AES_256_GCM.tag_len());
         sealed.push(VERSION);
-        sealed.extend_from_slice(&self.active.0);
+        sealed.extend_from_slice(&ring.active.0);
         sealed.extend_from_slice(&salt);
         let mut body = plaintext.to_vec();
-        let key = self.key(self.active).and_then(|key| record_key(key, &salt));
+        let key = ring.key(ring.active).and_then(|key| record_key(key, &salt));
         key.and_then(|key| {
-            key.seal_in_place_append_tag(nonce(), aad(self.active, context), &mut body).ok()
+            key.seal_in_place_append_tag(nonce(), aad(ring.active, context), &mut body).ok()
         })
         .expect("the active key is in the ring, and a record is far below the limit of GCM");
         sealed.append(&mut body);
@@ -224,7 +250,8 @@ impl Keyring {
         let mut id = [0; KEY_ID_LEN];
         id.copy_from_slice(&sealed[1..=KEY_ID_LEN]);
         let salt = &sealed[1 + KEY_ID_LEN..HEADER_LEN];
-        let key = self.key(KeyId(id)).ok_or(OpenError::UnknownKey)?;
+        let ring = self.0.load();
+        let key = ring.key(KeyId(id)).ok_or(OpenError::UnknownKey)?;
         let key = record_key(key, salt).ok_or(OpenError::Tampered)?;
         let mut body = Zeroizing::new(sealed[HEADER_LEN..].to_vec());
         let opened = key
@@ -234,7 +261,9 @@ impl Keyring {
         body.truncate(opened);
         Ok(body)
     }
+}
 
+impl Keys {
     fn key(&self, id: KeyId) -> Option<&[u8; KEY_LEN]> {
         self.keys.iter().find(|(known, _)| *known == id).map(|(_, key)| &**key)
     }

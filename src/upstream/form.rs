@@ -9,7 +9,8 @@ use form_urlencoded::{Serializer, byte_serialize};
 use crate::broker::endpoint::{Request, Revocable};
 use crate::secret::ClientSecret;
 use crate::upstream::assertion::JWT_BEARER;
-use crate::upstream::provider::{BasicEncoding, ClientAuth, Provider};
+use crate::upstream::credentials::{BasicEncoding, ClientAuth};
+use crate::upstream::provider::Provider;
 
 /// What is posted, ready to go. Both parts hold secrets.
 pub(crate) struct Form {
@@ -21,6 +22,7 @@ impl Form {
     /// What buys tokens.
     pub(crate) fn exchange(
         provider: &Provider,
+        auth: &ClientAuth,
         request: &Request,
         token_url: &str,
         now: SystemTime,
@@ -46,12 +48,13 @@ impl Form {
                 }
             }
         }
-        Self::of(provider, form, token_url, now)
+        Self::of(provider, auth, form, token_url, now)
     }
 
     /// What takes a token back (RFC 7009 section 2.1).
     pub(crate) fn revocation(
         provider: &Provider,
+        auth: &ClientAuth,
         token: &Revocable,
         token_url: &str,
         now: SystemTime,
@@ -62,17 +65,18 @@ impl Form {
         };
         let mut form = Serializer::new(String::new());
         form.append_pair("token", token).append_pair("token_type_hint", kind);
-        Self::of(provider, form, token_url, now)
+        Self::of(provider, auth, form, token_url, now)
     }
 
     /// With the proof of who we are.
     fn of(
         provider: &Provider,
+        auth: &ClientAuth,
         mut form: Serializer<'_, String>,
         token_url: &str,
         now: SystemTime,
     ) -> Self {
-        let authorization = match &provider.client_auth {
+        let authorization = match auth {
             ClientAuth::Basic { secret, encoding } => {
                 Some(basic(&provider.client_id, secret, *encoding))
             }
@@ -112,9 +116,15 @@ mod tests {
     use crate::secret::RefreshToken;
     use crate::upstream::reply::tests::provider;
 
-    fn form(client_auth: ClientAuth, request: &Request) -> Form {
-        let provider = Provider { client_id: "my id".to_owned(), client_auth, ..provider() };
-        Form::exchange(&provider, request, "https://example.test/token", SystemTime::UNIX_EPOCH)
+    fn form(client_auth: &ClientAuth, request: &Request) -> Form {
+        let provider = Provider { client_id: "my id".to_owned(), ..provider() };
+        Form::exchange(
+            &provider,
+            client_auth,
+            request,
+            "https://example.test/token",
+            SystemTime::UNIX_EPOCH,
+        )
     }
 
     fn password() -> ClientSecret {
@@ -128,10 +138,10 @@ mod tests {
     #[test]
     fn basic_is_encoded_before_base64_unless_told_otherwise() {
         let request = Request::RefreshToken(RefreshToken::new("r t+1"));
-        let rfc = form(header(BasicEncoding::Rfc6749), &request);
+        let rfc = form(&header(BasicEncoding::Rfc6749), &request);
         assert_eq!(rfc.authorization.unwrap(), "Basic bXkraWQ6YSUyQmIlMkZjJTI1ZCUzQWU=");
         assert_eq!(rfc.body, "grant_type=refresh_token&refresh_token=r+t%2B1");
-        let raw = form(header(BasicEncoding::Raw), &request);
+        let raw = form(&header(BasicEncoding::Raw), &request);
         assert_eq!(raw.authorization.unwrap(), "Basic bXkgaWQ6YStiL2MlZDpl");
     }
 
@@ -139,7 +149,7 @@ mod tests {
     fn post_puts_the_client_into_the_form_and_only_there() {
         let scopes = vec!["a".to_owned(), "b".to_owned()];
         let request = Request::ClientCredentials { scopes };
-        let post = form(ClientAuth::Post { secret: password() }, &request);
+        let post = form(&ClientAuth::Post { secret: password() }, &request);
         assert!(post.authorization.is_none());
         assert_eq!(
             post.body,
@@ -150,7 +160,7 @@ mod tests {
     #[test]
     fn a_public_client_says_its_name() {
         let request = Request::RefreshToken(RefreshToken::new("r"));
-        let public = form(ClientAuth::None, &request);
+        let public = form(&ClientAuth::None, &request);
         assert!(public.authorization.is_none());
         assert_eq!(public.body, "grant_type=refresh_token&refresh_token=r&client_id=my+id");
     }
@@ -158,7 +168,7 @@ mod tests {
     #[test]
     fn empty_parameters_are_left_out() {
         let request = Request::ClientCredentials { scopes: Vec::new() };
-        let basic = form(header(BasicEncoding::Raw), &request);
+        let basic = form(&header(BasicEncoding::Raw), &request);
         assert_eq!(basic.body, "grant_type=client_credentials");
     }
 }

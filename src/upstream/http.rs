@@ -14,7 +14,7 @@ use reqwest::header::{
 use reqwest::{Client, Response};
 use thiserror::Error;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::broker::endpoint::{
     self, Consent, Disposition, Failure, NotRevoked, Question, Reply, Request, Revocable,
@@ -121,7 +121,8 @@ impl Http {
         let unknown = || failure(Reason::ProviderUnreachable, Disposition::NotSent);
         let url = endpoints.token.as_deref().ok_or_else(unknown)?;
         let deadline = Instant::now() + provider.habits.listen_max;
-        let form = Form::exchange(provider, request, url, self.clock.now());
+        let in_use = provider.credentials.current();
+        let form = Form::exchange(provider, in_use.auth(), request, url, self.clock.now());
         let response = upstream.post(url, form, deadline).await?;
         let sent = match request {
             Request::RefreshToken(token) => Some(token),
@@ -133,6 +134,13 @@ impl Http {
         let gone = |failure: &Failure| failure.reason == Reason::ProviderEndpointMisconfigured;
         if reply.issued.as_ref().err().is_some_and(gone) {
             upstream.metadata.forget();
+        }
+        if let Err(failure) = &mut reply.issued
+            && failure.reason == Reason::ClientCredentialsRejected
+            && in_use.refused()
+        {
+            info!(provider = %id, "the client secret is refused; the other one is tried");
+            failure.try_other_secret();
         }
         if let Request::AuthorizationCode { nonce, .. } = request
             && reply.issued.is_ok()
@@ -182,7 +190,13 @@ impl Http {
         let url = endpoints.revoke.as_deref().ok_or(NotRevoked::Unsupported)?;
         let deadline = Instant::now() + provider.habits.listen_max;
         let token_url = endpoints.token.as_deref().unwrap_or(url);
-        let form = Form::revocation(provider, token, token_url, self.clock.now());
+        let form = Form::revocation(
+            provider,
+            provider.credentials.current().auth(),
+            token,
+            token_url,
+            self.clock.now(),
+        );
         let response = upstream.post(url, form, deadline).await.map_err(NotRevoked::Failed)?;
         if response.status().is_success() {
             return Ok(());

@@ -1,14 +1,14 @@
 //! A provider: where its token endpoint is, who we are there, and what its habits are.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use url::{Host, Url};
 
 use crate::broker::endpoint::Habits;
 use crate::broker::model::ProviderId;
-use crate::secret::ClientSecret;
-use crate::upstream::assertion::ClientKey;
+use crate::upstream::credentials::Credentials;
 
 /// One configured provider.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub struct Provider {
     /// Our name there.
     pub client_id: String,
     /// How we prove that.
-    pub client_auth: ClientAuth,
+    pub credentials: Arc<Credentials>,
     /// Lifetime of a token whose reply names none.
     pub default_lifetime: Duration,
     /// Longest wait for a connection.
@@ -71,36 +71,6 @@ pub fn is_private(url: &Url) -> bool {
         None => false,
     };
     url.scheme() == "https" || (url.scheme() == "http" && local)
-}
-
-/// How the client proves who it is (RFC 6749 section 2.3).
-#[derive(Debug, Clone)]
-pub enum ClientAuth {
-    /// Name and password in the `Authorization` header.
-    Basic {
-        /// The password.
-        secret: ClientSecret,
-        /// How both are written.
-        encoding: BasicEncoding,
-    },
-    /// Name and password in the form.
-    Post {
-        /// The password.
-        secret: ClientSecret,
-    },
-    /// Signed, anew for each request (RFC 7523).
-    PrivateKey(ClientKey),
-    /// Not at all: a public client, which only says its name.
-    None,
-}
-
-/// How name and password are written in the `Authorization` header; providers disagree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BasicEncoding {
-    /// Form-urlencoded first (RFC 6749 section 2.3.1).
-    Rfc6749,
-    /// As they are (RFC 7617).
-    Raw,
 }
 
 /// Gives a meaning to failures that look like this; what is left out matches anything.

@@ -128,8 +128,8 @@ pub(crate) mod tests {
     use super::*;
     use crate::broker::endpoint::Habits;
     use crate::broker::model::{ProviderId, Reason};
-    use crate::secret::ClientSecret;
-    use crate::upstream::provider::{BasicEncoding, ClientAuth, Endpoints, Meaning, Rule};
+    use crate::upstream::credentials::{ClientAuth, Credentials};
+    use crate::upstream::provider::{Endpoints, Meaning, Rule};
 
     pub(crate) fn provider() -> Provider {
         Provider {
@@ -145,10 +145,7 @@ pub(crate) mod tests {
             pkce: true,
             issuer: None,
             client_id: "id".to_owned(),
-            client_auth: ClientAuth::Basic {
-                secret: ClientSecret::new("secret"),
-                encoding: BasicEncoding::Rfc6749,
-            },
+            credentials: std::sync::Arc::new(Credentials::new(ClientAuth::None, Vec::new())),
             default_lifetime: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(3),
             habits: Habits::default(),

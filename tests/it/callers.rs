@@ -129,7 +129,7 @@ impl World {
     }
 }
 
-fn claims(namespace: &str, name: &str) -> Value {
+pub(crate) fn claims(namespace: &str, name: &str) -> Value {
     json!({
         "iss": "https://cluster", "aud": ["token-broker"], "exp": now() + 600, "nbf": now() - 60,
         "sub": format!("system:serviceaccount:{namespace}:{name}"),

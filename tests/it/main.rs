@@ -30,6 +30,7 @@ mod program;
 mod redis_admission;
 mod redis_connections;
 mod redis_replicas;
+mod reload;
 mod replies;
 mod revoke;
 mod secrets;

@@ -246,7 +246,7 @@ async fn open_streams_and_silent_connections_do_not_keep_it_from_stopping() {
             watched.push(stream);
         }
     }
-    program.signal("HUP");
+    program.signal("INT");
     let told = watched[0].message().await.unwrap().unwrap();
     assert_eq!(told.status(), ServingStatus::NotServing, "watchers hear of it");
     let (code, log) = program.end();

@@ -28,13 +28,13 @@ fn policy(orders: &str) -> String {
 }
 
 /// Who signs.
-struct Authorities {
-    pem: String,
+pub(crate) struct Authorities {
+    pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authorities {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -43,7 +43,7 @@ impl Authorities {
     }
 
     /// A certificate and its key, in PEM.
-    fn signs(&self, names: &[SanType]) -> (String, String) {
+    pub(crate) fn signs(&self, names: &[SanType]) -> (String, String) {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.subject_alt_names = names.to_vec();
         let key = KeyPair::generate().unwrap();

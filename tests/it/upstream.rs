@@ -11,7 +11,7 @@ use token_broker::broker::endpoint::{Disposition, Habits, Reply, Request, TokenE
 use token_broker::broker::model::{DoubtKind, ProviderId, Reason};
 use token_broker::clock::Clock;
 use token_broker::secret::{ClientSecret, RefreshToken};
-use token_broker::upstream::{BasicEncoding, ClientAuth, Endpoints, Http, Provider};
+use token_broker::upstream::{BasicEncoding, ClientAuth, Credentials, Endpoints, Http, Provider};
 
 use crate::support::redis::free_port;
 
@@ -94,10 +94,13 @@ async fn exchange(url: &str) -> Reply {
         pkce: true,
         issuer: None,
         client_id: "id".to_owned(),
-        client_auth: ClientAuth::Basic {
-            secret: ClientSecret::new("secret"),
-            encoding: BasicEncoding::Rfc6749,
-        },
+        credentials: Arc::new(Credentials::new(
+            ClientAuth::Basic {
+                secret: ClientSecret::new("secret"),
+                encoding: BasicEncoding::Rfc6749,
+            },
+            Vec::new(),
+        )),
         default_lifetime: Duration::from_secs(600),
         connect_timeout: Duration::from_millis(300),
         habits: Habits { listen_max: Duration::from_millis(600), ..Habits::default() },

@@ -100,7 +100,7 @@ impl Rotations {
             }
             if self.soon_over(entry, failure) {
                 limited = ended.err();
-            } else if failure.disposition == Disposition::NotSent {
+            } else if failure.disposition == Disposition::NotSent || failure.has_other_secret() {
                 sleep(self.settings.attempt_backoff.after(tries - 1)).await;
             } else {
                 return ended;

@@ -1,16 +1,66 @@
 //! How we prove to a provider who we are.
 
-use crate::config::secrets::secret;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::profile::filled;
+use crate::config::secrets::{client_secrets, secret};
 use crate::config::{Problem, file};
 use crate::secret::ClientSecret;
-use crate::upstream::{BasicEncoding, ClientAuth, ClientKey};
+use crate::upstream::{BasicEncoding, ClientAuth, ClientKey, Credentials, Provider};
 
-/// Reads the secret, or the key; `None` if anything is wrong with it.
+/// A file with what we prove ourselves by to a provider.
+#[derive(Clone)]
+pub struct ClientFile {
+    /// The setting that names it.
+    pub setting: String,
+    /// Where it is.
+    pub file: PathBuf,
+    section: file::ProviderSection,
+    credentials: Arc<Credentials>,
+}
+
+impl std::fmt::Debug for ClientFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientFile").field("setting", &self.setting).finish_non_exhaustive()
+    }
+}
+
+impl ClientFile {
+    /// The one of this provider, if it has any.
+    pub(in crate::config) fn of(
+        name: &str,
+        section: &file::ProviderSection,
+        provider: &Provider,
+    ) -> Option<Self> {
+        let section = filled(section);
+        let (key, file) = match (&section.client_secret_file, &section.client_key_file) {
+            (Some(file), _) => ("client_secret_file", file.clone()),
+            (None, Some(file)) => ("client_key_file", file.clone()),
+            (None, None) => return None,
+        };
+        let (setting, credentials) =
+            (format!("providers.{name}.{key}"), Arc::clone(&provider.credentials));
+        Some(Self { setting, file, section, credentials })
+    }
+
+    /// From now on requests hold what it holds now; or why that cannot be used.
+    pub fn read_again(&self) -> Result<(), String> {
+        let mut problems = Vec::new();
+        let read = client_auth(&self.section, &str::to_owned, &mut problems);
+        let told = problems.into_iter().map(|problem| problem.message).next();
+        let (first, others) = read.ok_or_else(|| told.unwrap_or_default())?;
+        self.credentials.renew(first, others);
+        Ok(())
+    }
+}
+
+/// Reads the secrets, or the key; `None` if anything is wrong with them.
 pub(super) fn client_auth(
     section: &file::ProviderSection,
     path: &impl Fn(&str) -> String,
     problems: &mut Vec<Problem>,
-) -> Option<ClientAuth> {
+) -> Option<(ClientAuth, Vec<ClientAuth>)> {
     let encoding = match section.basic_encoding {
         Some(file::BasicEncoding::Raw) => BasicEncoding::Raw,
         Some(file::BasicEncoding::Rfc6749) | None => BasicEncoding::Rfc6749,
@@ -27,14 +77,18 @@ pub(super) fn client_auth(
     }
     match auth {
         file::ClientAuth::Basic => {
-            let secret = client_secret(section, path, problems)?;
-            Some(ClientAuth::Basic { secret, encoding })
+            let (secret, before) = client_secret(section, path, problems)?;
+            let auth = |secret| ClientAuth::Basic { secret, encoding };
+            Some((auth(secret), before.map(auth).into_iter().collect()))
         }
         file::ClientAuth::Post => {
-            let secret = client_secret(section, path, problems)?;
-            Some(ClientAuth::Post { secret })
+            let (secret, before) = client_secret(section, path, problems)?;
+            let auth = |secret| ClientAuth::Post { secret };
+            Some((auth(secret), before.map(auth).into_iter().collect()))
         }
-        file::ClientAuth::PrivateKeyJwt => client_key(section, path, problems),
+        file::ClientAuth::PrivateKeyJwt => {
+            client_key(section, path, problems).map(|key| (key, Vec::new()))
+        }
         file::ClientAuth::None => {
             if section.client_secret.is_some() || section.client_secret_file.is_some() {
                 problems.push(Problem::new(
@@ -42,7 +96,7 @@ pub(super) fn client_auth(
                     "is none, and there is a client secret; leave out one of them",
                 ));
             }
-            Some(ClientAuth::None)
+            Some((ClientAuth::None, Vec::new()))
         }
     }
 }
@@ -72,7 +126,7 @@ fn client_secret(
     section: &file::ProviderSection,
     path: &impl Fn(&str) -> String,
     problems: &mut Vec<Problem>,
-) -> Option<ClientSecret> {
+) -> Option<(ClientSecret, Option<ClientSecret>)> {
     match (&section.client_secret, &section.client_secret_file) {
         (Some(_), Some(_)) => {
             problems.push(Problem::new(
@@ -81,9 +135,9 @@ fn client_secret(
             ));
             None
         }
-        (Some(secret), None) => Some(ClientSecret::new(secret)),
-        (None, Some(file)) => match secret(file) {
-            Ok(secret) => Some(secret),
+        (Some(secret), None) => Some((ClientSecret::new(secret), None)),
+        (None, Some(file)) => match client_secrets(file) {
+            Ok(secrets) => Some(secrets),
             Err(message) => {
                 problems.push(Problem::new(path("client_secret_file"), message));
                 None

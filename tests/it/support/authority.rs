@@ -15,6 +15,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use token_broker::broker::endpoint::{
     Concern, Consent, Disposition, Failure, Habits, Issued, NotRevoked, ProviderSummary, Question,
     Reply, Request, Revocable, TokenEndpoint,
@@ -118,6 +120,8 @@ struct Books {
     lies: serde_json::Map<String, serde_json::Value>,
     /// The only client that it knows signs who it is.
     client: Option<Signer>,
+    /// Passwords of clients that it takes, if it looks at them.
+    passwords: Option<Vec<String>>,
     /// Words that were used once, in assertions.
     words: std::collections::BTreeSet<String>,
 }
@@ -273,6 +277,20 @@ impl Authority {
     /// Requests that arrived so far.
     pub(crate) fn posts(&self) -> usize {
         self.books().posts
+    }
+
+    /// From now on clients are known by one of these passwords.
+    pub(crate) fn takes(&self, passwords: &[&str]) {
+        self.books().passwords = Some(passwords.iter().map(|it| (*it).to_owned()).collect());
+    }
+
+    /// The client comes with another password than those.
+    fn refuses(&self, headers: &HeaderMap) -> bool {
+        let books = self.books();
+        let Some(passwords) = &books.passwords else { return false };
+        let given = headers["authorization"].to_str().unwrap().strip_prefix("Basic ").unwrap();
+        let given = String::from_utf8(STANDARD.decode(given).unwrap()).unwrap();
+        !passwords.iter().any(|password| given == format!("id:{password}"))
     }
 
     /// All tokens and secrets that ever were.
@@ -550,6 +568,10 @@ fn answered(status: u16, retry_after: Option<Duration>) -> Failure {
 async fn token(State(authority): State<Authority>, headers: HeaderMap, body: String) -> Response {
     let form: HashMap<String, String> =
         form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+    if authority.refuses(&headers) {
+        let body = r#"{"error":"invalid_client"}"#;
+        return (StatusCode::UNAUTHORIZED, body).into_response();
+    }
     authority.books().knows(&headers, &form);
     let (fault, delay) = authority.arrive(form.get("refresh_token").map(String::as_str));
     tokio::time::sleep(delay).await;
