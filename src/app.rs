@@ -4,6 +4,7 @@
 //! ends with a signal or with an error. Every part that runs for ever is supervised: one that ends
 //! unasked ends the process.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,12 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tower_layer::Layer as _;
+use tower_service::Service;
 use tracing::{error, info};
 
 use crate::app::reload::Reloading;
@@ -50,6 +55,8 @@ const REQUEST_MAX: usize = 64 * 1024;
 pub struct Addresses {
     /// The gRPC API.
     pub api: SocketAddr,
+    /// What operators call, if that is apart.
+    pub admin: Option<SocketAddr>,
     /// Health and metrics.
     pub ops: SocketAddr,
     /// What people see who consent, if they are to see anything.
@@ -66,6 +73,7 @@ pub struct App {
     api: Listener,
     direct: Direct,
     routes: Routes,
+    admin: Option<(Listener, Routes)>,
     pages: Option<(Listener, Routes)>,
     tasks: Tasks,
     stop_ops: CancellationToken,
@@ -159,20 +167,29 @@ impl App {
         let admin = Admin::new(Arc::clone(&broker), observe, start);
         let tokens = TokenServiceServer::new(tokens).max_decoding_message_size(REQUEST_MAX);
         let admin = GrantAdminServiceServer::new(admin).max_decoding_message_size(REQUEST_MAX);
-        let mut routes = Routes::new(admin).add_service(health);
-        if config.listen.reflection {
-            routes = reflection(routes)?;
+        let (routes, apart) = routes(&config, admin, health)?;
+        let tls = config.listen.tls.clone();
+        let (mut admin, mut admin_address) = (None, None);
+        if let Some((address, routes)) = apart {
+            let (port, address) = opening::bind(address, "listen.admin").await?;
+            let listener = Listener::new(port, Protocol::Http2, bounds, &ports, "admin");
+            admin = Some((listener.with_tls(tls.clone()), routes));
+            admin_address = Some(address);
         }
         // Last: whoever connects is answered.
         let (api, api_address) = opening::bind(config.listen.api, "listen.api").await?;
         let pages_address = pages.as_ref().map(|pages| pages.address);
-        let addresses = Addresses { api: api_address, ops: ops_address, pages: pages_address };
+        let addresses = Addresses {
+            api: api_address,
+            admin: admin_address,
+            ops: ops_address,
+            pages: pages_address,
+        };
         let pages = pages.map(|found| {
             let bounds = bounds.for_operators();
             let listener = Listener::new(found.port, Protocol::Http1And2, bounds, &ports, "pages");
             (listener, pages::routes(Arc::clone(&broker), &found.base))
         });
-        let tls = config.listen.tls.clone();
         let api = Listener::new(api, Protocol::Http2, bounds, &ports, "api").with_tls(tls);
         Ok(Some(Self {
             config,
@@ -183,6 +200,7 @@ impl App {
             api,
             direct: Direct(tokens),
             routes,
+            admin,
             pages,
             tasks,
             stop_ops,
@@ -209,6 +227,10 @@ impl App {
         let service = Reasons.layer(self.direct.layer(self.routes.prepare()));
         let server = self.api.serve(service, stop_api.clone());
         keep(&mut self.tasks, "the API", server);
+        if let Some((listener, routes)) = self.admin {
+            let server = listener.serve(Reasons.layer(routes.prepare()), stop_api.clone());
+            keep(&mut self.tasks, "the API of operators", server);
+        }
         if let Some((listener, routes)) = self.pages {
             let server = listener.serve(routes.prepare(), stop_api.clone());
             keep(&mut self.tasks, "the pages", server);
@@ -271,6 +293,25 @@ impl Running {
             }),
         }
     }
+}
+
+/// What is served beside tokens at the port of callers, and at one of the operators if they have their own.
+fn routes<H>(
+    config: &Config,
+    admin: GrantAdminServiceServer<Admin>,
+    health: H,
+) -> Result<(Routes, Option<(SocketAddr, Routes)>), tonic_reflection::server::Error>
+where
+    H: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService,
+    H: Clone + Send + Sync + 'static,
+    H::Future: Send,
+{
+    let described = |routes| if config.listen.reflection { reflection(routes) } else { Ok(routes) };
+    let Some(address) = config.listen.admin else {
+        return Ok((described(Routes::new(admin).add_service(health))?, None));
+    };
+    let of_operators = Routes::new(admin).add_service(health.clone());
+    Ok((described(Routes::new(health))?, Some((address, described(of_operators)?))))
 }
 
 /// Supervises a part that runs until it is told to stop.

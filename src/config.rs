@@ -104,6 +104,8 @@ pub struct ClusterTokens {
 pub struct Listen {
     /// The gRPC API.
     pub api: SocketAddr,
+    /// What operators call; `None`: the same.
+    pub admin: Option<SocketAddr>,
     /// Health and metrics.
     pub ops: SocketAddr,
     /// What people see who consent.

@@ -72,7 +72,7 @@ pub(super) async fn look_at_store(broker: &Broker, readiness: &Readiness) {
 pub(super) async fn tell_ready(
     config: &Config,
     broker: &Broker,
-    Addresses { api, ops, pages }: Addresses,
+    Addresses { api, admin, ops, pages }: Addresses,
 ) -> bool {
     // A number that takes longer shows in the metrics when it is there.
     let grants = timeout(COUNT_MAX, broker.take_census()).await.ok().flatten();
@@ -81,6 +81,7 @@ pub(super) async fn tell_ready(
     info!(
         version = env!("CARGO_PKG_VERSION"),
         api = %api,
+        admin = admin.map(|admin| admin.to_string()),
         ops = %ops,
         pages = pages.map(tracing::field::display),
         store = store.kind,

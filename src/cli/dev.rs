@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,21 @@ const API_PORT: u16 = 50_051;
 const OPS_PORT: u16 = 9_464;
 /// See [`API_PORT`]; `serve` has no pages unless told to.
 const PAGES_PORT: u16 = 9_465;
+/// A grant that nobody gets.
+const FOREIGN: &str = "other-team/service";
+/// What everybody may do, to see a policy at work.
+const POLICY: &str = "\
+# What anyone may do here. Change it: two seconds later it holds.
+policies:
+  - name: anyone-gets-what-is-for-show
+    subjects: [anyone]
+    grants: ['demo/*']
+    actions: [get_token, watch_token, force_refresh]
+  - name: anyone-is-operator
+    subjects: [anyone]
+    grants: ['**']
+    actions: [admin.*]
+";
 /// Where the demo provider listens, unless somebody is there: a question that a browser shows is
 /// answered after a restart too.
 const PROVIDER_PORT: u16 = 9_466;
@@ -53,6 +68,10 @@ impl Dev {
             move |error: std::io::Error| format!("{dir}: {what}: {error}")
         };
         fs::create_dir_all(&self.dir).map_err(told("cannot be made"))?;
+        let policy = self.dir.join("policy.yaml");
+        if !policy.exists() {
+            fs::write(&policy, POLICY).map_err(told("the policy cannot be written"))?;
+        }
         let provider =
             DemoProvider::open(&self.dir.join("provider.json"), self.token_lifetime, clock)
                 .map_err(told("the demo provider's memory cannot be read"))?;
@@ -61,7 +80,7 @@ impl Dev {
             Err(_) => TcpListener::bind(("127.0.0.1", 0)).await.map_err(told("loopback"))?,
         };
         let upstream = listener.local_addr().map_err(told("loopback"))?;
-        let config = self.config(&provider, upstream)?;
+        let config = self.config(&provider, upstream, &policy)?;
         telemetry::start_log(&config.log);
         let tasks = TaskTracker::new();
         tasks.spawn(provider.clone().serve(listener));
@@ -73,14 +92,22 @@ impl Dev {
         let addresses = app.addresses();
         let running = app.start().await;
         match seeded {
-            Ok(()) => out::line(banner(addresses, &store, self.token_lifetime, upstream)),
+            Ok(()) => {
+                let lifetime = self.token_lifetime;
+                out::line(banner(addresses, &store, lifetime, upstream, &policy));
+            }
             Err(error) => out::note(format_args!("error: the demo grants cannot be made: {error}")),
         }
         running.until_stopped().await.map_err(|error| error.to_string())
     }
 
     /// The configuration of `serve`, with the demo provider laid over the environment.
-    fn config(&self, provider: &DemoProvider, upstream: SocketAddr) -> Result<Config, Failure> {
+    fn config(
+        &self,
+        provider: &DemoProvider,
+        upstream: SocketAddr,
+        policy: &Path,
+    ) -> Result<Config, Failure> {
         let mut layered: Environment = environment()
             .into_iter()
             .filter(|(name, _)| {
@@ -102,6 +129,8 @@ impl Dev {
         };
         let store = self.dir.join("store.redb");
         set("STORE__URL", format!("redb:{}", store.display()));
+        set("POLICY__FILE", policy.display().to_string());
+        set("AUDIT__SINK", format!("file:{}", self.dir.join("audit.jsonl").display()));
         set("TIMING__FORCE_COOLDOWN", COOLDOWN.to_owned());
         set("PROVIDERS__DEMO__BASE_URL", format!("http://{upstream}"));
         set("PROVIDERS__DEMO__REVOKE_URL", format!("http://{upstream}/revoke"));
@@ -123,7 +152,7 @@ fn taken(port: u16) -> bool {
     std::net::TcpListener::bind(("127.0.0.1", port)).is_err()
 }
 
-/// Makes the two grants, or mends alice's where a crash left it without a refresh token.
+/// Makes the grants, or mends alice's where a crash left it without a refresh token.
 async fn seed(broker: &Arc<Broker>, provider: &DemoProvider) -> Result<(), Failure> {
     let grant = |name: &str| GrantId::parse(name).map_err(str::to_owned);
     let new = |id, refresh_token| NewGrant {
@@ -146,15 +175,17 @@ async fn seed(broker: &Arc<Broker>, provider: &DemoProvider) -> Result<(), Failu
         let token = provider.consent().map_err(|error| error.to_string())?;
         broker.create_grant(new(alice, Some(token))).await.map_err(|error| error.to_string())?;
     }
-    let service = grant("demo/service")?;
-    match broker.show_grant(&service).await {
-        Err(Error::GrantNotFound(_)) => {
-            let made =
-                broker.create_grant(NewGrant { keep_warm: false, ..new(service, None) }).await;
-            made.map(drop).map_err(|error| error.to_string())
+    for service in [grant("demo/service")?, grant(FOREIGN)?] {
+        match broker.show_grant(&service).await {
+            Err(Error::GrantNotFound(_)) => {
+                let made =
+                    broker.create_grant(NewGrant { keep_warm: false, ..new(service, None) }).await;
+                made.map(drop).map_err(|error| error.to_string())?;
+            }
+            other => other.map(drop).map_err(|error| error.to_string())?,
         }
-        other => other.map(drop).map_err(|error| error.to_string()),
     }
+    Ok(())
 }
 
 fn banner(
@@ -162,9 +193,12 @@ fn banner(
     store: &StoreConfig,
     lifetime: Duration,
     upstream: SocketAddr,
+    policy: &Path,
 ) -> String {
-    let Addresses { api, ops, pages: _ } = addresses;
+    let Addresses { api, ops, .. } = addresses;
     let program = program();
+    let audit = policy.with_file_name("audit.jsonl");
+    let policy = policy.display();
     let call = |method: &str| format!("{api} tokenbroker.v1.{method}");
     let store = match store {
         StoreConfig::Redb(path) => format!("redb:{}", path.display()),
@@ -199,12 +233,18 @@ See the grants, and an error with its reason:
   {program} grant list{address}
   grpcurl -plaintext -d '{{"grant_id":"demo/nobody"}}' {get}
 
+A grant that the policy gives to nobody, and why; add its name to {policy}, and within two
+seconds it is given. {audit} has who got what:
+  grpcurl -plaintext -d '{{"grant_id":"{FOREIGN}"}}' {get}
+  {program} policy explain --file {policy} --subject anyone --action get_token --grant {FOREIGN}
+
 demo/alice is kept warm: its rotations appear below. Ctrl-C stops; the next start goes on.
 "#,
         lifetime = humantime::format_duration(lifetime),
         get = call("TokenService/GetToken"),
         force = call("TokenService/ForceRefresh"),
         address = address(api),
+        audit = audit.display(),
     )
 }
 

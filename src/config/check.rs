@@ -193,6 +193,7 @@ fn listen(file: &File, problems: &mut Vec<Problem>) -> Option<Listen> {
         parsed
     };
     let api = address("listen.api", &section.api);
+    let admin = section.admin.as_deref().map(|text| address("listen.admin", text));
     let ops = address("listen.ops", &section.ops);
     let pages = section.pages.as_deref().map(|text| address("listen.pages", text));
     let tls = section.tls.as_ref().and_then(|tls| {
@@ -205,10 +206,13 @@ fn listen(file: &File, problems: &mut Vec<Problem>) -> Option<Listen> {
         loaded.map_err(|error| problems.push(Problem::new("listen.tls", error.to_string()))).ok()
     });
     let guarded = section.tls.is_some() && file.policy.file.is_some();
-    let beyond = api.is_some_and(|api| !api.ip().is_loopback());
-    if beyond && !guarded && !section.anyone_may_take_tokens {
+    let beyond = |address: Option<SocketAddr>| address.is_some_and(|it| !it.ip().is_loopback());
+    for (path, address) in [("listen.api", api), ("listen.admin", admin.flatten())] {
+        if !beyond(address) || guarded || section.anyone_may_take_tokens {
+            continue;
+        }
         problems.push(Problem::new(
-            "listen.api",
+            path,
             "is not a loopback address: it needs `listen.tls`, `callers` and `policy.file`; or listen on \
              127.0.0.1, or set `listen.anyone_may_take_tokens: true` if the network itself keeps others out",
         ));
@@ -219,7 +223,8 @@ fn listen(file: &File, problems: &mut Vec<Problem>) -> Option<Listen> {
             "is needed with `listen.pages_url`: where the pages listen, such as 127.0.0.1:9465",
         ));
     }
-    let given = [("listen.ops", ops), ("listen.pages", pages.flatten())];
+    let given =
+        [("listen.admin", admin.flatten()), ("listen.ops", ops), ("listen.pages", pages.flatten())];
     let mut others = vec![api];
     for (path, address) in given {
         if address.is_some_and(|address| address.port() != 0) && others.contains(&address) {
@@ -232,7 +237,11 @@ fn listen(file: &File, problems: &mut Vec<Problem>) -> Option<Listen> {
         Some(address) => Some(pages_at(address?, section.pages_url.as_deref(), problems)?),
         None => None,
     };
-    Some(Listen { api: api?, ops: ops?, pages, tls, reflection: section.reflection })
+    let admin = match admin {
+        Some(address) => Some(address?),
+        None => None,
+    };
+    Some(Listen { api: api?, admin, ops: ops?, pages, tls, reflection: section.reflection })
 }
 
 /// People type codes there and come back with others: beyond loopback that needs TLS.

@@ -49,6 +49,9 @@ pub(super) struct File {
 pub(super) struct Listen {
     /// Address of the gRPC API.
     pub(super) api: String,
+    /// Address of `GrantAdminService`, apart from what callers reach; with the same TLS, callers and policy.
+    /// Left out: it is served at `api`.
+    pub(super) admin: Option<String>,
     /// Address of health and metrics: /livez, /readyz, /metrics and gRPC health, in plaintext.
     pub(super) ops: String,
     /// Address of the pages at which people begin and end an enrolment. Left out: there are none, and
@@ -528,6 +531,7 @@ impl Default for KubernetesSection {
 impl Default for Listen {
     fn default() -> Self {
         Self {
+            admin: None,
             api: "127.0.0.1:50051".to_owned(),
             ops: "127.0.0.1:9464".to_owned(),
             pages: None,

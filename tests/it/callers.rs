@@ -353,3 +353,22 @@ async fn a_caller_that_takes_too_much_is_refused_and_harms_nobody() {
     assert_eq!(CallError::from(status).reason, ErrorReason::CallerRateLimited);
     calm.force_refresh(force(before)).await.unwrap();
 }
+
+/// Operators have a port of their own: at that of callers there is nothing of theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_may_have_a_port_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings("http://127.0.0.1:1", "memory:");
+    settings.push(("TOKEN_BROKER__LISTEN__ADMIN", "127.0.0.1:0"));
+    let program = Program::start(dir.path(), &["serve"], &settings);
+    let ready: Value = serde_json::from_str(program.seen.last().unwrap()).unwrap();
+    let admin = format!("http://{}", ready["admin"].as_str().unwrap());
+    let (ok, _, errors) = program.cli(&["grant", "list"]);
+    assert!(!ok && errors.contains("NOT_IMPLEMENTED"), "{errors}");
+    let (ok, _, errors) = program.cli(&["grant", "list", "--address", &admin]);
+    assert!(ok, "{errors}");
+    let (ok, _, errors) = program.cli(&["get", "kroger/alice", "--address", &admin]);
+    assert!(!ok && errors.contains("NOT_IMPLEMENTED"), "{errors}");
+    let (ok, shown) = program.grpcurl("{}", "GrantAdminService/ListGrants");
+    assert!(!ok && !shown.contains("GRANT"), "{shown}");
+}
