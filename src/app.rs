@@ -75,6 +75,7 @@ pub struct App {
     routes: Routes,
     admin: Option<(Listener, Routes)>,
     pages: Option<(Listener, Routes)>,
+    account: Account,
     tasks: Tasks,
     stop_ops: CancellationToken,
 }
@@ -91,8 +92,23 @@ struct Parts {
     signals: Signals,
     broker: Arc<Broker>,
     readiness: Readiness,
+    account: Account,
     tasks: Tasks,
     stop_ops: CancellationToken,
+}
+
+/// What keeps the audit log: the last that ends, as all others are told of in it.
+#[derive(Default)]
+struct Account {
+    kept: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Account {
+    async fn close(mut self) {
+        self.stop.cancel();
+        while self.kept.join_next().await.is_some() {}
+    }
 }
 
 /// Parts that run until they are told to stop, each with what it does.
@@ -149,10 +165,9 @@ impl App {
         let pages = opening::pages(&config).await?;
         settings.pages = pages.as_ref().map(|pages| pages::addresses(&pages.base));
         let broker = Broker::new(store, endpoint, clock, settings, metrics, random());
-        let acts = record::write_down(Arc::clone(&audit), broker.acts(), stop_ops.clone());
-        keep(&mut tasks, "the record of what the broker does", acts);
-        let counted = audit.count(stop_ops.clone());
-        keep(&mut tasks, "the audit log", counted);
+        let mut account = Account::default();
+        let kept = record::keep_account(Arc::clone(&audit), broker.acts(), account.stop.clone());
+        account.kept.spawn(kept);
         if config.restored {
             opening::distrust(&broker).await?;
         }
@@ -188,7 +203,7 @@ impl App {
         let pages = pages.map(|found| {
             let bounds = bounds.for_operators();
             let listener = Listener::new(found.port, Protocol::Http1And2, bounds, &ports, "pages");
-            (listener, pages::routes(Arc::clone(&broker), &found.base))
+            (listener, pages::routes(Arc::clone(&broker), Arc::clone(&audit), &found.base))
         });
         let api = Listener::new(api, Protocol::Http2, bounds, &ports, "api").with_tls(tls);
         Ok(Some(Self {
@@ -202,6 +217,7 @@ impl App {
             routes,
             admin,
             pages,
+            account,
             tasks,
             stop_ops,
         }))
@@ -237,8 +253,8 @@ impl App {
         }
         self.readiness.open(true).await;
         let addresses = self.addresses;
-        let Self { config, signals, broker, readiness, tasks, stop_ops, .. } = self;
-        let mut app = Parts { config, signals, broker, readiness, tasks, stop_ops };
+        let Self { config, signals, broker, readiness, account, tasks, stop_ops, .. } = self;
+        let mut app = Parts { config, signals, broker, readiness, account, tasks, stop_ops };
         let counted = watch::tell_ready(&app.config, &app.broker, addresses).await;
         let census = watch::take_censuses(Arc::clone(&app.broker), counted, app.stop_ops.clone());
         keep(&mut app.tasks, "the count of grants", census);
@@ -279,6 +295,7 @@ impl Running {
             drained = timeout(shutdown.drain_delay + shutdown.drain_max, drain) => drained,
             () = app.signals.insisted() => return Ok(()),
         };
+        app.account.close().await;
         match (drained, failed) {
             (Ok(()), None) => {
                 info!("stopped; nothing is left to store");

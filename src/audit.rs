@@ -2,7 +2,7 @@
 //! itself. Apart from the log of the program, which is for whoever keeps it running.
 //!
 //! No line holds a token, a secret, or what anybody proved themselves by. What is asked again and again
-//! is written at its first time and then counted, in one line a minute ([`Audit::again`]): the answers
+//! is written at its first time and then counted, in one line a minute ([`Audit::served`]): the answers
 //! from memory must not wait for a disk.
 
 use std::hash::Hash;
@@ -24,7 +24,7 @@ pub use entry::{Entry, Phase};
 pub use sink::{Place, SinkError};
 
 use entry::Line;
-use repeats::Repeats;
+use repeats::{Counted, Repeats};
 use sink::Sink;
 
 /// How long the same is only counted after it was written.
@@ -38,7 +38,9 @@ pub struct Audit {
     sink: Option<Sink>,
     /// What operators change is not done unless it is written down first.
     required: bool,
-    repeats: Repeats,
+    /// What went well is never left out for what did not.
+    served: Repeats,
+    refused: Repeats,
     replica: String,
     clock: Clock,
 }
@@ -51,8 +53,8 @@ impl Audit {
     /// Writes nothing down.
     pub fn off(clock: Clock) -> Arc<Self> {
         let (sink, required) = (None, false);
-        let (repeats, replica) = (Repeats::default(), String::new());
-        Arc::new(Self { sink, required, repeats, replica, clock })
+        let (served, refused, replica) = (Repeats::new(), Repeats::new(), String::new());
+        Arc::new(Self { sink, required, served, refused, replica, clock })
     }
 
     /// Writes to `place`, as `replica`. `required`: see [`begin`](Self::begin).
@@ -70,7 +72,8 @@ impl Audit {
             failures.clone(),
         );
         let sink = Some(Sink::open(place, failures)?);
-        Ok(Arc::new(Self { sink, required, repeats: Repeats::default(), replica, clock }))
+        let (served, refused) = (Repeats::new(), Repeats::new());
+        Ok(Arc::new(Self { sink, required, served, refused, replica, clock }))
     }
 
     /// Somebody reads it.
@@ -97,33 +100,72 @@ impl Audit {
     }
 
     /// Writes an entry down if `what` did not come up for a minute, and counts it otherwise.
-    pub fn again(&self, what: impl Hash, entry: impl FnOnce() -> Entry) {
-        let fresh = self.is_on().then(|| self.repeats.count(what, entry)).flatten();
-        if let Some(fresh) = fresh {
-            self.tell(&fresh);
+    pub fn served(&self, what: impl Hash, entry: impl FnOnce() -> Entry) {
+        if !self.is_on() {
+            return;
+        }
+        match self.served.count(what) {
+            Counted::Again => {}
+            Counted::First(slot) => self.tell(&slot.keep(entry())),
+            // Nobody can have so much asked for that it is not written down who has a token.
+            Counted::Full => self.tell(&entry()),
         }
     }
 
-    /// Writes down each minute how often the same came up, until `stop`; the rest then.
-    pub async fn count(self: Arc<Self>, stop: CancellationToken) {
-        let Some(sink) = &self.sink else { return stop.cancelled().await };
-        let mut last = false;
-        while !last {
+    /// The same of what was refused. When too much is refused to tell it apart, only the number is kept.
+    pub fn refused(&self, what: impl Hash, entry: impl FnOnce() -> Entry) {
+        if !self.is_on() {
+            return;
+        }
+        match self.refused.count(what) {
+            Counted::Again => {}
+            Counted::First(slot) => self.tell(&slot.keep(entry())),
+            Counted::Full => self.refused.leave_out(),
+        }
+    }
+
+    /// So many entries are lost.
+    pub fn lost(&self, entries: u64) {
+        if let Some(sink) = &self.sink {
+            sink.lost(entries);
+        }
+    }
+
+    /// Writes down each minute how often the same came up, until `stop`.
+    pub async fn count(&self, stop: CancellationToken) {
+        if !self.is_on() {
+            return stop.cancelled().await;
+        }
+        loop {
             tokio::select! {
-                () = stop.cancelled() => last = true,
+                () = stop.cancelled() => return,
                 () = sleep(EACH) => {}
             }
-            let (counted, left_out) = self.repeats.take();
+            self.tell_repeats();
+        }
+    }
+
+    /// Nothing comes any more: what was counted is written down, and what waits.
+    pub async fn finish(&self) {
+        self.tell_repeats();
+        if let Some(sink) = &self.sink {
+            let _ = timeout(PROOF_MAX, sink.write(String::new())).await;
+        }
+    }
+
+    fn tell_repeats(&self) {
+        let Some(sink) = &self.sink else { return };
+        for repeats in [&self.served, &self.refused] {
+            let (counted, left_out) = repeats.take();
             for (entry, count) in counted {
                 sink.send(self.line(&entry, Some(count)));
             }
             if left_out > 0 {
                 let entry = Entry { action: "audit.left_out", ..Entry::default() };
                 sink.send(self.line(&entry, Some(left_out)));
+                sink.lost(left_out);
             }
         }
-        // The file has what was sent before this.
-        let _ = timeout(PROOF_MAX, sink.write(String::new())).await;
     }
 
     fn line(&self, entry: &Entry, count: Option<u64>) -> String {

@@ -14,6 +14,7 @@ use axum::routing::get;
 use maud::Markup;
 use tonic::service::Routes;
 
+use crate::audit::Audit;
 use crate::broker::Broker;
 use crate::broker::error::Error;
 use crate::broker::settings::PageAddresses;
@@ -33,6 +34,7 @@ const FORM_MAX: usize = 4 * 1024;
 #[derive(Clone)]
 struct Pages {
     broker: Arc<Broker>,
+    audit: Arc<Audit>,
     /// Browsers reach them by https.
     secure: bool,
 }
@@ -44,8 +46,8 @@ pub fn addresses(base: &str) -> PageAddresses {
 }
 
 /// The pages of `broker`, which browsers know by `base`.
-pub fn routes(broker: Arc<Broker>, base: &str) -> Routes {
-    let pages = Pages { broker, secure: base.starts_with("https:") };
+pub fn routes(broker: Arc<Broker>, audit: Arc<Audit>, base: &str) -> Routes {
+    let pages = Pages { broker, audit, secure: base.starts_with("https:") };
     let http = Router::new()
         .route(START, get(start::ask).post(start::entered))
         .route(CALLBACK, get(callback::landed))
@@ -80,7 +82,7 @@ fn page(status: StatusCode, markup: &Markup) -> Response {
 fn failure(error: &Error) -> Response {
     match error {
         Error::EnrolmentUnknown => page(StatusCode::NOT_FOUND, &text::nothing_waits()),
-        Error::Draining | Error::Store(_) | Error::EnrolmentFailed { .. } => {
+        Error::Draining | Error::Store(_) | Error::NotAudited | Error::EnrolmentFailed { .. } => {
             page(StatusCode::SERVICE_UNAVAILABLE, &text::later(&error.to_string()))
         }
         _ => page(StatusCode::INTERNAL_SERVER_ERROR, &text::failed(&error.to_string(), None)),

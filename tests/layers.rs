@@ -40,7 +40,7 @@ const TABLE: [(&str, &[&str], &[&str]); 22] = [
     ("lifecycle", &[], &["tonic", "redis", "reqwest", "redb"]),
     ("listener", &["caller", "service", "textfile"], &["redis", "reqwest", "redb", "axum"]),
     ("ops", &["telemetry"], &["redis", "reqwest", "redb"]),
-    ("pages", &["broker", "clock", "secret"], &["redis", "reqwest", "redb", "prost"]),
+    ("pages", &["audit", "broker", "clock", "secret"], &["redis", "reqwest", "redb", "prost"]),
     ("demo", &["clock", "secret", "store"], &["tonic", "redis", "reqwest", "redb"]),
     ("client", &["proto"], &["redis", "reqwest", "redb", "axum", "prometheus_client"]),
     (
@@ -60,6 +60,7 @@ const TABLE: [(&str, &[&str], &[&str]); 22] = [
             "service",
             "store",
             "telemetry",
+            "textfile",
             "upstream",
         ],
         &["reqwest", "redb", "redis", "axum"],

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use crate::load::{self, Run, Shape};
 use crate::program::{Program, Store};
 use crate::provider;
+use crate::trust::Trust;
 
 const PATH: &str = "tokenbroker.v1.TokenService/GetToken";
 const GRANT: &str = "bench/alice";
@@ -31,7 +32,16 @@ const SHAPES: [Shape; 3] = [
 
 /// Prints a table: for each shape, the broker's figures and their ratios to those of bare tonic.
 pub(crate) async fn compare() {
-    let program = Program::start(Store::Memory, &provider::start().await).await;
+    against_bare("anybody may call", None).await;
+}
+
+/// The same where callers prove who they are, and what they do is counted and written down.
+pub(crate) async fn compare_with_trust() {
+    against_bare("service account, policy, limits, audit log", Some(&Trust::new())).await;
+}
+
+async fn against_bare(what: &str, trust: Option<&Trust>) {
+    let program = Program::start_for(Store::Memory, &provider::start().await, trust).await;
     program.import(GRANT).await;
     let reply = program.get(GRANT).await;
     let bare = bare(reply).await;
@@ -39,12 +49,16 @@ pub(crate) async fn compare() {
     let body = dir.path().join("request");
     std::fs::write(&body, frame()).unwrap();
 
-    println!("\nhot GetToken beside bare tonic: median of {PAIRS} alternating pairs (least, most)");
+    let bearer = trust.map(|trust| trust.token.clone());
+    println!(
+        "\nhot GetToken beside bare tonic, {what}: median of {PAIRS} alternating pairs (least, most)"
+    );
     println!("{:>10} {:>10} {:>22} {:>22} {:>22}", "shape", "calls/s", "throughput", "p50", "p99");
     for shape in SHAPES {
         let (broker, bare, body) = (program.address.clone(), bare.clone(), body.clone());
+        let bearer = bearer.clone();
         let pairs = tokio::task::spawn_blocking(move || {
-            let run = |address: &str| load::run(address, PATH, &body, shape);
+            let run = |address: &str| load::run(address, PATH, &body, bearer.as_deref(), shape);
             // Whoever comes second may find the machine warmer: they take turns at that, too.
             let pair = |number: usize| {
                 if number.is_multiple_of(2) {

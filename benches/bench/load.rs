@@ -22,13 +22,20 @@ pub(crate) struct Run {
     pub(crate) data: u64,
 }
 
-/// Sends the same gRPC request over and over.
-pub(crate) fn run(address: &str, path: &str, body: &Path, shape: Shape) -> Run {
+/// Sends the same gRPC request over and over; with a token, if there is one.
+pub(crate) fn run(
+    address: &str,
+    path: &str,
+    body: &Path,
+    bearer: Option<&str>,
+    shape: Shape,
+) -> Run {
     let log = body.with_extension("log");
     let _ = std::fs::remove_file(&log);
     let output = Command::new("h2load")
         .args(["-t", "1", "-n", &shape.requests.to_string()])
         .args(["-c", &shape.connections.to_string(), "-m", &shape.streams.to_string()])
+        .args(bearer.iter().flat_map(|it| ["-H".to_owned(), format!("authorization: Bearer {it}")]))
         .args(["-H", "content-type: application/grpc", "-H", "te: trailers", "-d"])
         .arg(body)
         .arg("--log-file")

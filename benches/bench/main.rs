@@ -9,6 +9,7 @@ mod load;
 mod program;
 mod provider;
 mod rotations;
+mod trust;
 
 fn main() {
     // Cargo passes this to benchmarks; without it, this is a test run that only has to build.
@@ -25,6 +26,9 @@ fn main() {
     runtime.block_on(async {
         if wanted("hot") {
             hot::compare().await;
+        }
+        if wanted("trust") {
+            hot::compare_with_trust().await;
         }
         if wanted("rotations") {
             rotations::measure().await;

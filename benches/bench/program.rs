@@ -6,11 +6,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use token_broker::client::{Bearer, Calls, Client};
 use token_broker::proto::grant_admin_service_client::GrantAdminServiceClient;
 use token_broker::proto::token_service_client::TokenServiceClient;
 use token_broker::proto::{GetTokenRequest, GetTokenResponse, ImportGrantRequest};
 use token_broker::store::Keyring;
-use tonic::transport::Channel;
+use tonic::transport::ClientTlsConfig;
+
+use crate::trust::Trust;
 
 /// Where the program keeps its grants.
 #[derive(Debug, Clone, Copy)]
@@ -44,14 +47,19 @@ pub(crate) struct Program {
     process: Child,
     servers: Vec<Child>,
     pub(crate) address: String,
-    pub(crate) tokens: TokenServiceClient<Channel>,
-    admin: GrantAdminServiceClient<Channel>,
+    pub(crate) tokens: TokenServiceClient<Calls>,
+    admin: GrantAdminServiceClient<Calls>,
     _dir: TempDir,
 }
 
 impl Program {
     /// Starts the program on free ports, in front of `provider`.
     pub(crate) async fn start(store: Store, provider: &str) -> Self {
+        Self::start_for(store, provider, None).await
+    }
+
+    /// The same for a caller that proves who it is.
+    pub(crate) async fn start_for(store: Store, provider: &str, trust: Option<&Trust>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let keys = dir.path().join("keys");
         let (url, servers) = match store {
@@ -93,18 +101,14 @@ impl Program {
             .env("TOKEN_BROKER__PROVIDERS__DEFAULT__RATE", "100000")
             .env("CLIENT_ID", "bench")
             .env("CLIENT_SECRET", "bench");
+        command.envs(trust.into_iter().flat_map(Trust::settings));
         let mut process = command.spawn().unwrap();
         let address = ready(&mut process);
-        let channel = Channel::from_shared(format!("http://{address}")).unwrap();
-        let channel = channel.connect().await.unwrap();
-        Self {
-            process,
-            servers,
-            address,
-            tokens: TokenServiceClient::new(channel.clone()),
-            admin: GrantAdminServiceClient::new(channel),
-            _dir: dir,
-        }
+        let bearer = trust.map_or_else(Bearer::none, |trust| Bearer::from_file(trust.at("token")));
+        let tls = ClientTlsConfig::new();
+        let Client { tokens, admin } =
+            Client::connect_as(&format!("http://{address}"), bearer, tls).await.unwrap();
+        Self { process, servers, address, tokens, admin, _dir: dir }
     }
 
     pub(crate) async fn import(&self, grant: &str) {

@@ -10,18 +10,21 @@ use tracing::warn;
 use crate::audit::{Audit, Entry};
 use crate::broker::acts::Act;
 
+/// Writes down what is done until `stop`, and then what is left to write.
+pub(super) async fn keep_account(audit: Arc<Audit>, acts: Receiver<Act>, stop: CancellationToken) {
+    tokio::join!(write_down(&audit, acts, &stop), audit.count(stop.clone()));
+    audit.finish().await;
+}
+
 /// Writes acts down until `stop`, and those that are told then.
-pub(super) async fn write_down(
-    audit: Arc<Audit>,
-    mut acts: Receiver<Act>,
-    stop: CancellationToken,
-) {
+async fn write_down(audit: &Audit, mut acts: Receiver<Act>, stop: &CancellationToken) {
     loop {
         tokio::select! {
             biased;
             told = acts.recv() => match told {
                 Ok(act) => audit.tell(&entry(act)),
                 Err(RecvError::Lagged(missed)) => {
+                    audit.lost(missed);
                     warn!(missed, "the audit log does not keep up with what the broker does");
                 }
                 Err(RecvError::Closed) => return stop.cancelled().await,
@@ -37,7 +40,7 @@ fn entry(act: Act) -> Entry {
         action: kind.name(),
         grant: grant.to_string(),
         provider: provider.to_string(),
-        generation: Some(generation),
+        generation,
         fingerprint,
         reason: detail,
         ..Entry::default()

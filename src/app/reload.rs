@@ -13,12 +13,18 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::textfile;
+
 /// How often files are looked at: a volume of Kubernetes itself takes a minute to change.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// Longest file that is looked at: what takes them has bounds of its own.
+const FILE_LEN_MAX: u64 = 16 * 1024 * 1024;
 
 /// Files, and what is done with what they hold.
 pub(super) struct Watched {
@@ -26,8 +32,12 @@ pub(super) struct Watched {
     setting: String,
     files: Vec<PathBuf>,
     take: Take,
-    /// What they held when they were looked at last.
+    /// What they held when it was taken, or refused.
     seen: Option<Vec<u8>>,
+    /// What they held at the last look.
+    coming: Option<Vec<u8>>,
+    /// Why that was refused.
+    refused: Option<String>,
 }
 
 /// Takes what files hold now, or says why it cannot be used.
@@ -39,7 +49,8 @@ impl Watched {
         files: Vec<PathBuf>,
         take: impl FnMut() -> Result<(), String> + Send + 'static,
     ) -> Self {
-        Self { setting: setting.into(), files, take: Box::new(take), seen: None }
+        let (setting, take) = (setting.into(), Box::new(take));
+        Self { setting, files, take, seen: None, coming: None, refused: None }
     }
 }
 
@@ -78,9 +89,16 @@ impl Reloading {
                 () = self.asked.notified() => true,
                 () = sleep(LOOK) => false,
             };
-            let good = &self.good;
-            let changed = self.watched.iter_mut().filter_map(|watched| look(watched, good));
-            let changed: Vec<bool> = changed.collect();
+            // A volume may hang.
+            let looked = spawn_blocking(move || {
+                let good = &self.good;
+                let looked =
+                    self.watched.iter_mut().filter_map(|watched| look(watched, good, asked));
+                let taken: Vec<bool> = looked.collect();
+                (self, taken)
+            });
+            let Ok((this, changed)) = looked.await else { return };
+            self = this;
             if asked {
                 let (taken, refused) = (count(&changed, true), count(&changed, false));
                 info!(taken, refused, "all files were looked at, as SIGHUP asked for");
@@ -94,42 +112,43 @@ fn count(changed: &[bool], wanted: bool) -> usize {
 }
 
 /// Takes what has changed; whether that went well, `None` if nothing has.
-fn look(watched: &mut Watched, good: &Family<What, Gauge>) -> Option<bool> {
-    let Watched { setting, files, take, seen } = watched;
+fn look(watched: &mut Watched, good: &Family<What, Gauge>, asked: bool) -> Option<bool> {
+    let Watched { setting, files, take, seen, coming, refused } = watched;
     let now = digest(files);
-    if seen.as_ref() == Some(&now) {
+    let first = seen.is_none();
+    let changed = seen.as_ref() != Some(&now);
+    // Somebody may be writing it; and what was refused may rest on something that is mended now.
+    let whole = asked || first || coming.replace(now.clone()).as_ref() == Some(&now);
+    if !whole || (!changed && refused.is_none()) {
         return None;
     }
-    // What changed between the start and the first look is taken then.
-    let first = seen.replace(now).is_none();
+    *seen = Some(now);
     let taken = take();
     good.get_or_create(&What { file: setting.clone() }).set(taken.is_ok().into());
     match &taken {
-        Ok(()) if first => {}
+        // What changed between the start and the first look is taken then.
+        Ok(()) if first => return None,
         Ok(()) => info!(file = setting, "what was changed holds from now on"),
+        Err(why) if refused.as_ref() == Some(why) => {}
         Err(why) => error!(
             file = setting,
             error = why,
             "it cannot be used; what was there before still holds"
         ),
     }
-    Some(taken.is_ok()).filter(|taken| !first || !taken)
+    let is_taken = taken.is_ok();
+    *refused = taken.err();
+    Some(is_taken)
 }
 
 /// What the files hold, without holding it.
 fn digest(files: &[PathBuf]) -> Vec<u8> {
     let mut context = Context::new(&SHA256);
     for path in files {
-        match std::fs::metadata(path).and_then(|found| {
-            if found.is_file() {
-                std::fs::read(path)
-            } else {
-                Err(std::io::ErrorKind::Other.into())
-            }
-        }) {
-            Ok(bytes) => {
-                context.update(&bytes.len().to_be_bytes());
-                context.update(&zeroize::Zeroizing::new(bytes));
+        match textfile::read(path, FILE_LEN_MAX) {
+            Ok(text) => {
+                context.update(&text.len().to_be_bytes());
+                context.update(text.as_bytes());
             }
             Err(error) => context.update(error.to_string().as_bytes()),
         }

@@ -64,7 +64,7 @@ pub(super) fn all(
 
 /// The configuration itself: the level of the log changes, all else is named.
 fn settings(config: &Config, file: PathBuf) -> Watched {
-    let mut config = config.clone();
+    let (config, mut told) = (config.clone(), Vec::new());
     Watched::new("configuration", vec![file], move || {
         let (newer, mut changed) = config::load_again(&config).map_err(|problems| {
             let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -72,10 +72,10 @@ fn settings(config: &Config, file: PathBuf) -> Watched {
         })?;
         changed.retain(|setting| setting != LEVEL);
         telemetry::set_level(&newer.log.level);
-        if !changed.is_empty() {
+        if !changed.is_empty() && changed != told {
             warn!(settings = changed.join(", "), "these hold from the next start on");
         }
-        config = newer;
+        told = changed;
         Ok(())
     })
 }

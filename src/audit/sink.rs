@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _, stdout};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -89,6 +89,11 @@ impl Sink {
         }
     }
 
+    /// So many lines are lost.
+    pub(super) fn lost(&self, lines: u64) {
+        self.failures.inc_by(lines);
+    }
+
     /// Hands a line over, and waits until it and those before it are written; `None`: it is not.
     pub(super) async fn write(&self, line: String) -> Option<()> {
         let (written, told) = oneshot::channel();
@@ -141,7 +146,8 @@ impl Output {
             Place::Stdout => Ok(Self::Stdout),
             Place::File(path) => {
                 let (path, file) = (path.clone(), append(path)?);
-                Ok(Self::File { path, file, half: false })
+                let half = is_half(&file)?;
+                Ok(Self::File { path, file, half })
             }
         }
     }
@@ -154,7 +160,8 @@ impl Output {
             }
             Self::File { path, file, half } => {
                 if moved(path, file)? {
-                    (*file, *half) = (append(path)?, false);
+                    *file = append(path)?;
+                    *half = is_half(file)?;
                 }
                 if *half {
                     file.write_all(b"\n")?;
@@ -173,7 +180,16 @@ fn append(path: &Path) -> io::Result<File> {
     if path.metadata().is_ok_and(|found| !found.is_file()) {
         return Err(io::Error::other("it is no regular file"));
     }
-    OpenOptions::new().append(true).create(true).mode(MODE).open(path)
+    OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(path)
+}
+
+/// A crash has left half a line at its end.
+fn is_half(file: &File) -> io::Result<bool> {
+    let mut last = [b'\n'];
+    if let Some(at) = file.metadata()?.len().checked_sub(1) {
+        file.read_at(&mut last, at)?;
+    }
+    Ok(last != *b"\n")
 }
 
 /// Somebody has put the file away, or another one in its place.
@@ -208,6 +224,12 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&old).unwrap(), "1\n2\n");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "3\n");
         assert_eq!(path.metadata().unwrap().mode() & 0o777, MODE);
+        // What a crash has cut is a line of its own.
+        std::fs::write(&path, "hal").unwrap();
+        std::fs::rename(&path, &old).unwrap();
+        std::fs::write(&path, "hal").unwrap();
+        sink.write("3\n".to_owned()).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "hal\n3\n");
         // Nor is anything lost in silence.
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();

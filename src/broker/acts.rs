@@ -3,7 +3,7 @@
 
 use tokio::sync::broadcast;
 
-use crate::broker::model::{Grant, GrantId, ProviderId};
+use crate::broker::model::{Enrolment, Grant, GrantId, ProviderId};
 
 /// Acts that a listener may be behind.
 const BEHIND_MAX: usize = 4096;
@@ -17,8 +17,8 @@ pub struct Act {
     pub grant: GrantId,
     /// Its provider.
     pub provider: ProviderId,
-    /// Number of the token pair that it was done to, or that came of it.
-    pub generation: u64,
+    /// Number of the token pair that it was done to, or that came of it; `None`: there is none.
+    pub generation: Option<u64>,
     /// Fingerprint of the access token of that pair; empty if it has none.
     pub fingerprint: String,
     /// More of it: a reason, or a result.
@@ -32,6 +32,8 @@ pub enum ActKind {
     Refreshed,
     /// A new chain began with a person's consent.
     Enrolled,
+    /// A person's consent came to nothing: refused, rejected, of another person, or given up.
+    EnrolmentFailed,
     /// A refresh token was sent and its answer did not come: it may be spent.
     Doubted,
     /// A refresh token in doubt was presented again; the detail says what came of it.
@@ -56,6 +58,7 @@ impl ActKind {
         match self {
             Self::Refreshed => "broker.refreshed",
             Self::Enrolled => "broker.enrolled",
+            Self::EnrolmentFailed => "broker.enrolment_failed",
             Self::Doubted => "broker.doubted",
             Self::Resent => "broker.resent",
             Self::OtherPairTried => "broker.other_pair_tried",
@@ -82,6 +85,18 @@ impl Acts {
         self.0.subscribe()
     }
 
+    pub(super) fn tell_enrolment(&self, kind: ActKind, enrolment: &Enrolment) {
+        // Nobody may be listening.
+        let _ = self.0.send(Act {
+            kind,
+            grant: enrolment.grant.clone(),
+            provider: enrolment.provider.clone(),
+            generation: None,
+            fingerprint: String::new(),
+            detail: None,
+        });
+    }
+
     pub(super) fn tell(&self, kind: ActKind, grant: &Grant, detail: Option<&'static str>) {
         // Nobody may be listening.
         if self.0.receiver_count() == 0 {
@@ -92,7 +107,7 @@ impl Acts {
             kind,
             grant: grant.id.clone(),
             provider: grant.descriptor.provider.clone(),
-            generation: grant.generation().0,
+            generation: Some(grant.generation().0),
             fingerprint: token.map(|it| it.access_token.fingerprint()).unwrap_or_default(),
             detail,
         });

@@ -193,16 +193,17 @@ impl Broker {
             return Ok((served, Outcome::AlreadyReplaced));
         };
         let current = view.token().map(|(token, _)| token);
+        let alone = self.rotations.flights.of(id).is_none();
+        let cooling = self.cooldown(&view, self.rotations.clock.now());
+        let cooling = cooling.filter(|_| alone && current.is_some());
+        if alone && cooling.is_none() {
+            may()?;
+        }
         if let Some(token) = current {
             entry.report_rejected(token.generation);
         }
-        let now = self.rotations.clock.now();
-        if self.rotations.flights.of(id).is_none() {
-            let cooling = self.cooldown(&view, now).filter(|_| current.is_some());
-            if let Some(retry_after) = cooling {
-                return Err(Error::ForceRefreshCooldown { grant: id.clone(), retry_after });
-            }
-            may()?;
+        if let Some(retry_after) = cooling {
+            return Err(Error::ForceRefreshCooldown { grant: id.clone(), retry_after });
         }
         let (refreshed, outcome) = self.refresh(&entry, &view, Trigger::Forced, deadline).await?;
         self.note_use(&entry, &refreshed);

@@ -142,12 +142,15 @@ pub(super) struct Callers {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct LimitsSection {
-    /// Calls in a second; as many may come at once.
+    /// Calls in a second; as many may come at once, and evenly after that.
+    #[schemars(range(max = 1_000_000))]
     pub(super) rate: u32,
     /// Calls at once.
+    #[schemars(range(max = 1_000_000))]
     pub(super) concurrency: u32,
-    /// Tokens of one grant that are replaced by `ForceRefresh` for one caller in an hour. What joins
-    /// somebody else's, or finds a newer token, is not counted.
+    /// Tokens of one grant that are replaced by `ForceRefresh` for one caller in an hour; as many may be at
+    /// once, and evenly after that. What joins somebody else's, finds a newer token, or fails is not counted.
+    #[schemars(range(max = 1_000_000))]
     pub(super) force_refreshes: u32,
 }
 

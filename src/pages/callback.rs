@@ -4,8 +4,10 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
+use crate::audit::{Entry, Phase, Unwritten};
 use crate::broker::enrol::{Landing, Told};
-use crate::broker::model::Ending;
+use crate::broker::error::Error;
+use crate::broker::model::{Ending, Enrolment};
 use crate::pages::query::one;
 use crate::pages::{Pages, browser, failure, page, text};
 use crate::secret::{AuthorizationCode, EnrolmentState};
@@ -35,7 +37,16 @@ pub(super) async fn landed(
         (None, None) => return page(StatusCode::BAD_REQUEST, &text::no_answer()),
     };
     let browser = browser::known(&headers, pages.secure);
-    let landed = pages.broker.land(EnrolmentState::new(state), browser.as_ref(), told).await;
+    let mut begun = None;
+    let may = async |enrolment: &Enrolment| {
+        let entry = begun.insert(begins(enrolment));
+        pages.audit.begin(entry).await.map_err(|Unwritten| Error::NotAudited)
+    };
+    let landed = pages.broker.land(EnrolmentState::new(state), browser.as_ref(), told, may).await;
+    if let Some(begun) = begun {
+        let outcome = Some(outcome(&landed));
+        pages.audit.tell(&Entry { phase: Some(Phase::End), outcome, ..begun });
+    }
     match landed {
         Ok(Landing::Ended(Ending::Granted(grant))) => page(StatusCode::OK, &text::granted(&grant)),
         Ok(Landing::Ended(Ending::Failed(why))) => {
@@ -46,6 +57,27 @@ pub(super) async fn landed(
         Ok(Landing::OtherBrowser) => page(StatusCode::FORBIDDEN, &text::other_browser()),
         Ok(Landing::ToBePasted) => page(StatusCode::OK, &text::to_be_pasted()),
         Err(error) => failure(&error),
+    }
+}
+
+/// A consent is about to be exchanged for tokens.
+fn begins(enrolment: &Enrolment) -> Entry {
+    Entry {
+        action: "admin.enroll",
+        phase: Some(Phase::Begin),
+        caller: Some("browser".into()),
+        grant: enrolment.grant.to_string(),
+        provider: enrolment.provider.to_string(),
+        ..Entry::default()
+    }
+}
+
+fn outcome(landed: &Result<Landing, Error>) -> &'static str {
+    match landed {
+        Ok(Landing::Ended(Ending::Granted(_))) => "OK",
+        Ok(Landing::Ended(Ending::Cancelled | Ending::Failed(_))) => "FAILED_PRECONDITION",
+        Ok(_) => "UNKNOWN",
+        Err(_) => "UNAVAILABLE",
     }
 }
 

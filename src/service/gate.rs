@@ -193,8 +193,17 @@ impl Gate {
     /// Says no to a caller for whom the token of this grant was replaced too often.
     pub(super) fn may_replace(&self, who: &Who, grant: &GrantId) -> Result<(), Error> {
         match (&self.limits, who) {
-            (Some(limits), Who::Proven(name)) => limits.replace(name, grant),
+            (Some(limits), Who::Proven(name)) => limits.replace(name, grant).inspect_err(|_| {
+                self.counter("limited", policy::Action::ForceRefresh).inc();
+            }),
             _ => Ok(()),
+        }
+    }
+
+    /// Nothing was replaced.
+    pub(super) fn did_not_replace(&self, who: &Who, grant: &GrantId) {
+        if let (Some(limits), Who::Proven(name)) = (&self.limits, who) {
+            limits.give_back(name, grant);
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Limits {
     most: CallerLimits,
     /// What times are counted from.
     start: Instant,
+    /// When those who are quiet were forgotten last.
+    swept: AtomicU64,
     callers: DashMap<Arc<str>, Arc<Usage>>,
     replaced: DashMap<(Arc<str>, GrantId), Rate>,
     exceeded: Family<Exceeded, Counter>,
@@ -71,7 +73,7 @@ impl Limits {
             exceeded.clone(),
         );
         let (callers, replaced) = (DashMap::new(), DashMap::new());
-        Self { most, start: Instant::now(), callers, replaced, exceeded }
+        Self { most, start: Instant::now(), swept: AtomicU64::new(0), callers, replaced, exceeded }
     }
 
     /// Takes a place for a call that begins now.
@@ -92,9 +94,7 @@ impl Limits {
     /// Lets a caller have the token of a grant replaced.
     pub(super) fn replace(&self, caller: &Arc<str>, grant: &GrantId) -> Result<(), Error> {
         let now = self.nanos(Instant::now());
-        if self.replaced.len() >= REMEMBERED {
-            self.replaced.retain(|_, rate| !rate.is_unused(now));
-        }
+        self.forget_the_quiet(now);
         let budget = self.replaced.entry((Arc::clone(caller), grant.clone())).or_default();
         budget
             .take(self.most.force_refreshes, HOUR, now)
@@ -105,14 +105,31 @@ impl Limits {
         if let Some(known) = self.callers.get(caller) {
             return Arc::clone(&known);
         }
-        if self.callers.len() >= REMEMBERED {
-            let now = self.nanos(now);
-            let quiet = |usage: &Usage| {
-                usage.calls.is_unused(now) && usage.running.load(Ordering::Relaxed) == 0
-            };
-            self.callers.retain(|_, usage| !quiet(usage));
-        }
+        self.forget_the_quiet(self.nanos(now));
         Arc::clone(&self.callers.entry(Arc::clone(caller)).or_default())
+    }
+
+    /// What was let in for this came to nothing.
+    pub(super) fn give_back(&self, caller: &Arc<str>, grant: &GrantId) {
+        if let Some(budget) = self.replaced.get(&(Arc::clone(caller), grant.clone())) {
+            budget.give_back(self.most.force_refreshes, HOUR);
+        }
+    }
+
+    /// All maps are gone through, so not more often than once a second.
+    fn forget_the_quiet(&self, now: u64) {
+        if self.callers.len().max(self.replaced.len()) < REMEMBERED {
+            return;
+        }
+        let before = self.swept.load(Ordering::Relaxed);
+        let due = now.saturating_sub(before) >= nanos_of(SECOND);
+        let order = Ordering::Relaxed;
+        if due && self.swept.compare_exchange(before, now, order, order).is_ok() {
+            self.replaced.retain(|_, rate| !rate.is_unused(now));
+            self.callers.retain(|_, usage| {
+                !usage.calls.is_unused(now) || usage.running.load(Ordering::Relaxed) > 0
+            });
+        }
     }
 
     fn exceeded(&self, caller: &Arc<str>, limit: &'static str, retry_after: Duration) -> Error {
@@ -137,7 +154,7 @@ impl Rate {
         if most == 0 {
             return Ok(());
         }
-        let whole = u64::try_from(each.as_nanos()).unwrap_or(u64::MAX);
+        let whole = nanos_of(each);
         let one = whole / u64::from(most);
         let mut used_until = self.0.load(Ordering::Relaxed);
         loop {
@@ -159,9 +176,18 @@ impl Rate {
         }
     }
 
+    fn give_back(&self, most: u32, each: Duration) {
+        let one = nanos_of(each).checked_div(u64::from(most)).unwrap_or_default();
+        self.0.fetch_sub(one, Ordering::Relaxed);
+    }
+
     fn is_unused(&self, now: u64) -> bool {
         self.0.load(Ordering::Relaxed) <= now
     }
+}
+
+fn nanos_of(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -201,6 +227,8 @@ mod tests {
         let grant = |name| GrantId::parse(name).unwrap();
         limits.replace(&who, &grant("kroger/alice")).unwrap();
         assert!(limits.replace(&who, &grant("kroger/alice")).is_err());
+        limits.give_back(&who, &grant("kroger/alice"));
+        limits.replace(&who, &grant("kroger/alice")).unwrap();
         limits.replace(&who, &grant("kroger/bob")).unwrap();
         tokio::time::advance(HOUR).await;
         limits.replace(&who, &grant("kroger/alice")).unwrap();

@@ -108,6 +108,7 @@ impl Observe {
         }
         let (method, deadline) = (action.method(), call.deadline);
         let mut running = pin!(run(request.into_inner(), call.clone()));
+        let mut elapsed = false;
         // What is answered from memory needs no timer.
         let at_once = poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await;
         let result = match at_once {
@@ -117,12 +118,15 @@ impl Observe {
                 Ok(result) => result,
                 Err(_elapsed) => {
                     warn!(rpc.method = method, "no answer within the caller's deadline");
+                    elapsed = true;
                     Err(late())
                 }
             },
         };
         drop(place);
-        trail.end(&result);
+        if !elapsed {
+            trail.end(&result);
+        }
         match result {
             Ok(response) => {
                 record.code = Code::Ok;

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tonic::{Request, Response, Status};
@@ -81,9 +82,18 @@ impl TokenService for Tokens {
     ) -> Result<Response<ForceRefreshResponse>, Status> {
         let run = |request, call: Call| async move {
             let (id, rejected) = convert::force_refresh(request)?;
-            let may = || self.observe.gate().may_replace(&call.who, &id);
-            let forced = self.broker.force_refresh(&id, rejected, call.deadline, may);
-            let (served, outcome) = forced.await?;
+            let (gate, charged) = (self.observe.gate(), AtomicBool::new(false));
+            let may = || {
+                let may = gate.may_replace(&call.who, &id);
+                charged.store(may.is_ok(), Ordering::Relaxed);
+                may
+            };
+            let forced = self.broker.force_refresh(&id, rejected, call.deadline, may).await;
+            let rotated = matches!(forced, Ok((_, Outcome::Rotated)));
+            if charged.load(Ordering::Relaxed) && !rotated {
+                gate.did_not_replace(&call.who, &id);
+            }
+            let (served, outcome) = forced?;
             let (outcome, how) = match outcome {
                 Outcome::Rotated => (force_refresh_response::Outcome::Rotated, "ROTATED"),
                 Outcome::AlreadyReplaced => {

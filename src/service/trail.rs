@@ -1,11 +1,13 @@
 //! The trail of a call in the audit log: what it was let in for, and what came of it.
 
+use tokio::time::timeout_at;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::audit::{Audit, Entry, Phase, Unwritten};
 use crate::broker::error::Error;
+use crate::broker::model::GrantId;
 use crate::broker::view::View;
-use crate::service::call::Call;
+use crate::service::call::{Action, Call};
 use crate::service::status::{classify, code_name};
 use crate::service::told::{Tells, Told};
 
@@ -21,22 +23,26 @@ pub(super) struct Trail<'a> {
 
 impl<'a> Trail<'a> {
     pub(super) fn new(audit: &'a Audit, call: &'a Call, grant: Option<&str>) -> Self {
-        let grant = grant.filter(|_| audit.is_on()).map(str::to_owned);
+        // What is no name of a grant is not repeated, however long it is.
+        let grant = grant.filter(|name| audit.is_on() && GrantId::parse(name).is_ok());
+        let grant = grant.map(str::to_owned);
         Self { audit, call, grant, open: false }
     }
 
     /// Writes down that a change begins, if it is one.
     pub(super) async fn begin(&mut self) -> Result<(), Error> {
-        if !self.audit.is_on() || !self.call.action.changes() {
+        let action = self.call.action;
+        // A refresh that was begun goes on without its caller.
+        self.open = self.audit.is_on() && (action.changes() || action == Action::ForceRefresh);
+        if !self.open || !action.changes() {
             return Ok(());
         }
         let entry = Entry { phase: Some(Phase::Begin), ..self.entry(Told::default()) };
-        let begun = self.audit.begin(&entry).await;
-        self.open = begun.is_ok();
-        begun.map_err(|Unwritten| Error::NotAudited)
+        let begun = timeout_at(self.call.deadline, self.audit.begin(&entry)).await;
+        begun.unwrap_or(Err(Unwritten)).map_err(|Unwritten| Error::NotAudited)
     }
 
-    /// Writes down how it ended.
+    /// Writes down how it ended. Dropped without that, it is written down that nobody knows.
     pub(super) fn end<T: Tells>(mut self, result: &Result<T, Error>) {
         self.open = false;
         if !self.audit.is_on() {
@@ -64,8 +70,14 @@ impl<'a> Trail<'a> {
         }
         // Whoever is nobody may name grants as they like.
         let grant = self.grant.as_deref().filter(|_| self.call.who.is_known());
-        let what = (self.call.who.subject(), self.call.action, grant, told.generation, reason);
-        self.audit.again(what, || Entry { outcome, reason, ..self.entry(told) });
+        let Call { who, action, rule, .. } = self.call;
+        let what = (who.subject(), action, rule, grant, told.generation, reason);
+        let entry = || Entry { outcome, reason, ..self.entry(told) };
+        if outcome == Some("OK") {
+            self.audit.served(what, entry);
+        } else {
+            self.audit.refused(what, entry);
+        }
     }
 
     fn entry(&self, told: Told) -> Entry {
@@ -85,7 +97,7 @@ impl<'a> Trail<'a> {
 impl Drop for Trail<'_> {
     fn drop(&mut self) {
         if self.open {
-            self.write(Told::default(), "CANCELLED", None);
+            self.write(Told::default(), "UNKNOWN", None);
         }
     }
 }
@@ -93,7 +105,8 @@ impl Drop for Trail<'_> {
 /// Writes down that a caller has got the token of this view; `how`: by what.
 pub(super) fn served(audit: &Audit, call: &Call, view: &View, how: Option<&'static str>) {
     let (id, generation) = (&view.grant.id, view.grant.generation());
-    audit.again((call.who.subject(), call.action, id.as_str(), generation.0, how), || Entry {
+    let what = (call.who.subject(), call.action, &call.rule, id.as_str(), generation.0, how);
+    audit.served(what, || Entry {
         grant: id.to_string(),
         provider: view.grant.descriptor.provider.to_string(),
         generation: Some(generation.0),

@@ -148,6 +148,11 @@ impl Keyring {
             let why = "a key that is in use is missing or another one; keys are taken away at a start only";
             return Err(KeyringError::Unfit { path, why });
         }
+        if self.0.load().key(newer.active).is_none() {
+            let path = path.display().to_string();
+            let why = "its active key is new here; other replicas may lack it: add it as decrypt_only everywhere first";
+            return Err(KeyringError::Unfit { path, why });
+        }
         self.0.store(newer);
         Ok(())
     }

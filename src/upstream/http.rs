@@ -138,6 +138,8 @@ impl Http {
         if let Err(failure) = &mut reply.issued
             && failure.reason == Reason::ClientCredentialsRejected
             && in_use.refused()
+            // Whoever else answers 401 knows nothing of the client, nor of what became of the request.
+            && failure.provider_error.as_deref() == Some("invalid_client")
         {
             info!(provider = %id, "the client secret is refused; the other one is tried");
             failure.try_other_secret();

@@ -292,3 +292,31 @@ async fn where_no_browser_reaches_the_pages_the_address_is_pasted() {
     assert!(output.status.success(), "{output:?}");
     world.lives("kroger/alice");
 }
+
+/// Nobody's consent is exchanged for tokens without the audit log, where that is required.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consent_waits_for_the_audit_log() {
+    let sink = tempfile::tempdir().unwrap();
+    let path = sink.path().join("audit.jsonl");
+    let place = format!("file:{}", path.display());
+    let mut world = World::new(&[
+        PAGES,
+        ("TOKEN_BROKER__AUDIT__SINK", &place),
+        ("TOKEN_BROKER__AUDIT__REQUIRED", "true"),
+    ])
+    .await;
+    let (browser, asked) = (Browser::new(), world.ask_by_page("kroger/alice").await);
+    let callback = world.consent(&browser, &asked);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let page = browser.open(&callback);
+    assert_eq!(page.status, 503, "{page:?}");
+    assert_eq!(world.authority.rotations(), 0, "the code was not sent");
+    std::fs::remove_dir(&path).unwrap();
+    let page = browser.open(&callback);
+    assert_eq!(page.title(), "Connected", "{page:?}");
+    let lines = std::fs::read_to_string(&path).unwrap();
+    let of = |part: &str| lines.lines().filter(|line| line.contains(part)).count();
+    assert_eq!(of("\"caller\":\"browser\""), 2, "a beginning and an end: {lines}");
+    assert_eq!((of("\"outcome\":\"OK\""), of("broker.enrolled")), (1, 1), "{lines}");
+}

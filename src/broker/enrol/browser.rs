@@ -106,12 +106,13 @@ impl Broker {
         Ok(Entered::Go { url: self.question(&enrolment).await? })
     }
 
-    /// A browser came back from the provider.
+    /// A browser came back from the provider. `may`: asked before a code is exchanged for tokens.
     pub async fn land(
         self: &Arc<Self>,
         state: EnrolmentState,
         browser: Option<&Browser>,
         told: Told,
+        may: impl AsyncFnOnce(&Enrolment) -> Result<(), Error>,
     ) -> Result<Landing, Error> {
         let store = &self.rotations.store;
         let enrolment = match store.find(&state).await? {
@@ -141,6 +142,7 @@ impl Broker {
                 self.landed(&state).await
             }
             Told::Code { code, issuer } => {
+                may(&enrolment).await?;
                 let answer = Answer { state: state.clone(), code, issuer };
                 let ended = timeout(LANDING_WAIT, self.complete_enrolment(answer)).await;
                 // What comes of it is kept; only what was not begun is told from here.

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tracing::warn;
 
+use crate::broker::acts::ActKind;
 use crate::broker::endpoint::{Consent, Disposition, Issued, Reply, Request};
 use crate::broker::error::{Error, chain};
 use crate::broker::metrics::Enrolled;
@@ -85,6 +86,9 @@ impl Broker {
         let provider = enrolment.provider.as_str().to_owned();
         let labels = Enrolled { provider, result: ending.name() };
         self.rotations.metrics.enrolments.get_or_create(&labels).inc();
+        if matches!(ending, Ending::Failed(_)) {
+            self.rotations.acts.tell_enrolment(ActKind::EnrolmentFailed, enrolment);
+        }
         if let Err(error) = self.rotations.store.conclude(&enrolment.state, &ending).await {
             warn!(grant.id = %enrolment.grant, error = %chain(&error), ?ending,
                 "how this enrolment ended is not kept; nobody who waits for it will hear of it");
