@@ -134,7 +134,7 @@ impl App {
         }
         let ring = Arc::new(opening::key_ring(&config)?);
         let own = telemetry::own(&mut registry);
-        let watched = watched::all(&config, &gate, keys, &ring);
+        let watched = watched::all(&config, &gate, keys, &ring, clock, own);
         let reloading = Reloading::new(watched, signals.reload(), own).run(stop_ops.clone());
         keep(&mut tasks, "the look at files that change", reloading);
         let audit = opening::audit(&config, clock, telemetry::own(&mut registry))?;

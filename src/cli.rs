@@ -144,7 +144,7 @@ impl Cli {
             Command::Status(status) => block_on(status.run()),
             Command::ConfirmStore(confirm) => block_on(confirm.run()),
             Command::Keys(keys) => keys.run(),
-            Command::Policy(policy) => policy.run(),
+            Command::Policy(policy) => return policy.run(),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! Doctor: everything that a broker with this configuration would rest on, looked at without starting
 //! one.
 
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::config::{Config, StoreConfig};
 use crate::store::redis::{Admission, Redis};
 use crate::store::{Keyring, OpenError};
 use crate::upstream::Provider;
+
+mod trust;
 
 /// Longest wait for a provider to take a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -41,6 +44,7 @@ pub async fn examine(config: &Config, clock: Clock) -> Vec<Finding> {
     };
     findings.extend(store(config, &ring, clock).await);
     findings.extend(journal(config));
+    findings.extend(trust::examine(config, clock).await);
     for provider in &config.providers {
         findings.push(reach(provider).await);
     }
@@ -87,9 +91,21 @@ fn journal(config: &Config) -> Option<Finding> {
     let StoreConfig::Redis { journal, .. } = &config.store else { return None };
     Some(match journal {
         None => Finding::new("journal", Grade::Risk, NO_JOURNAL, "name a file in `store.journal`"),
-        Some(path) if path.is_file() => Finding::fine("journal", path.display().to_string()),
+        Some(path) if path.is_file() => writable("journal", path),
         Some(path) => folder("journal", path, "none yet: the first start makes it"),
     })
+}
+
+/// A file that is there, and to which something is added.
+fn writable(check: &'static str, path: &Path) -> Finding {
+    let shown = path.display();
+    match OpenOptions::new().append(true).open(path) {
+        Ok(_) => Finding::fine(check, shown.to_string()),
+        Err(error) => {
+            let found = format!("{shown} cannot be written ({error})");
+            Finding::new(check, Grade::Wrong, found, "give it to the user of the broker")
+        }
+    }
 }
 
 /// What a file that is not there yet will lie in.

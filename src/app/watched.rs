@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tracing::warn;
 
 use crate::app::reload::Watched;
 use crate::caller::{Keys, StaticTokens};
+use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::policy;
 use crate::service::Gate;
@@ -19,10 +22,18 @@ pub(super) fn all(
     gate: &Arc<Gate>,
     keys: Option<Arc<Keys>>,
     ring: &Arc<Keyring>,
+    clock: Clock,
+    registry: &mut Registry,
 ) -> Vec<Watched> {
     let mut all: Vec<_> = config.file.iter().map(|file| settings(config, file.clone())).collect();
     if let Some(tls) = config.listen.tls.clone() {
-        let take = move || tls.reload().map(drop).map_err(|error| error.to_string());
+        let ends = certificate_end(registry);
+        ends.set(tls.ends());
+        let take = move || {
+            tls.reload(clock.now()).map_err(|error| error.to_string())?;
+            ends.set(tls.ends());
+            Ok(())
+        };
         let files = config.listen.tls.iter().flat_map(|tls| tls.files()).collect();
         all.push(Watched::new("listen.tls", files, take));
     }
@@ -60,6 +71,16 @@ pub(super) fn all(
         all.push(Watched::new(setting, files, move || client.read_again()));
     }
     all
+}
+
+fn certificate_end(registry: &mut Registry) -> Gauge {
+    let ends = Gauge::default();
+    registry.register(
+        "tls_certificate_expiry_timestamp_seconds",
+        "When the certificate of the API ends",
+        ends.clone(),
+    );
+    ends
 }
 
 /// The configuration itself: the level of the log changes, all else is named.

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 use crate::textfile;
 
@@ -126,7 +127,7 @@ impl Keys {
 
     /// Takes what the file of this path holds now; where that is wrong, those from before stay.
     pub fn read(&self, path: &Path) -> Result<(), String> {
-        let text = textfile::read(path, LEN_MAX).map_err(|error| error.to_string())?;
+        let text = named(path)?;
         self.take(text.as_bytes())
     }
 
@@ -171,6 +172,12 @@ pub fn keys(text: &[u8]) -> Result<HashMap<String, Arc<DecodingKey>>, String> {
     if keys.is_empty() { Err("the set has no key with a name".to_owned()) } else { Ok(keys) }
 }
 
+/// What a file holds, or which one it is that cannot be read.
+fn named(path: &Path) -> Result<Zeroizing<String>, String> {
+    textfile::read(path, LEN_MAX)
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))
+}
+
 async fn get(
     url: &str,
     ca_file: Option<&PathBuf>,
@@ -182,13 +189,13 @@ async fn get(
     let mut client =
         client.timeout(FETCH_MAX).redirect(reqwest::redirect::Policy::none()).no_proxy();
     if let Some(path) = ca_file {
-        let pem = textfile::read(path, LEN_MAX).map_err(|error| error.to_string())?;
+        let pem = named(path)?;
         let signers = reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_err(told)?;
         client = client.tls_certs_only(signers);
     }
     let mut request = client.build().map_err(told)?.get(url);
     if let Some(path) = token_file {
-        let token = textfile::read(path, LEN_MAX).map_err(|error| error.to_string())?;
+        let token = named(path)?;
         request = request.bearer_auth(token.trim());
     }
     let mut answer = request.send().await.map_err(told)?;

@@ -111,7 +111,9 @@ impl Dev {
         let mut layered: Environment = environment()
             .into_iter()
             .filter(|(name, _)| {
-                !name.starts_with("TOKEN_BROKER__PROVIDERS__") && name != "OAUTH2_BASE_URL"
+                let ours = ["PROVIDERS__", "CALLERS__", "LISTEN__TLS__"];
+                let ours = ours.map(|part| format!("TOKEN_BROKER__{part}"));
+                !ours.iter().any(|part| name.starts_with(part)) && name != "OAUTH2_BASE_URL"
             })
             .collect();
         for (setting, port) in [("API", API_PORT), ("OPS", OPS_PORT), ("PAGES", PAGES_PORT)] {

@@ -1,6 +1,7 @@
 //! `token-broker policy`: what a policy means, without a broker.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
@@ -8,9 +9,14 @@ use crate::caller::Caller;
 use crate::cli::{Failure, out, view};
 use crate::policy::{self, Action, Decision, Explained};
 
+/// It is denied.
+const EXIT_DENIED: u8 = 1;
+/// The question, or the policy, is wrong.
+const EXIT_UNANSWERED: u8 = 2;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Policy {
-    /// Say whether a caller may do something; exits with 1 if not.
+    /// Say whether a caller may do something; exits with 1 if not, and with 2 if that cannot be said.
     Test(Question),
     /// Say of each rule in what it fits.
     Explain(Question),
@@ -33,7 +39,26 @@ pub(super) struct Question {
 }
 
 impl Policy {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    /// Exits with 0 where it is allowed, with 1 where it is denied, and with 2 where nobody can say.
+    pub(super) fn run(self) -> ExitCode {
+        match self.answer() {
+            Ok(Ok(allowed)) => {
+                out::line(allowed);
+                ExitCode::SUCCESS
+            }
+            Ok(Err(denied)) => {
+                out::note(denied);
+                ExitCode::from(EXIT_DENIED)
+            }
+            Err(failure) => {
+                out::note(format_args!("error: {failure}"));
+                ExitCode::from(EXIT_UNANSWERED)
+            }
+        }
+    }
+
+    /// Why it is allowed, or denied.
+    fn answer(self) -> Result<Result<String, String>, Failure> {
         let explains = matches!(self, Self::Explain(_));
         let (Self::Test(question) | Self::Explain(question)) = self;
         let Question { file, subject, action, grant } = question;
@@ -49,13 +74,11 @@ impl Policy {
             out::line(table(&policy.explain(&subject, action, grant.as_deref())));
         }
         let decision = policy.decide(&subject, action, grant.as_deref());
-        match decision {
-            Decision::Allowed(_) => {
-                out::line(decision);
-                Ok(())
-            }
+        let some = if grant.is_none() { ", for some grants: name one with --grant" } else { "" };
+        Ok(match decision {
+            Decision::Allowed(_) => Ok(format!("{decision}{some}")),
             Decision::Denied => Err(decision.to_string()),
-        }
+        })
     }
 }
 

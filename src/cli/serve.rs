@@ -1,7 +1,7 @@
 //! `token-broker serve`.
 
 use clap::Args;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::app::App;
 use crate::cli::{ConfigFile, Failure};
@@ -21,7 +21,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) async fn run(self, config: Config) -> Result<(), Failure> {
-        run(Config { restored: self.restored, ..config }).await
+        Box::pin(run(Config { restored: self.restored, ..config })).await
     }
 }
 
@@ -35,7 +35,13 @@ async fn run(config: Config) -> Result<(), Failure> {
     if !config.listen.api.ip().is_loopback() && config.policy.is_none() {
         warn!(api = %config.listen.api, "anyone who reaches this address may take tokens");
     }
-    let app = App::open(config, Clock::system()).await.map_err(|error| error.to_string())?;
+    let clock = Clock::system();
+    if config.listen.tls.as_ref().is_some_and(|tls| tls.left(clock.now()).is_none()) {
+        error!(
+            "the certificate of the API has expired: no client that looks will take it; it is read again when it changes"
+        );
+    }
+    let app = App::open(config, clock).await.map_err(|error| error.to_string())?;
     let Some(app) = app else { return Ok(()) };
     app.start().await.until_stopped().await.map_err(|error| error.to_string())
 }

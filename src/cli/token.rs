@@ -74,9 +74,19 @@ impl Refresh {
     }
 }
 
+/// How a certificate begins.
+const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 pub(super) async fn connect(target: &Target) -> Result<Client, Failure> {
     let given = target.address.contains("://");
     let address = if given { target.address.clone() } else { format!("http://{}", target.address) };
+    if let Some(path) = &target.token_file {
+        let token = std::fs::read_to_string(path)
+            .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+        if token.trim().is_empty() {
+            return Err(format!("{} holds no token", path.display()));
+        }
+    }
     let bearer = target.token_file.clone().map_or_else(Bearer::none, Bearer::from_file);
     let tls = tls(target)?;
     let host = address
@@ -91,8 +101,28 @@ pub(super) async fn connect(target: &Target) -> Result<Client, Failure> {
     }
     Client::connect_as(&address, bearer, tls).await.map_err(|error| {
         let cause = crate::broker::error::chain(&error);
-        format!("no broker answers at {}: {cause}\nstart one with `token-broker dev`, or name one with --address; one with TLS is named with https://, and --tls-ca says who signed its certificate", target.address)
+        let hint = hint(&address, &cause);
+        format!("no broker answers at {}: {cause}\n{hint}", target.address)
     })
+}
+
+/// What to do about a connection that came to nothing.
+fn hint(address: &str, cause: &str) -> &'static str {
+    match (address.starts_with("https://"), cause) {
+        (true, cause) if cause.contains("certificate") || cause.contains("UnknownIssuer") => {
+            "--tls-ca says who signed its certificate"
+        }
+        (true, cause)
+            if cause.contains("corrupt message") || cause.contains("InvalidContentType") =>
+        {
+            "it speaks plaintext: name it with http://"
+        }
+        (true, _) => "look at the address, and at --tls-ca and --tls-cert",
+        (false, _) => {
+            "start one with `token-broker dev`, or name one with --address; one with TLS is named \
+             with https://"
+        }
+    }
 }
 
 /// Whom to trust, and what we prove ourselves by.
@@ -101,7 +131,13 @@ fn tls(target: &Target) -> Result<ClientTlsConfig, Failure> {
         std::fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
     };
     let mut tls = match &target.tls_ca {
-        Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
+        Some(path) => {
+            let pem = read(path)?;
+            if !pem.windows(PEM.len()).any(|part| part == PEM) {
+                return Err(format!("{} holds no certificate in PEM", path.display()));
+            }
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
+        }
         None => ClientTlsConfig::new().with_native_roots(),
     };
     if let (Some(certificate), Some(key)) = (&target.tls_cert, &target.tls_key) {

@@ -41,6 +41,14 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Config, Ve
     if let Some(section @ Value::Null) = tree.pointer_mut("/callers/kubernetes") {
         *section = Value::Object(Map::new());
     }
+    // A section without anything in it is none.
+    if let Some(sections) = tree.as_object_mut() {
+        sections.retain(|_, section| !section.is_null());
+    }
+    if tree.pointer("/listen/tls").is_some_and(Value::is_null) {
+        let why = "is there and empty; leave it out, or name `certificate_file` and `key_file`";
+        problems.push(Problem::new("listen.tls", why));
+    }
     problems.extend(overlay(&mut tree, environment, &schema));
     let written = Written::new(&tree, environment);
     let misfits = validate(&tree, &schema);

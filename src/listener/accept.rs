@@ -305,7 +305,10 @@ async fn serve<S>(
             speak(stream, calls, http).await;
         }
         // Most are scanners, and clients that do not trust us or speak plaintext: they know.
-        Ok(Err(error)) => debug!(%error, "a connection is no TLS that we can speak"),
+        Ok(Err(error)) => {
+            connection.metrics.no_tls();
+            debug!(%error, "a connection is no TLS that we can speak");
+        }
         Err(_elapsed) => connection.metrics.silent(),
     }
 }

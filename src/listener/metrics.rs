@@ -40,7 +40,7 @@ impl Ports {
         registry.register("streams", "Calls and streams under way", ports.streams.clone());
         registry.register(
             "connections_closed",
-            "Connections that were closed or not let in because of a bound",
+            "Connections that were closed or not let in because of a bound, or whose TLS came to nothing",
             ports.closed.clone(),
         );
         registry.register(
@@ -89,6 +89,11 @@ impl Metrics {
     /// A connection that never spoke.
     pub(super) fn silent(&self) {
         self.closed("silent");
+    }
+
+    /// A connection whose TLS came to nothing.
+    pub(super) fn no_tls(&self) {
+        self.closed("tls");
     }
 
     /// A connection that found no place.

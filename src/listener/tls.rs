@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::RootCertStore;
@@ -45,6 +47,8 @@ pub struct TlsError(String);
 pub struct Tls {
     files: TlsFiles,
     current: ArcSwap<ServerConfig>,
+    /// When our certificate ends, in seconds since 1970.
+    ends: AtomicI64,
 }
 
 type Texts = Vec<Zeroizing<String>>;
@@ -56,6 +60,11 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
+    /// The file of our private key.
+    pub fn key_file(&self) -> &Path {
+        &self.files.key
+    }
+
     /// The files.
     pub fn files(&self) -> Vec<PathBuf> {
         let TlsFiles { certificate, key, client_ca } = self.files.clone();
@@ -64,14 +73,35 @@ impl Tls {
 
     /// Reads the files.
     pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
-        let current = ArcSwap::from_pointee(config(&files, &read(&files)?)?);
-        Ok(Arc::new(Self { files, current }))
+        let texts = read(&files)?;
+        let current = ArcSwap::from_pointee(config(&files, &texts)?);
+        let ends = AtomicI64::new(end(&files, &texts)?);
+        Ok(Arc::new(Self { files, current, ends }))
     }
 
-    /// Reads them again: new connections get what they hold. An error changes nothing.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        self.current.store(Arc::new(config(&self.files, &read(&self.files)?)?));
+    /// Reads them again: new connections get what they hold. An error changes nothing; a certificate that
+    /// has ended at `now` is one.
+    pub fn reload(&self, now: SystemTime) -> Result<(), TlsError> {
+        let texts = read(&self.files)?;
+        let (newer, ends) = (config(&self.files, &texts)?, end(&self.files, &texts)?);
+        if ends <= seconds(now) {
+            let path = self.files.certificate.display();
+            return Err(TlsError(format!("{path} has expired: no client would take it")));
+        }
+        self.current.store(Arc::new(newer));
+        self.ends.store(ends, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// When our certificate ends, in seconds since 1970.
+    pub fn ends(&self) -> i64 {
+        self.ends.load(Ordering::Relaxed)
+    }
+
+    /// How long our certificate is good for still; `None`: it has expired.
+    pub fn left(&self, now: SystemTime) -> Option<Duration> {
+        let left = u64::try_from(self.ends() - seconds(now)).ok()?;
+        Some(Duration::from_secs(left)).filter(|left| !left.is_zero())
     }
 
     /// Clients are asked for certificates.
@@ -125,6 +155,24 @@ fn config(files: &TlsFiles, texts: &[Zeroizing<String>]) -> Result<ServerConfig,
         .map_err(|error| wrong(&files.certificate, &format!("and its key do not fit: {error}")))?;
     config.alpn_protocols = vec![HTTP2.to_vec()];
     Ok(config)
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// When the first certificate of the chain that ends ends.
+fn end(files: &TlsFiles, texts: &[Zeroizing<String>]) -> Result<i64, TlsError> {
+    let text = texts.first().map_or("", |text| text.as_str());
+    let ends = certificates(&files.certificate, text)?.into_iter().map(|certificate| {
+        let (_, parsed) = X509Certificate::from_der(&certificate).ok()?;
+        Some(parsed.validity().not_after.timestamp())
+    });
+    let ends: Option<Vec<i64>> = ends.collect();
+    let path = files.certificate.display();
+    let wrong = || TlsError(format!("{path} holds a certificate that cannot be read"));
+    ends.and_then(|ends| ends.into_iter().min()).ok_or_else(wrong)
 }
 
 fn certificates(path: &Path, text: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -269,11 +269,12 @@ fn a_policy_is_tried_without_a_broker() {
     let told = ask("test", "kubernetes:shop/orders", "get_token");
     assert!(told.status.success() && text(&told.stdout).contains("allowed by orders"));
     let told = ask("test", "kubernetes:shop/orders", "force_refresh");
-    assert!(!told.status.success() && text(&told.stderr).contains("no rule allows it"));
+    assert!(told.status.code() == Some(1) && text(&told.stderr).contains("no rule allows it"));
     let told = text(&ask("explain", "kubernetes:shop/orders", "force_refresh").stdout);
     let row = told.lines().find(|line| line.starts_with("orders")).unwrap();
     assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["orders", "fits", "-", "fits"]);
     let told = ask("test", "shop/orders", "get_token");
+    assert_eq!(told.status.code(), Some(2), "a question that has no answer is no denial");
     assert!(text(&told.stderr).contains("kubernetes:NAMESPACE/SERVICEACCOUNT"));
 }
 
@@ -371,4 +372,72 @@ async fn operators_may_have_a_port_of_their_own() {
     assert!(!ok && errors.contains("NOT_IMPLEMENTED"), "{errors}");
     let (ok, shown) = program.grpcurl("{}", "GrantAdminService/ListGrants");
     assert!(!ok && !shown.contains("GRANT"), "{shown}");
+}
+
+/// What the address of the cluster's keys answers.
+#[derive(Debug, Clone)]
+enum Answers {
+    Away,
+    Keys(String),
+    Never,
+}
+
+/// The cluster's keys are away, come, are empty, and hang: who has proven themselves is not troubled by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_good_keys_of_the_cluster_are_kept() {
+    let (answers, heard) = tokio::sync::watch::channel(Answers::Away);
+    let served = move || {
+        let now = heard.borrow().clone();
+        async move {
+            match now {
+                Answers::Away => (axum::http::StatusCode::SERVICE_UNAVAILABLE, String::new()),
+                Answers::Keys(keys) => (axum::http::StatusCode::OK, keys),
+                Answers::Never => std::future::pending().await,
+            }
+        }
+    };
+    let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/jwks", port.local_addr().unwrap());
+    let routes = axum::Router::new().route("/jwks", axum::routing::get(served));
+    #[expect(clippy::disallowed_methods, reason = "ends with the test")]
+    tokio::spawn(async move { axum::serve(port, routes).await });
+
+    let (dir, cluster, stranger) = (tempfile::tempdir().unwrap(), Signer::new(), Signer::new());
+    std::fs::write(dir.path().join("policy.yaml"), POLICY).unwrap();
+    let mut settings = settings("http://127.0.0.1:1", "memory:");
+    settings.extend([
+        ("TOKEN_BROKER__CALLERS__KUBERNETES__ISSUER", "https://cluster"),
+        ("TOKEN_BROKER__CALLERS__KUBERNETES__JWKS_URL", url.as_str()),
+        ("TOKEN_BROKER__POLICY__FILE", "policy.yaml"),
+    ]);
+    let program = Program::start(dir.path(), &["serve"], &settings);
+    // Each token is checked: what was believed once would be believed without a key.
+    let lists = |signer: &Signer, number: u64| {
+        let mut claims = claims("platform", "admin");
+        claims["jti"] = number.into();
+        std::fs::write(dir.path().join("token"), signer.sign(&claims)).unwrap();
+        let file = dir.path().join("token").display().to_string();
+        let (ok, _, errors) = program.cli(&["grant", "list", "--token-file", &file]);
+        if ok { "OK".to_owned() } else { errors }
+    };
+    let told = lists(&cluster, 0);
+    assert!(told.contains("cannot be had now"), "it may be right: {told}");
+    answers.send_replace(Answers::Keys(cluster.published().to_string()));
+    let mut number = 0;
+    while lists(&cluster, number) != "OK" {
+        number += 1;
+        assert!(number < 200, "the keys are not fetched again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for wrong in [
+        Answers::Keys(r#"{"keys":[]}"#.to_owned()),
+        Answers::Keys("<html>".to_owned()),
+        Answers::Never,
+    ] {
+        answers.send_replace(wrong.clone());
+        let told = lists(&stranger, 0);
+        assert!(told.contains("does not publish"), "{wrong:?}: {told}");
+        number += 1;
+        assert_eq!(lists(&cluster, number), "OK", "{wrong:?}");
+    }
 }

@@ -44,8 +44,14 @@ impl Authorities {
 
     /// A certificate and its key, in PEM.
     pub(crate) fn signs(&self, names: &[SanType]) -> (String, String) {
+        self.signs_until(names, 2100)
+    }
+
+    /// The same, good until the first day of that year.
+    fn signs_until(&self, names: &[SanType], year: i32) -> (String, String) {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.subject_alt_names = names.to_vec();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.pem(), key.serialize_pem())
@@ -75,13 +81,7 @@ impl World {
         std::fs::write(at("tls.crt"), world_files.0).unwrap();
         std::fs::write(at("tls.key"), world_files.1).unwrap();
         let mut environment = settings(&base, "redb:store.redb");
-        environment.extend([
-            ("TOKEN_BROKER__LISTEN__API", "127.0.0.1:0"),
-            ("TOKEN_BROKER__LISTEN__TLS__CERTIFICATE_FILE", "tls.crt"),
-            ("TOKEN_BROKER__LISTEN__TLS__KEY_FILE", "tls.key"),
-            ("TOKEN_BROKER__LISTEN__TLS__CLIENT_CA_FILE", "ca.crt"),
-            ("TOKEN_BROKER__POLICY__FILE", "policy.yaml"),
-        ]);
+        environment.extend(ENVIRONMENT);
         let program = Program::start(dir.path(), &["serve"], &environment);
         let world = Self { dir, signs, authority, program };
         world.comes_as("admin", &[uri(ADMIN)]);
@@ -97,6 +97,13 @@ impl World {
     fn server(signs: &Authorities) -> (String, String) {
         let address = std::net::Ipv4Addr::LOCALHOST.into();
         signs.signs(&[SanType::IpAddress(address)])
+    }
+
+    /// What the program was started with, but for its provider.
+    fn environment() -> Vec<(&'static str, &'static str)> {
+        let mut environment = settings("http://127.0.0.1:1", "redb:store.redb");
+        environment.extend(ENVIRONMENT);
+        environment
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -124,6 +131,14 @@ impl World {
         (told.status.success(), String::from_utf8_lossy(&told.stderr).into_owned())
     }
 }
+
+const ENVIRONMENT: [(&str, &str); 5] = [
+    ("TOKEN_BROKER__LISTEN__API", "127.0.0.1:0"),
+    ("TOKEN_BROKER__LISTEN__TLS__CERTIFICATE_FILE", "tls.crt"),
+    ("TOKEN_BROKER__LISTEN__TLS__KEY_FILE", "tls.key"),
+    ("TOKEN_BROKER__LISTEN__TLS__CLIENT_CA_FILE", "ca.crt"),
+    ("TOKEN_BROKER__POLICY__FILE", "policy.yaml"),
+];
 
 const GET: [&str; 2] = ["get", "kroger/alice"];
 
@@ -154,6 +169,23 @@ async fn certificates_prove_who_calls() {
     std::fs::write(world.at("other-ca.crt"), Authorities::new().pem).unwrap();
     let (ok, errors) = world.asks("https", &[&GET[..], &["--tls-ca", "other-ca.crt"]].concat());
     assert!(!ok && errors.contains("certificate"), "{errors}");
+    let (ok, errors) = world.asks("https", &[&GET[..], &["--tls-ca", "policy.yaml"]].concat());
+    assert!(!ok && errors.contains("no certificate in PEM"), "{errors}");
+    std::fs::write(world.at("empty"), "\n").unwrap();
+    for (file, told) in [("empty", "holds no token"), ("nowhere", "cannot be read")] {
+        let (ok, errors) = world.cli("orders", &[&GET[..], &["--token-file", file]].concat());
+        assert!(!ok && errors.contains(told) && !errors.contains("no answer"), "{errors}");
+    }
+    let metrics = world.program.page("/metrics");
+    let counted = "tokenbroker_connections_closed_total{port=\"api\",why=\"tls\"}";
+    assert!(metrics.contains(counted), "{metrics}");
+    let plaintext =
+        Program::start(world.dir.path(), &["serve"], &settings("http://127.0.0.1:1", "memory:"));
+    let address = format!("https://{}", plaintext.api);
+    let environment = [("TOKEN_BROKER_ADDRESS", address.as_str())];
+    let told = run(world.dir.path(), &[&GET[..], &["--tls-ca", "ca.crt"]].concat(), &environment);
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.contains("name it with http://"), "{told}");
 }
 
 /// Certificate and policy change under callers: none of their calls fails, and new ones get the new.
@@ -206,6 +238,18 @@ async fn what_changes_under_callers_fails_no_call() {
     becomes("listen.tls", 0).await;
     std::fs::write(world.at("tls.crt"), certificate).unwrap();
     becomes("listen.tls", 1).await;
+    // Nor is one taken that no client would take.
+    let ours = ["tls.crt", "tls.key"].map(|name| std::fs::read(world.at(name)).unwrap());
+    let address = SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+    world.writes("tls", world.signs.signs_until(&[address], 2020));
+    becomes("listen.tls", 0).await;
+    let told = run(world.dir.path(), &["doctor"], &World::environment());
+    assert!(String::from_utf8_lossy(&told.stdout).contains("certificate has expired"), "{told:?}");
+    std::fs::write(world.at("tls.crt"), &ours[0]).unwrap();
+    std::fs::write(world.at("tls.key"), &ours[1]).unwrap();
+    becomes("listen.tls", 1).await;
+    let metrics = world.program.page("/metrics");
+    assert!(metrics.contains("tls_certificate_expiry_timestamp_seconds 4102444800"), "{metrics}");
     std::fs::write(world.at("policy.yaml"), "policies: [{ name: half").unwrap();
     becomes("policy.file", 0).await;
     std::fs::write(world.at("policy.yaml"), policy("spiffe://example.org/ns/shop/**")).unwrap();
