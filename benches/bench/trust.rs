@@ -64,7 +64,7 @@ impl Trust {
         [
             ("TOKEN_BROKER__CALLERS__KUBERNETES__ISSUER", "https://cluster".to_owned()),
             ("TOKEN_BROKER__CALLERS__KUBERNETES__JWKS_FILE", at("jwks")),
-            ("TOKEN_BROKER__CALLERS__LIMITS__RATE", "10000000".to_owned()),
+            ("TOKEN_BROKER__CALLERS__LIMITS__RATE", "1000000".to_owned()),
             ("TOKEN_BROKER__CALLERS__LIMITS__CONCURRENCY", "100000".to_owned()),
             ("TOKEN_BROKER__POLICY__FILE", at("policy")),
             ("TOKEN_BROKER__AUDIT__SINK", format!("file:{}", at("audit"))),

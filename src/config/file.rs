@@ -12,8 +12,16 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 mod bounds;
+mod provider;
+mod trust;
 
 pub(super) use bounds::Bounds;
+pub(super) use provider::{
+    BasicEncoding, ClientAuth, Meaning, Profile, ProviderSection, RefreshTokens, Resend, Rule,
+};
+pub(super) use trust::{
+    AuditSection, Callers, KubernetesSection, LimitsSection, PolicySection, TlsSection,
+};
 
 /// The whole file.
 #[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -69,20 +77,6 @@ pub(super) struct Listen {
     pub(super) anyone_may_take_tokens: bool,
 }
 
-/// TLS of the API. The files are in PEM, and read again when they change.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[expect(clippy::struct_field_names, reason = "they are files, as those of other sections")]
-pub(super) struct TlsSection {
-    /// Our certificate, and those between it and whom clients trust.
-    pub(super) certificate_file: PathBuf,
-    /// Its key.
-    pub(super) key_file: PathBuf,
-    /// Who signs certificates of clients, which then prove who calls by the one URI in them
-    /// (`spiffe://DOMAIN/PATH`). Left out: they are not asked for any.
-    pub(super) client_ca_file: Option<PathBuf>,
-}
-
 /// Where grants are kept.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -123,250 +117,6 @@ pub(super) struct Keys {
     /// File of the key ring, made by `token-broker keys generate`. The embedded store makes one
     /// beside itself if none is named; Redis needs one.
     pub(super) file: Option<PathBuf>,
-}
-
-/// How callers prove who they are.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Callers {
-    /// Pods, by tokens of their service accounts.
-    pub(super) kubernetes: Option<KubernetesSection>,
-    /// How much each caller may take of each replica.
-    pub(super) limits: LimitsSection,
-    /// File with `NAME TOKEN` on each line: static tokens, for development and for callers outside of
-    /// any cluster.
-    pub(super) tokens_file: Option<PathBuf>,
-}
-
-/// How much each caller may take of each replica; 0: as much as it likes.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct LimitsSection {
-    /// Calls in a second; as many may come at once, and evenly after that.
-    #[schemars(range(max = 1_000_000))]
-    pub(super) rate: u32,
-    /// Calls at once.
-    #[schemars(range(max = 1_000_000))]
-    pub(super) concurrency: u32,
-    /// Tokens of one grant that are replaced by `ForceRefresh` for one caller in an hour; as many may be at
-    /// once, and evenly after that. What joins somebody else's, finds a newer token, or fails is not counted.
-    #[schemars(range(max = 1_000_000))]
-    pub(super) force_refreshes: u32,
-}
-
-impl Default for LimitsSection {
-    fn default() -> Self {
-        // Far above what services need, and far below what a replica bears.
-        Self { rate: 10_000, concurrency: 1_000, force_refreshes: 30 }
-    }
-}
-
-/// Tokens of Kubernetes service accounts, projected into pods for our audience.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct KubernetesSection {
-    /// Who issues them, as `kubectl get --raw /.well-known/openid-configuration` says.
-    pub(super) issuer: String,
-    /// Whom they are for.
-    pub(super) audience: String,
-    /// File with the keys of the cluster (JWKS), instead of an address.
-    pub(super) jwks_file: Option<PathBuf>,
-    /// Where the cluster publishes them. Left out: where our own does, asked as our own service account.
-    pub(super) jwks_url: Option<String>,
-    /// Who signed the certificate there. Left out with `jwks_url`: whom the system trusts.
-    pub(super) ca_file: Option<PathBuf>,
-    /// The token to ask with. Left out with `jwks_url`: none.
-    pub(super) token_file: Option<PathBuf>,
-}
-
-/// What callers may do.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct PolicySection {
-    /// The policy file. What it does not allow is denied.
-    pub(super) file: Option<PathBuf>,
-}
-
-/// A provider and our client registration there.
-#[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct ProviderSection {
-    /// Whose habits it has: they set the defaults of everything below.
-    pub(super) profile: Profile,
-    /// The token endpoint is this plus `/token`, the authorization endpoint this plus `/authorize`.
-    pub(super) base_url: Option<String>,
-    /// The token endpoint, where it is not below `base_url`.
-    pub(super) token_url: Option<String>,
-    /// The authorization endpoint, where it is not below `base_url`.
-    pub(super) authorize_url: Option<String>,
-    /// Where tokens are taken back (RFC 7009).
-    pub(super) revoke_url: Option<String>,
-    /// Where the keys are that sign who a person is, if `issuer` does not say it.
-    pub(super) jwks_url: Option<String>,
-    /// What is added to every question to a person, such as `access_type: offline`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(super) authorize_parameters: BTreeMap<String, String>,
-    /// Where the provider sends people after consent, as it is registered there.
-    pub(super) redirect_url: Option<String>,
-    /// Bind authorization codes to a verifier (PKCE, RFC 7636). Only for providers that refuse it
-    /// this is false.
-    pub(super) pkce: Option<bool>,
-    /// The issuer of the provider. Answers that name another one are refused (RFC 9207).
-    pub(super) issuer: Option<String>,
-    /// Ask the issuer where the endpoints are that are not configured (RFC 8414, OpenID Connect
-    /// Discovery). Left out: only where neither `token_url` nor `base_url` is. Where it leads to
-    /// another origin than the issuer's, or that of `token_url`, it is not followed.
-    pub(super) discovery: Option<bool>,
-    /// Our client id.
-    pub(super) client_id: Option<String>,
-    /// Our client secret. Only in the environment; in a file use `client_secret_file`.
-    pub(super) client_secret: Option<String>,
-    /// File with it; a second line may hold the one before or after it, which is tried where the first is
-    /// refused. Read again when it changes.
-    pub(super) client_secret_file: Option<PathBuf>,
-    /// Private key for `client_auth: private_key_jwt`, in PEM: RSA, P-256, P-384 or Ed25519.
-    pub(super) client_key_file: Option<PathBuf>,
-    /// What the provider calls that key.
-    pub(super) client_key_id: Option<String>,
-    /// Whom a signature is for. Left out: the token endpoint; some providers want their issuer.
-    pub(super) client_assertion_audience: Option<String>,
-    /// Where client id and secret go.
-    pub(super) client_auth: Option<ClientAuth>,
-    /// How they are written in the Authorization header.
-    pub(super) basic_encoding: Option<BasicEncoding>,
-    /// Lifetime of a token whose reply names none.
-    pub(super) default_lifetime: Option<Span>,
-    /// Longest wait for a connection.
-    pub(super) connect_timeout: Option<Span>,
-    /// For how long an answer is listened for, 5m at most. Callers stop waiting far sooner
-    /// (`timing.caller_wait_max`); who hangs up before a slow provider has answered loses what it
-    /// answers.
-    pub(super) listen_max: Option<Span>,
-    /// Whether a use spends a refresh token.
-    pub(super) refresh_tokens: Option<RefreshTokens>,
-    /// For how long a spent refresh token still works, as the provider documents it.
-    pub(super) reuse_grace: Option<Span>,
-    /// Refresh tokens that are not used for longer than this may die of it, so that grants are
-    /// refreshed at least so often, also those that nobody asks for. 0s: they are left alone.
-    pub(super) keep_warm_every: Option<Span>,
-    /// What happens to a refresh token that was sent and got no definite answer.
-    pub(super) resend: Option<Resend>,
-    /// Most such refresh tokens in a second, once the provider is well again.
-    #[schemars(range(min = 1, max = 10_000))]
-    pub(super) resend_rate: Option<u32>,
-    /// Most refreshes in a second, of all replicas together. Where the provider says that this is too
-    /// fast (429), it is halved and grows back. Callers who wait go first.
-    #[schemars(range(min = 1, max = 100_000))]
-    pub(super) rate: Option<u32>,
-    /// Most refreshes of one replica that wait for an answer: a slow provider takes no more than so many
-    /// connections.
-    #[schemars(range(min = 1, max = 10_000))]
-    pub(super) concurrency: Option<u16>,
-    /// Statuses above 499 that the server itself sends which processes the request, and no gateway
-    /// before it: after them nothing is under way any more.
-    pub(super) settled_statuses: Option<Vec<u16>>,
-    /// Member of the token reply that says whose consent it was, such as `user_id` or `athlete.id`. It
-    /// is kept sealed, and consent of another one refused. Where the scope `openid` is asked for and
-    /// the keys are known, the `id_token` says it without this.
-    pub(super) account_field: Option<String>,
-    /// Fields of the token reply that callers get to see, such as `instance_url`.
-    pub(super) attributes: Vec<String>,
-    /// What failures of this provider mean, before the rules of the standard.
-    pub(super) error_map: Vec<Rule>,
-}
-
-/// Whose habits a provider has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Profile {
-    /// As the standard says.
-    #[default]
-    Generic,
-    /// Kroger: single-use refresh tokens, Basic authentication.
-    Kroger,
-}
-
-impl Profile {
-    /// Its name.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Generic => "generic",
-            Self::Kroger => "kroger",
-        }
-    }
-}
-
-/// Whether a use spends a refresh token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum RefreshTokens {
-    /// It does, or may.
-    SingleUse,
-    /// It does not: refreshing is simply tried again whatever happens.
-    Reusable,
-}
-
-/// What happens to a refresh token that was sent and got no definite answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Resend {
-    /// It is presented again once the old access token is used up.
-    WhenNeeded,
-    /// It is presented again only when an operator says so.
-    Never,
-}
-
-/// Where client id and secret go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum ClientAuth {
-    /// Into the Authorization header.
-    Basic,
-    /// Into the form.
-    Post,
-    /// Nowhere: a signature goes into the form instead, made with `client_key_file` (RFC 7523).
-    PrivateKeyJwt,
-    /// Nowhere: a public client, which has no secret and says its name only.
-    None,
-}
-
-/// How client id and secret are written in the Authorization header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum BasicEncoding {
-    /// Form-urlencoded first (RFC 6749 section 2.3.1).
-    Rfc6749,
-    /// As they are.
-    Raw,
-}
-
-/// Gives a meaning to failures that look like this; what is left out matches anything.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Rule {
-    /// HTTP status.
-    #[schemars(range(min = 100, max = 599))]
-    pub(super) status: Option<u16>,
-    /// The `error` of the reply.
-    pub(super) code: Option<String>,
-    /// Text in the reply, in any case.
-    pub(super) text: Option<String>,
-    /// What it means.
-    pub(super) means: Meaning,
-}
-
-/// What a failure means.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Meaning {
-    /// The grant is dead: a person must consent again.
-    Reauth,
-    /// Our client registration is refused; no grant is harmed.
-    Client,
-    /// It passes, and the request was not processed.
-    Unavailable,
-    /// It passes, and the request was not processed because of another one.
-    Conflict,
 }
 
 /// Waits and bounds.
@@ -453,16 +203,6 @@ pub(super) struct Log {
     pub(super) level: String,
 }
 
-/// The audit log: a JSON line for each decision on a token or a grant, and for each act of the broker.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct AuditSection {
-    /// `stdout`, or `file:` and a path. Left out: there is none.
-    pub(super) sink: Option<String>,
-    /// What changes a grant is not done unless it is written down first. Callers get tokens in any case.
-    pub(super) required: bool,
-}
-
 /// Form of the log.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -516,19 +256,6 @@ impl JsonSchema for Span {
 
 const fn s(seconds: u64) -> Span {
     Span(Duration::from_secs(seconds))
-}
-
-impl Default for KubernetesSection {
-    fn default() -> Self {
-        Self {
-            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
-            audience: "token-broker".to_owned(),
-            jwks_file: None,
-            jwks_url: None,
-            ca_file: None,
-            token_file: None,
-        }
-    }
 }
 
 impl Default for Listen {

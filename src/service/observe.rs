@@ -20,6 +20,8 @@ use crate::broker::model::GrantId;
 use crate::broker::store::StoreError;
 use crate::service::Gate;
 use crate::service::call::{ANSWER_LEAD, Action, Call, Named};
+use crate::service::gate::{Admitted, Refused};
+use crate::service::limits::Place;
 use crate::service::status::{classify, code_name, status};
 use crate::service::told::Tells;
 use crate::service::trail::{Trail, trace_id};
@@ -79,58 +81,31 @@ impl Observe {
     {
         let mut call = Call::begin(action, request.metadata(), self.wait_max);
         let mut record = Record { observe: self, action, start: call.start, code: Code::Cancelled };
-        let (metadata, extensions) = (request.metadata(), request.extensions());
-        let grant = request.get_ref().grant();
-        let admitted = self.gate.admit(action.in_policy(), metadata, extensions, grant);
-        let admitted = timeout_at(call.deadline, admitted).await;
-        let mut place = None;
-        let refused = match admitted {
-            Ok(Ok(admitted)) => {
-                (call.who, call.rule, place) = (admitted.who, admitted.rule, admitted.place);
-                None
+        let let_in = self.let_in(&mut call, &request).await;
+        let mut trail = Trail::new(&self.audit, &call, request.get_ref().grant());
+        let begun = match let_in {
+            Ok(place) => trail.begin().await.map(|()| place),
+            Err(error) => Err(error),
+        };
+        let ended = match begun {
+            Ok(place) => {
+                let ended = in_time(run(request.into_inner(), call.clone()), &call).await;
+                drop(place);
+                ended
             }
-            Ok(Err(refused)) => {
-                call.who = refused.who;
-                Some(refused.error)
-            }
-            Err(_elapsed) => Some(late()),
+            Err(error) => Some(Err(error)),
         };
-        let mut trail = Trail::new(&self.audit, &call, grant);
-        let refused = match refused {
-            None => trail.begin().await.err(),
-            refused => refused,
-        };
-        if let Some(error) = refused {
-            record.code = classify(&error).0;
-            log(&call, &error);
-            trail.end::<T>(&Err(error.clone()));
-            return Err(status(&error));
-        }
-        let (method, deadline) = (action.method(), call.deadline);
-        let mut running = pin!(run(request.into_inner(), call.clone()));
-        let mut elapsed = false;
-        // What is answered from memory needs no timer.
-        let at_once = poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await;
-        let result = match at_once {
-            Poll::Ready(result) => result,
-            // The domain gives up at its deadline by itself; this bounds what waits for the store.
-            Poll::Pending => match timeout_at(deadline + ANSWER_LEAD / 2, running).await {
-                Ok(result) => result,
-                Err(_elapsed) => {
-                    warn!(rpc.method = method, "no answer within the caller's deadline");
-                    elapsed = true;
-                    Err(late())
-                }
-            },
-        };
-        drop(place);
-        if !elapsed {
+        let result = if let Some(result) = ended {
             trail.end(&result);
-        }
+            result
+        } else {
+            drop(trail);
+            Err(late())
+        };
         match result {
             Ok(response) => {
                 record.code = Code::Ok;
-                debug!(rpc.method = method, caller = %call.who, "answered");
+                debug!(rpc.method = action.method(), caller = %call.who, "answered");
                 Ok(Response::new(response))
             }
             Err(error) => {
@@ -138,6 +113,28 @@ impl Observe {
                 log(&call, &error);
                 Err(status(&error))
             }
+        }
+    }
+
+    /// Finds out who calls and whether they may; gives the call its place among those of its caller.
+    async fn let_in<Q: Named>(
+        &self,
+        call: &mut Call,
+        request: &Request<Q>,
+    ) -> Result<Option<Place>, Error> {
+        let (metadata, extensions) = (request.metadata(), request.extensions());
+        let (action, grant) = (call.action.in_policy(), request.get_ref().grant());
+        let admitted = self.gate.admit(action, metadata, extensions, grant);
+        match timeout_at(call.deadline, admitted).await {
+            Ok(Ok(Admitted { who, rule, place })) => {
+                (call.who, call.rule) = (who, rule);
+                Ok(place)
+            }
+            Ok(Err(Refused { who, error })) => {
+                call.who = who;
+                Err(error)
+            }
+            Err(_elapsed) => Err(late()),
         }
     }
 
@@ -156,6 +153,26 @@ impl Observe {
             Labels { rpc_method: action.method(), rpc_response_status_code: code_name(code) };
         self.durations.get_or_create(&labels).clone()
     }
+}
+
+/// Waits for what a call leads to until shortly before its caller's deadline; `None`: nobody knows yet.
+async fn in_time<T>(
+    running: impl Future<Output = Result<T, Error>>,
+    call: &Call,
+) -> Option<Result<T, Error>> {
+    let mut running = pin!(running);
+    // What is answered from memory needs no timer.
+    if let Poll::Ready(result) = poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await {
+        return Some(result);
+    }
+    // The domain gives up at its deadline by itself; this bounds what waits for the store.
+    let ended = timeout_at(call.deadline + ANSWER_LEAD / 2, running).await;
+    let method = call.action.method();
+    ended
+        .inspect_err(|_| {
+            warn!(rpc.method = method, "no answer within the caller's deadline");
+        })
+        .ok()
 }
 
 /// The store did not answer within the caller's time.

@@ -1,9 +1,9 @@
 //! The Redis backend: one hash for each grant, every change one function on the server.
 //!
 //! [`session`] connects, `facts` and `check` say what server is good enough, `confirm` waits for its replicas,
-//! `layout` names the keys, `fields` reads the hashes, and `rotation.lua` holds the rules of change.
+//! `layout` names the keys, `read` and `fields` read the hashes, `wire` is what is said to `rotation.lua`, which
+//! holds the rules of change.
 
-use std::fmt::Display;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,29 +11,30 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use redis::{FromRedisValue, RedisError};
-use serde::Serialize;
 use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tracing::warn;
 
-use crate::broker::model::{Fence, Generation, GrantId, Intent, Position, ProviderId};
+use crate::broker::model::{GrantId, ProviderId};
 use crate::broker::store::{
     Claim, Finding, Grade, Heard, Limit, Merged, Peers, Slowing, StoreError, TOMBSTONE_LIFE,
 };
 use crate::clock::Clock;
 use crate::store::backend::{
-    Amend, Backend, Change, Claiming, Format1, Hold, Inspected, Over, Publishing, Records,
-    StoreResult,
+    Amend, Backend, Change, Claiming, Format1, Inspected, Over, Publishing, Records, StoreResult,
 };
 use crate::store::bucket::{Booked, micros};
 use crate::store::identity::Identity;
-use crate::store::record::{Blob, Record, Stamp, StoredDoubt, StoredIntent, millis};
+use crate::store::record::{Blob, Record, Stamp, StoredDoubt, millis};
 use crate::store::redis::confirm::Confirming;
 use crate::store::redis::fields::{Fields, malformed, number};
 use crate::store::redis::layout::{Keys, Layout, SHARDS, cursor};
 use crate::store::redis::server_time::ServerTime;
 use crate::store::redis::session::Session;
+use crate::store::redis::wire::{
+    claimed, event, held, json, of_grant, silent, stamp, text, unavailable,
+};
 use crate::store::{Keyring, OpenError, keyring};
 
 mod check;
@@ -42,8 +43,10 @@ mod facts;
 mod fields;
 mod layout;
 mod place;
+mod read;
 mod server_time;
 pub mod session;
+mod wire;
 
 pub use check::Admission;
 pub use place::Address;
@@ -53,11 +56,6 @@ pub(crate) use place::{SENTINEL, SENTINEL_TLS, parts};
 const REMEMBERED: Duration = Duration::from_secs(3600);
 /// A mark lives longer than any process is ever stopped: one that is gone counts as lost.
 const MARK_LIFE: Duration = Duration::from_secs(24 * 3600);
-
-/// Shards that are asked for names in one round trip.
-const SHARDS_AT_ONCE: usize = 32;
-/// Malformed names that may stand among those of a page.
-const BAD_NAMES: usize = 64;
 
 /// Keeps records in Redis.
 pub(crate) struct Redis {
@@ -231,42 +229,6 @@ impl Redis {
                  `store.prefix`"
             ))
         })
-    }
-
-    async fn hash(&self, id: &GrantId) -> StoreResult<Fields> {
-        let read = redis::cmd("HGETALL").arg(self.layout.keys(id).grant()).clone();
-        self.session.query(&read).await.map_err(|error| of_grant(id, error))
-    }
-
-    async fn ids(&self, after: Option<&str>, most: usize) -> StoreResult<Vec<GrantId>> {
-        let (first, name) = layout::position(after)?;
-        let mut ids = Vec::new();
-        let mut shards = first..SHARDS;
-        while ids.len() < most && !shards.is_empty() {
-            let mut pipeline = redis::pipe();
-            for shard in shards.by_ref().take(SHARDS_AT_ONCE) {
-                let within = shard == first && !name.is_empty();
-                let from = if within { format!("({name}") } else { "-".to_owned() };
-                let range = pipeline.cmd("ZRANGEBYLEX").arg(self.layout.names(shard));
-                range.arg(from).arg("+").arg("LIMIT").arg(0).arg(most + BAD_NAMES);
-            }
-            let names: Vec<Vec<String>> =
-                self.session.pipeline(&pipeline).await.map_err(unavailable)?;
-            let known = |name: String| fields::known_name(&name, "a list");
-            ids.extend(names.into_iter().flatten().filter_map(known));
-        }
-        ids.truncate(most);
-        Ok(ids)
-    }
-
-    /// What cannot be read is in nobody's way.
-    async fn rows(&self, ids: &[GrantId]) -> StoreResult<Vec<Result<Fields, RedisError>>> {
-        let mut pipeline = redis::pipe();
-        pipeline.ignore_errors();
-        for id in ids {
-            pipeline.cmd("HGETALL").arg(self.layout.keys(id).grant());
-        }
-        self.session.pipeline(&pipeline).await.map_err(unavailable)
     }
 }
 
@@ -629,79 +591,4 @@ impl Backend for Redis {
         }
         Ok(names.iter().filter_map(|name| fields::known_name(name, "the due index")).collect())
     }
-}
-
-/// What the function `claim` answered; `ours` tells its times by our clock.
-fn claimed(answer: &[String], claiming: Claiming, ours: impl Fn(u64) -> u64) -> StoreResult<Claim> {
-    let parts: Vec<&str> = answer.iter().map(String::as_str).collect();
-    let held = |generation, owner, [fence, since, doubt, doubt_fence]: [&str; 4]| {
-        let (fence, since) = (number(fence)?, number(since)?);
-        let doubt = fields::doubt(doubt, doubt_fence)?;
-        let held = StoredIntent { generation, owner, fence, since, doubt };
-        Ok(Intent::from(&held.told(&ours)))
-    };
-    match *parts.as_slice() {
-        ["granted", fence, since, doubt, doubt_fence] => {
-            let rest = [fence, since, doubt, doubt_fence];
-            held(claiming.generation, claiming.owner, rest).map(Claim::Granted)
-        }
-        ["busy", generation, owner, fence, since, doubt, doubt_fence] => {
-            let owner = serde_json::from_str(owner).map_err(|_| malformed())?;
-            let rest = [fence, since, doubt, doubt_fence];
-            held(number(generation)?, owner, rest).map(Claim::Busy)
-        }
-        ["moved"] => Ok(Claim::Moved),
-        ["unlooked"] => Err(StoreError::Unavailable(
-            "Redis has lost what was written last; nothing is claimed before it was compared with what \
-             is known here"
-                .into(),
-        )),
-        _ => Err(malformed()),
-    }
-}
-
-/// Generation and last fence as the functions expect them; empty where there is no grant.
-fn stamp(stamp: Option<Stamp>) -> [Vec<u8>; 2] {
-    stamp.map_or_else(Default::default, |at| [text(at.generation), text(at.last_fence)])
-}
-
-fn held(hold: Hold) -> [Vec<u8>; 2] {
-    [text(hold.generation), text(hold.fence)]
-}
-
-fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
-}
-
-fn text(number: impl Display) -> Vec<u8> {
-    number.to_string().into_bytes()
-}
-
-/// A failure that may be the record's own.
-fn of_grant(id: &GrantId, error: RedisError) -> StoreError {
-    match error.code() {
-        Some("WRONGTYPE") => fields::damaged(id),
-        _ => unavailable(error),
-    }
-}
-
-/// Nothing can be done with it now. What somebody has to mend is told as at the start.
-fn unavailable(error: RedisError) -> StoreError {
-    match check::explain(&error) {
-        refused @ OpenError::Refused(_) => StoreError::Unavailable(Box::new(refused)),
-        OpenError::Unavailable(_) => StoreError::Unavailable(Box::new(error)),
-    }
-}
-
-/// `GENERATION FENCE GRANT`, as our functions say it; marks and what others say are none.
-fn event(text: &str) -> Option<Heard> {
-    let mut parts = text.splitn(3, ' ');
-    let generation = Generation(parts.next()?.parse().ok()?);
-    let fence = Fence(parts.next()?.parse().ok()?);
-    let id = GrantId::parse(parts.next()?).ok()?;
-    Some(Heard::Changed { id, position: Position { generation, fence } })
-}
-
-fn silent() -> StoreError {
-    StoreError::Unavailable("nothing was heard for too long".into())
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
@@ -116,6 +118,21 @@ impl Seal {
     /// `None`: it was not sealed by this deployment under this name.
     pub(crate) fn open_note<T: DeserializeOwned>(&self, name: &str, blob: &Blob) -> Option<T> {
         self.open(&self.note_context(name), blob).ok()
+    }
+
+    /// Where a list goes on, for whoever may not see the grant that stands there.
+    pub(crate) fn page_token(&self, place: &str) -> String {
+        URL_SAFE_NO_PAD.encode(self.seal(&self.page_context(), &place).0)
+    }
+
+    /// The place that a token of ours stands for.
+    pub(crate) fn place(&self, page_token: &str) -> Result<String, StoreError> {
+        let sealed = URL_SAFE_NO_PAD.decode(page_token).map_err(|_| StoreError::BadCursor)?;
+        self.open(&self.page_context(), &Blob(sealed)).map_err(|_| StoreError::BadCursor)
+    }
+
+    fn page_context(&self) -> Vec<u8> {
+        context(&["tb2 page", &self.deployment])
     }
 
     fn note_context(&self, name: &str) -> Vec<u8> {

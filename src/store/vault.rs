@@ -4,44 +4,36 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::broker::model::{
-    Descriptor, Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Pair, Position, Standing,
-    Verdict,
-};
-use crate::broker::store::{
-    Amendment, Claim, Claims, Continuity, DueIndex, Finding, Grants, Health, Merged, Page, Peers,
-    Seed, Store, StoreError, Stored,
-};
+use crate::broker::model::{Descriptor, Fence, Generation, Grant, GrantId, Position};
+use crate::broker::store::{Continuity, Finding, Health, Peers, Store, StoreError, Stored};
 use crate::clock::{Clock, unix_ms};
-use crate::store::backend::{
-    Amend, Backend, Change, Claiming, Hold, Inspected, Over, Publishing, StoreResult,
-};
+use crate::store::backend::{Backend, Inspected, Publishing, StoreResult};
 use crate::store::embedded::Embedded;
 use crate::store::format_1;
 use crate::store::identity::Identity;
-use crate::store::journal::{Entry, Journal};
-use crate::store::record::{Record, Sealed, StoredDoubt, millis};
+use crate::store::journal::Journal;
+use crate::store::record::{Record, Sealed};
 use crate::store::redis::{Address, Admission, Redis};
 use crate::store::seal::Seal;
-use crate::store::{Keyring, OpenError, keyring};
+use crate::store::vault::marks::Marks;
+use crate::store::{Keyring, OpenError};
 
+mod claims;
 mod enrolments;
 mod events;
+mod grants;
+mod marks;
 mod rates;
 mod replay;
 
 /// Records read at once while a store is converted.
 const CONVERTED_AT_ONCE: usize = 500;
-/// How long a pair waits for the disk of the journal before the store is asked without it.
-const DISK_PATIENCE: Duration = Duration::from_secs(2);
 /// Tries of a change that others keep overtaking.
 const CONFLICTS_MAX: u32 = 5;
 
@@ -279,239 +271,6 @@ impl Vault {
 }
 
 #[async_trait]
-impl Grants for Vault {
-    async fn load(&self, id: &GrantId) -> StoreResult<Option<Stored>> {
-        let record = self.backend.read(id).await?;
-        record.map(|record| self.open_record(id, &record)).transpose()
-    }
-
-    async fn list(&self, after: Option<&str>, limit: usize) -> StoreResult<Page> {
-        let page = self.backend.page(after, limit).await?;
-        let opened = page.records.into_iter().filter_map(|(id, record)| {
-            let grant = record.and_then(|record| self.seal.grant(&id, &record));
-            grant.inspect_err(|error| self.tell_damaged(&id, error)).ok()
-        });
-        Ok(Page { grants: opened.collect(), next: page.next })
-    }
-
-    async fn start_chain(
-        &self,
-        id: &GrantId,
-        expected: Option<Position>,
-        seed: Seed,
-    ) -> StoreResult<Option<Grant>> {
-        // In a store that was emptied, a chain would be sealed to a name that nobody finds.
-        self.still_ours().await?;
-        for _ in 0..CONFLICTS_MAX {
-            let known = self.backend.read(id).await?;
-            if known.as_ref().map(Record::position) != expected {
-                return Ok(None);
-            }
-            let at = self.above(known.as_ref());
-            let Seed { descriptor, pair, due_at } = &seed;
-            let start = Change::Start {
-                expected: known.as_ref().map(Record::stamp),
-                at,
-                descriptor: self.seal.descriptor(id, at.fence, descriptor),
-                pair: self.seal.pair(id, at, descriptor, pair),
-                due_at: due_at.map(unix_ms),
-            };
-            if self.backend.change(id, start).await? {
-                return Ok(Some(begun(id, at, seed)));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn bury(&self, id: &GrantId, at: Position) -> StoreResult<bool> {
-        self.still_ours().await?;
-        self.backend.change(id, Change::Bury { at }).await
-    }
-
-    async fn start_over(&self, id: &GrantId, seed: Seed) -> StoreResult<Option<Grant>> {
-        self.still_ours().await?;
-        if !self.damaged(id).await? {
-            return Ok(None);
-        }
-        let at = self.above(None);
-        let Seed { descriptor, pair, due_at } = &seed;
-        let start = Change::StartOver {
-            at,
-            descriptor: self.seal.descriptor(id, at.fence, descriptor),
-            pair: self.seal.pair(id, at, descriptor, pair),
-            due_at: due_at.map(unix_ms),
-        };
-        let started = self.backend.change(id, start).await?;
-        if let Some(journal) = self.journal.as_ref().filter(|_| started) {
-            journal.forget(id, None).await;
-        }
-        Ok(started.then(|| begun(id, at, seed)))
-    }
-
-    async fn discard(&self, id: &GrantId) -> StoreResult<bool> {
-        let discard = Change::Discard { at: self.above(None) };
-        Ok(self.damaged(id).await? && self.backend.change(id, discard).await?)
-    }
-
-    async fn journal(&self, grant: &Grant, due_at: Option<SystemTime>) -> Result<(), String> {
-        let Some(journal) = &self.journal else { return Ok(()) };
-        let publishing = self.publishing(grant, due_at);
-        let deployment = &self.identity.deployment;
-        let entry = Entry::new(&grant.id, deployment, publishing, self.clock.now_ms());
-        // A disk that hangs must not keep the pair from the store.
-        let written = timeout(DISK_PATIENCE, journal.write(entry)).await;
-        written.unwrap_or_else(|_| Err("its disk does not answer".to_owned()))
-    }
-
-    async fn merge(&self, grant: &Grant, due_at: Option<SystemTime>) -> StoreResult<Merged> {
-        let (id, mut publishing) = (&grant.id, self.publishing(grant, due_at));
-        let mut merged = self.backend.publish(id, publishing.clone()).await?;
-        if merged.is_none() {
-            self.still_ours().await?;
-            publishing.remake = true;
-            merged = self.backend.publish(id, publishing).await?;
-        }
-        let merged = merged.ok_or_else(|| {
-            StoreError::Refused("a missing grant could not be made again".to_owned())
-        })?;
-        match &self.journal {
-            // Replaced or deleted: nothing of it may come back.
-            Some(journal) if merged == Merged::Old => {
-                journal.forget(id, Some(grant.position)).await;
-            }
-            Some(journal) => journal.settle(id, grant.position),
-            None => {}
-        }
-        Ok(merged)
-    }
-
-    async fn amend(
-        &self,
-        id: &GrantId,
-        expected: Position,
-        amendment: Amendment,
-    ) -> StoreResult<Option<Grant>> {
-        for _ in 0..CONFLICTS_MAX {
-            let Some(known) = self.standing(id, expected).await? else { return Ok(None) };
-            let fence = Fence::after(Fence(known.last_fence), self.clock.now_ms());
-            let Amendment { lift, disabled, in_doubt, due_at } = &amendment;
-            let switched = disabled.map(|disabled| self.switched(id, &known, fence, disabled));
-            let amend = Amend {
-                fence: fence.0,
-                lift: *lift,
-                descriptor: switched.transpose()?,
-                in_doubt: in_doubt
-                    .as_ref()
-                    .map(|(owner, doubt)| (owner.clone().into(), StoredDoubt::new(doubt, fence))),
-                due_at: due_at.map(unix_ms),
-            };
-            let amend = Change::Amend { expected: known.stamp(), amend };
-            if self.backend.change(id, amend).await? {
-                return Ok(self.load(id).await?.and_then(Stored::grant));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn delete(&self, id: &GrantId, expected: Position) -> StoreResult<bool> {
-        for _ in 0..CONFLICTS_MAX {
-            let Some(known) = self.standing(id, expected).await? else { return Ok(false) };
-            let delete = Change::Delete { expected: known.stamp(), at: self.above(Some(&known)) };
-            if self.backend.change(id, delete).await? {
-                if let Some(journal) = &self.journal {
-                    journal.forget(id, None).await;
-                }
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-#[async_trait]
-impl Claims for Vault {
-    async fn claim(
-        &self,
-        id: &GrantId,
-        generation: Generation,
-        owner: Owner,
-        takeover: Option<Duration>,
-        watch: Duration,
-    ) -> StoreResult<Claim> {
-        let over = takeover.map_or(Over::Nothing, |lease| Over::Older(millis(lease)));
-        let (generation, watch) = (generation.0, millis(watch));
-        let claiming = Claiming { generation, owner: owner.into(), over, watch };
-        self.backend.claim(id, claiming).await
-    }
-
-    async fn take_over(
-        &self,
-        id: &GrantId,
-        held: &Intent,
-        owner: Owner,
-        watch: Duration,
-    ) -> StoreResult<Claim> {
-        let (generation, over) = (held.generation.0, Over::Held(held.fence.0));
-        let claiming = Claiming { generation, owner: owner.into(), over, watch: millis(watch) };
-        self.backend.claim(id, claiming).await
-    }
-
-    async fn doubt(
-        &self,
-        id: &GrantId,
-        intent: &Intent,
-        doubt: &Doubt,
-        due_at: Option<SystemTime>,
-    ) -> StoreResult<bool> {
-        let (hold, doubt) = (hold(intent), StoredDoubt::new(doubt, intent.fence));
-        self.backend.change(id, Change::Doubt { hold, doubt, due_at: due_at.map(unix_ms) }).await
-    }
-
-    async fn release(&self, id: &GrantId, intent: &Intent) -> StoreResult<bool> {
-        self.backend.change(id, Change::Release { hold: hold(intent) }).await
-    }
-
-    async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> StoreResult<bool> {
-        let at = Position { generation: intent.generation, fence: intent.fence };
-        let (hold, refusal) = (hold(intent), self.seal.verdict(id, at, verdict));
-        self.backend.change(id, Change::Refuse { hold, refusal }).await
-    }
-
-    async fn promote(&self, id: &GrantId, intent: &Intent) -> StoreResult<Option<Grant>> {
-        let Some(record) = self.backend.read(id).await? else { return Ok(None) };
-        let opened = record.siblings.iter().rev().find_map(|(fence, blob)| {
-            // What cannot be opened cannot be tried.
-            Some((*fence, self.seal.sibling(id, &record, Fence(*fence), blob).ok()?))
-        });
-        let Some((sibling, pair)) = opened else { return Ok(None) };
-        let Grant { descriptor, pair: refused, .. } = self.seal.grant(id, &record)?;
-        let pair = Pair { token: refused.token, published_at: self.clock.now(), ..pair };
-        let at = Position { generation: intent.generation, fence: intent.fence };
-        let pair = self.seal.pair(id, at, &descriptor, &pair);
-        let promoted =
-            self.backend.change(id, Change::Promote { hold: hold(intent), sibling, pair }).await?;
-        if promoted { Ok(self.load(id).await?.and_then(Stored::grant)) } else { Ok(None) }
-    }
-}
-
-#[async_trait]
-impl DueIndex for Vault {
-    async fn schedule(
-        &self,
-        id: &GrantId,
-        generation: Generation,
-        due_at: SystemTime,
-    ) -> StoreResult<()> {
-        let (generation, due_at) = (generation.0, unix_ms(due_at));
-        self.backend.change(id, Change::Schedule { generation, due_at }).await.map(drop)
-    }
-
-    async fn take_due(&self, limit: usize, visibility: Duration) -> StoreResult<Vec<GrantId>> {
-        self.backend.take_due(limit, visibility).await
-    }
-}
-
-#[async_trait]
 impl Store for Vault {
     async fn health(&self) -> Health {
         let (state, peers) = match self.inspect().await {
@@ -560,44 +319,6 @@ impl Store for Vault {
     }
 }
 
-/// Marks that this process leaves in the store: one that is not found again was lost, and with it
-/// what was written at the time.
-#[derive(Debug)]
-struct Marks {
-    /// Where they begin; those of other processes are not ours to judge.
-    first: u64,
-    given: AtomicU64,
-    /// The last that the store has surely taken; zero for none.
-    left: AtomicU64,
-}
-
-impl Default for Marks {
-    fn default() -> Self {
-        let mut random = [0; 4];
-        keyring::fill(&mut random);
-        // Room for one a second for a century above each.
-        let first = u64::from(u32::from_be_bytes(random)) << 32;
-        Self { first, given: AtomicU64::new(first + 1), left: AtomicU64::new(0) }
-    }
-}
-
-impl Marks {
-    fn next(&self) -> u64 {
-        self.given.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn left(&self, mark: u64) {
-        self.left.fetch_max(mark, Ordering::Relaxed);
-    }
-
-    /// The last one should be there, or one whose answer was lost.
-    fn missing(&self, found: Option<u64>) -> bool {
-        let left = self.left.load(Ordering::Relaxed);
-        let ours = self.first..self.given.load(Ordering::Relaxed);
-        left != 0 && !found.is_some_and(|found| ours.contains(&found) && found >= left)
-    }
-}
-
 fn lost(store: &str) -> OpenError {
     OpenError::Refused(format!(
         "the store ({store}) is empty, and `store.expect_existing` says that it should not be; restore \
@@ -611,14 +332,4 @@ fn foreign() -> StoreError {
          `store.prefix` at the store of this one"
             .to_owned(),
     )
-}
-
-fn hold(intent: &Intent) -> Hold {
-    Hold { generation: intent.generation.0, fence: intent.fence.0 }
-}
-
-fn begun(id: &GrantId, position: Position, seed: Seed) -> Grant {
-    let Seed { descriptor, pair, .. } = seed;
-    let (id, standing, described) = (id.clone(), Standing::Usable, position.fence);
-    Grant { id, position, descriptor, described, pair, standing, intent: None }
 }

@@ -20,7 +20,7 @@ use tonic::{Code, Request};
 
 use crate::herd::settings;
 use crate::support::authority::Authority;
-use crate::support::process::{Program, run, text};
+use crate::support::process::{Program, grpcurl, run, text};
 use crate::support::signer::Signer;
 
 const POLICY: &str = "
@@ -86,6 +86,15 @@ impl World {
         );
         assert!(ok, "{errors}");
         world
+    }
+
+    /// Calls with grpcurl as this service account.
+    fn grpcurl(&self, namespace: &str, name: &str, request: &str, method: &str) -> (bool, String) {
+        let header = format!("authorization: Bearer {}", self.token(&claims(namespace, name)));
+        let method = format!("tokenbroker.v1.{method}");
+        let arguments = ["-plaintext", "-H", &header, "-d", request, &self.program.api, &method];
+        let output = std::process::Command::new(grpcurl()).args(arguments).output().unwrap();
+        (output.status.success(), text(&output.stdout) + &text(&output.stderr))
     }
 
     pub(crate) fn at(&self, name: &str) -> std::path::PathBuf {
@@ -252,6 +261,20 @@ async fn callers_get_what_the_policy_allows_and_nothing_else() {
     // Lists show what may be seen.
     let (ok, listed, errors) = world.cli("platform", "admin", &["grant", "list"]);
     assert!(ok && listed.contains("kroger/alice"), "{errors}");
+    // And nothing of others, be it in what asks for the next page.
+    let create = ["grant", "create", "kroger/service", "--provider", "default"];
+    assert!(world.cli("platform", "admin", &create).0);
+    let list = r#"{"page_size":1}"#;
+    let (ok, shown) = world.grpcurl("platform", "admin", list, "GrantAdminService/ListGrants");
+    assert!(ok && shown.contains("nextPageToken"), "{shown}");
+    let token = shown.split("nextPageToken\": \"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(!token.contains("kroger") && token.len() > 50, "{token}");
+    let list = format!(r#"{{"page_token":"{token}"}}"#);
+    let (ok, shown) = world.grpcurl("platform", "admin", &list, "GrantAdminService/ListGrants");
+    assert!(ok, "{shown}");
+    let list = r#"{"page_token":"kroger/alice"}"#;
+    let (ok, shown) = world.grpcurl("platform", "admin", list, "GrantAdminService/ListGrants");
+    assert!(!ok && shown.contains("not one that this store gave out"), "{shown}");
     let metrics = world.program.page("/metrics");
     let counted = "tokenbroker_authz_decisions_total{decision=\"denied\",action=\"admin.get\"} 1";
     assert!(metrics.contains(counted), "{metrics}");
