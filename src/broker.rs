@@ -1,8 +1,8 @@
 //! The domain: grants, generations, and when and how to refresh. Plain Rust and tokio time.
 //!
 //! Reading order: [`model`] what a grant is, [`freshness`] when to refresh, [`known`], [`entry`]
-//! and [`view`] what this process knows, [`serving`] what a caller gets, [`refresh`] how a grant is
-//! kept fresh, [`admin`] what operators do, [`enrol`] how a person's consent becomes a grant,
+//! and [`view`] what this process knows, [`serving`] what a caller gets, [`watching`] what one who stays hears, [`refresh`] how a grant is
+//! kept fresh, [`admin`] what operators do ([`describe`] what they say of a grant), [`enrol`] how a person's consent becomes a grant,
 //! [`census`] what they see at a glance, [`resolve`] what they do about grants that do not go on by
 //! themselves, [`revoke`] how they end one, [`acts`] what is told of what the broker does by itself. The process ends at two traits, [`store::Store`] and
 //! [`endpoint::TokenEndpoint`].
@@ -30,6 +30,7 @@ pub mod admin;
 pub mod advice;
 pub mod backoff;
 pub mod census;
+pub mod describe;
 pub mod endpoint;
 pub mod enrol;
 pub mod entry;
@@ -46,6 +47,7 @@ pub mod serving;
 pub mod settings;
 pub mod store;
 pub mod view;
+pub mod watching;
 
 pub use admin::{NewGrant, Overview, State};
 pub use resolve::Resolution;

@@ -21,7 +21,9 @@ mod resolve;
 mod serve;
 mod status;
 mod token;
+mod update;
 mod view;
+mod watch;
 
 /// Bad configuration, as `sysexits.h` has it.
 const EXIT_CONFIG: u8 = 78;
@@ -50,6 +52,8 @@ enum Command {
     Get(token::Get),
     /// Replace an access token that an API rejected, and print the new one.
     Refresh(token::Refresh),
+    /// Print a grant's token, and each that follows it.
+    Watch(watch::Watch),
     /// Manage grants.
     #[command(subcommand)]
     Grant(grant::Grant),
@@ -139,6 +143,7 @@ impl Cli {
             }
             Command::Get(get) => block_on(get.run()),
             Command::Refresh(refresh) => block_on(refresh.run()),
+            Command::Watch(watch) => block_on(watch.run()),
             Command::Grant(grant) => block_on(grant.run()),
             Command::Provider(provider) => block_on(provider.run()),
             Command::Status(status) => block_on(status.run()),

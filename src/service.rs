@@ -17,6 +17,7 @@ mod status;
 pub mod token;
 mod told;
 mod trail;
+mod watch;
 
 pub use admin::Admin;
 pub use direct::Direct;

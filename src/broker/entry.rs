@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use crate::broker::model::{Doubt, Generation, Grant, GrantId, Intent, Pair, ProviderId, Standing};
@@ -92,6 +93,11 @@ impl Entry {
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// The next change of the view; once it is enabled, none is missed.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Waits until the view changes.

@@ -43,6 +43,8 @@ pub struct Metrics {
     pub rate: Family<ByProvider, Gauge<f64, AtomicU64>>,
     /// Grants in memory: those that somebody asked for lately.
     pub known_grants: Gauge,
+    /// Callers who stay to hear of each new token.
+    pub watchers: Gauge,
     /// Refreshes under way.
     pub flights: Gauge,
     /// Received pairs that the store has not taken yet.
@@ -167,6 +169,7 @@ impl Metrics {
             queued: Family::default(),
             rate: Family::default(),
             known_grants: Gauge::default(),
+            watchers: Gauge::default(),
             flights: Gauge::default(),
             unpublished_pairs: Gauge::default(),
             store_up: Gauge::default(),
@@ -181,6 +184,7 @@ impl Metrics {
             "Answers to callers who asked for a token",
             metrics.token_requests.clone(),
         );
+        registry.register("watchers", "Callers who stay", metrics.watchers.clone());
         registry.register("refreshes", "Ended refreshes", metrics.refreshes.clone());
         registry.register_with_unit(
             "refresh_duration",

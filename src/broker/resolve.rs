@@ -16,7 +16,7 @@ use crate::broker::refresh::doubt::Next;
 use crate::broker::refresh::flight::Trigger;
 use crate::broker::refresh::resend::RESTORED;
 use crate::broker::refresh::rotation::usable;
-use crate::broker::store::{Amendment, Claim, PAGE};
+use crate::broker::store::{Amendment, Claim, PAGE, Said};
 use crate::broker::{Broker, Overview};
 
 /// What an operator decides about a grant that is in doubt or refused.
@@ -168,8 +168,8 @@ impl Broker {
                 let usable = grant.standing == Standing::Usable;
                 // Whoever switches it on again wants to see it work.
                 let due_at = (!disabled && usable).then(|| broker.rotations.clock.now());
-                let amendment =
-                    Amendment { disabled: Some(disabled), due_at, ..Amendment::default() };
+                let said = Said { disabled: Some(disabled), ..Said::default() };
+                let amendment = Amendment { said, due_at, ..Amendment::default() };
                 if let Some(amended) =
                     broker.rotations.store.amend(&id, grant.position, amendment).await?
                 {

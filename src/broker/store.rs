@@ -19,7 +19,7 @@ pub use enrolments::{Enrolments, Found};
 pub use error::StoreError;
 pub use events::{Events, Heard};
 pub use findings::{Finding, Grade};
-pub use grants::{Amendment, Grants, Merged, Page, Seed, Stored};
+pub use grants::{Amendment, Grants, Merged, Page, Said, Seed, Stored};
 pub use rates::{Limit, Rates, Slots, Slowing};
 
 /// A tombstone keeps late pairs out for longer than any pair can be late.

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 
 use crate::cli::enroll::Enroll;
 use crate::cli::token::connect;
+use crate::cli::update::Update;
 use crate::cli::{Failure, Target, grants, out, resolve, view};
 use crate::clock::Clock;
 use crate::proto::{
@@ -41,6 +42,8 @@ pub(super) enum Grant {
     },
     /// Show one grant.
     Show(One),
+    /// Change labels, scopes or `keep-warm` of a grant.
+    Update(Update),
     /// Refresh a grant now.
     Rotate(One),
     /// Decide about a grant that is in doubt or was refused.
@@ -118,6 +121,7 @@ impl Grant {
             Self::Create(create) => create.run().await,
             Self::List { provider, expiring, target } => list(provider, expiring, &target).await,
             Self::Show(one) => one.show().await,
+            Self::Update(update) => update.run().await,
             Self::Rotate(one) => one.rotate().await,
             Self::Resolve(resolve) => resolve.run().await,
             Self::Disable(one) => one.disable().await,

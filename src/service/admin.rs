@@ -335,8 +335,19 @@ impl GrantAdminService for Admin {
         self.observe.call(Action::ConfirmEmptyStore, request, run).await
     }
 
+    async fn update_grant(
+        &self,
+        request: Request<UpdateGrantRequest>,
+    ) -> Result<Response<UpdateGrantResponse>, Status> {
+        let run = |request, _| async move {
+            let (id, etag, said) = convert::update(request)?;
+            let overview = self.broker.describe_grant(&id, etag, said).await?;
+            Ok(UpdateGrantResponse { grant: Some(self.show(&overview)) })
+        };
+        self.observe.call(Action::UpdateGrant, request, run).await
+    }
+
     later! {
-        update_grant(UpdateGrantRequest) -> UpdateGrantResponse, UpdateGrant;
         rewrap_keys(RewrapKeysRequest) -> RewrapKeysResponse, RewrapKeys;
     }
 }

@@ -11,7 +11,7 @@ use crate::broker::advice::advice;
 use crate::broker::error::{Error, Violation};
 use crate::broker::model::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::serving::{Degraded, Rejected, Want};
-use crate::broker::store::{Finding, Grade, JournalCondition};
+use crate::broker::store::{Finding, Grade, JournalCondition, Said};
 use crate::broker::view::{Encoded, Trouble, View};
 use crate::broker::{NewGrant, Overview, Resolution, State, endpoint};
 use crate::clock::between;
@@ -69,6 +69,10 @@ impl Checks {
         if provider.is_empty() {
             self.fail("provider_id", "is required; `token-broker provider list` lists them");
         }
+        self.described(scopes, labels);
+    }
+
+    fn described(&mut self, scopes: &[String], labels: &BTreeMap<String, String>) {
         let word = |scope: &String| {
             !scope.is_empty()
                 && scope.chars().all(|c| c.is_ascii_graphic() && c != '"' && c != '\\')
@@ -112,6 +116,16 @@ pub(super) fn get_token(request: &proto::GetTokenRequest) -> Result<(GrantId, Wa
     let min_generation = checks.generation("min_generation", request.min_generation);
     let min_generation = min_generation.filter(|generation| generation.0 > 0);
     checks.done(id.map(|id| (id, Want { min_ttl, min_generation })))
+}
+
+pub(super) fn watch_token(
+    request: &proto::WatchTokenRequest,
+) -> Result<(GrantId, Option<Generation>), Error> {
+    let mut checks = Checks::default();
+    let id = checks.grant_id(&request.grant_id);
+    let last = checks.generation("last_generation", request.last_generation);
+    let last = last.filter(|generation| generation.0 > 0);
+    checks.done(id.map(|id| (id, last)))
 }
 
 pub(super) fn force_refresh(
@@ -184,6 +198,32 @@ pub(super) fn create(request: proto::CreateGrantRequest) -> Result<NewGrant, Err
         replace: false,
     });
     checks.done(new)
+}
+
+/// What is to be said of a grant from now on, as far as the mask names it.
+pub(super) fn update(
+    request: proto::UpdateGrantRequest,
+) -> Result<(GrantId, Option<String>, Said), Error> {
+    let mut checks = Checks::default();
+    let grant = request.grant.unwrap_or_default();
+    let id = checks.grant_id(&grant.grant_id);
+    let labels: BTreeMap<_, _> = grant.labels.into_iter().collect();
+    checks.described(&grant.scopes, &labels);
+    let mut said = Said::default();
+    let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
+    for path in &paths {
+        match path.as_str() {
+            "labels" => said.labels = Some(labels.clone()),
+            "keep_warm" => said.keep_warm = Some(grant.keep_warm),
+            "scopes" => said.scopes = Some(grant.scopes.clone()),
+            _ => checks.fail("update_mask", "names labels, keep_warm and scopes only"),
+        }
+    }
+    if paths.is_empty() {
+        checks.fail("update_mask", "must say what is to be changed: labels, keep_warm or scopes");
+    }
+    let etag = Some(grant.etag).filter(|etag| !etag.is_empty());
+    checks.done(id.map(|id| (id, etag, said)))
 }
 
 pub(super) fn rotate(request: &proto::RotateGrantRequest) -> Result<(GrantId, Generation), Error> {

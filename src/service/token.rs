@@ -8,7 +8,6 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use crate::broker::Broker;
-use crate::broker::error::Error;
 use crate::broker::freshness::Window;
 use crate::broker::serving::{Outcome, Want};
 use crate::clock::between;
@@ -20,6 +19,7 @@ use crate::proto::{
 };
 use crate::service::call::{Action, Call};
 use crate::service::trail::served as write_down;
+use crate::service::watch::{Events, Watcher};
 use crate::service::{Observe, convert};
 
 /// Serves tokens.
@@ -35,11 +35,11 @@ impl Tokens {
     }
 }
 
-type Events = Pin<Box<dyn futures_core::Stream<Item = Result<WatchTokenResponse, Status>> + Send>>;
+type Stream = Pin<Box<dyn futures_core::Stream<Item = Result<WatchTokenResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl TokenService for Tokens {
-    type WatchTokenStream = Events;
+    type WatchTokenStream = Stream;
 
     async fn get_token(
         &self,
@@ -110,8 +110,14 @@ impl TokenService for Tokens {
     async fn watch_token(
         &self,
         request: Request<WatchTokenRequest>,
-    ) -> Result<Response<Events>, Status> {
-        let run = |_, call: Call| async move { Err(Error::NotImplemented(call.action.name())) };
+    ) -> Result<Response<Self::WatchTokenStream>, Status> {
+        let run = |request: WatchTokenRequest, call: Call| async move {
+            let (id, last) = convert::watch_token(&request)?;
+            let watching = self.broker.watch(id, last).await?;
+            let (observe, clock) = (Arc::clone(&self.observe), self.broker.clock());
+            let watcher = Watcher { watching, observe, call, grant: request.grant_id, clock };
+            Ok(Box::pin(Events::of(watcher)) as Self::WatchTokenStream)
+        };
         self.observe.call(Action::WatchToken, request, run).await
     }
 }

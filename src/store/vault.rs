@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-use crate::broker::model::{Descriptor, Fence, Generation, Grant, GrantId, Position};
-use crate::broker::store::{Continuity, Finding, Health, Peers, Store, StoreError, Stored};
+use crate::broker::model::{Fence, Generation, Grant, GrantId, Position};
+use crate::broker::store::{Continuity, Finding, Health, Peers, Said, Store, StoreError, Stored};
 use crate::clock::{Clock, unix_ms};
 use crate::store::backend::{Backend, Inspected, Publishing, StoreResult};
 use crate::store::embedded::Embedded;
@@ -189,16 +189,16 @@ impl Vault {
         self.seal.grant(id, record).map(Stored::Grant)
     }
 
-    /// What operators say, with the grant switched off or on by the change that has this fence.
-    fn switched(
+    /// What operators say from the change on that has this fence.
+    fn described(
         &self,
         id: &GrantId,
         known: &Record,
         fence: Fence,
-        disabled: bool,
+        said: &Said,
     ) -> StoreResult<Sealed> {
         let descriptor = self.seal.described(id, known)?;
-        Ok(self.seal.descriptor(id, fence, &Descriptor { disabled, ..descriptor }))
+        Ok(self.seal.descriptor(id, fence, &said.of(&descriptor)))
     }
 
     /// The record, if its newest change stands at `expected` and it is no tombstone.

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use token_broker::broker::model::{
     Doubt, DoubtKind, Fence, Generation, Grant, GrantId, Intent, Owner, Position,
 };
-use token_broker::broker::store::{Amendment, Claim, Store, Stored};
+use token_broker::broker::store::{Amendment, Claim, Said, Store, Stored};
 use token_broker::clock::Clock;
 use token_broker::store::{Keyring, Vault};
 
@@ -160,7 +160,8 @@ impl<'a> Life<'a> {
             Step::Amend { seen, lift, disabled, in_doubt, due } => {
                 let in_doubt = in_doubt.then(|| (owner(self), doubt(at.fence)));
                 let due_at = due.then_some(UNIX_EPOCH);
-                let amendment = Amendment { lift: *lift, disabled: *disabled, in_doubt, due_at };
+                let said = Said { disabled: *disabled, ..Said::default() };
+                let amendment = Amendment { lift: *lift, said, in_doubt, due_at };
                 let amended = store.amend(&id, expected(seen), amendment).await.unwrap();
                 let amended = amended.map(timeless);
                 self.claims.extend(amended.as_ref().and_then(|grant| grant.intent.clone()));

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use prost_types::FieldMask;
 use token_broker::broker::endpoint::Habits;
+use token_broker::client::CallError;
 use token_broker::proto::force_refresh_request::Rejected;
 use token_broker::proto::force_refresh_response::Outcome;
 use token_broker::proto::{
-    DeleteGrantRequest, ErrorReason, GetTokenRequest, GrantState, ListGrantsRequest,
-    RotateGrantRequest,
+    DeleteGrantRequest, ErrorReason, GetTokenRequest, Grant, GrantState, ListGrantsRequest,
+    RotateGrantRequest, UpdateGrantRequest,
 };
 use token_broker::telemetry;
 use tonic::Code;
@@ -178,7 +180,7 @@ async fn a_deletion_seen_here_does_not_hide_what_another_broker_imports() {
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_asks_for_leaves_the_memory_and_comes_back() {
-    let world = World::new();
+    let world = World::for_days(Authority::new());
     world.alice().await;
     world.start_scheduler();
     let mut calls = world.calls.clone();
@@ -187,12 +189,12 @@ async fn what_nobody_asks_for_leaves_the_memory_and_comes_back() {
         let text = telemetry::expose(&world.registry);
         text.contains(&format!("\nknown_grants {count}\n"))
     };
-    pass(60).await;
+    pass(61).await;
     assert!(known(1));
     pass(3 * 24 * 3_600).await;
     assert!(known(0));
     assert!(calls.get("kroger/alice").await.unwrap().generation > generation);
-    pass(60).await;
+    pass(61).await;
     assert!(known(1));
 }
 
@@ -310,7 +312,7 @@ async fn grants_in_use_are_refreshed_unasked_and_idle_ones_are_left_alone() {
 #[tokio::test(start_paused = true)]
 async fn refresh_tokens_that_end_are_used_in_time() {
     let day = Duration::from_secs(86_400);
-    let world = World::with(Authority::new().refresh_lifetime(day), |store| store);
+    let world = World::for_days(Authority::new().refresh_lifetime(day));
     world.alice().await;
     let mut calls = world.calls.clone();
     calls.get("kroger/alice").await.unwrap();
@@ -328,7 +330,7 @@ async fn refresh_tokens_that_end_are_used_in_time() {
 async fn refresh_tokens_that_die_of_idleness_are_used_in_time() {
     let every = Duration::from_secs(12 * 3_600);
     let idle = Habits { keep_warm_every: Some(every), ..Habits::default() };
-    let world = World::with(Authority::new().habits(idle), |store| store);
+    let world = World::for_days(Authority::new().habits(idle));
     world.start_scheduler();
     world.alice().await;
     let mut calls = world.calls.clone();
@@ -339,7 +341,7 @@ async fn refresh_tokens_that_die_of_idleness_are_used_in_time() {
     assert!((38_880..=43_200).contains(&age), "shown: {age}");
     let mut posts = Vec::new();
     for _ in 0..4 {
-        pass(every.as_secs() + 2).await;
+        pass(every.as_secs() + 62).await;
         posts.push(world.authority.posts());
     }
     assert!(posts[0] >= 1 && posts.windows(2).all(|pair| pair[1] > pair[0]), "{posts:?}");
@@ -447,12 +449,8 @@ async fn malformed_requests_are_told_all_that_is_wrong() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_built_says_so() {
     let world = World::new();
-    let error = world
-        .calls
-        .clone()
-        .tokens
-        .watch_token(token_broker::proto::WatchTokenRequest::default())
-        .await;
+    let request = token_broker::proto::RewrapKeysRequest {};
+    let error = world.calls.clone().admin.rewrap_keys(request).await;
     let error = token_broker::client::CallError::from(error.err().unwrap());
     assert_eq!((error.code, error.reason), (Code::Unimplemented, ErrorReason::NotImplemented));
 }
@@ -471,5 +469,52 @@ async fn short_lived_tokens_keep_flowing() {
         pass(1).await;
     }
     assert!(world.authority.posts() >= 6);
+    world.authority.audit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_said_of_a_grant_changes_and_its_tokens_stay() {
+    let world = World::new();
+    world.start_scheduler();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let update = |grant: Grant, paths: &[&str]| {
+        let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        UpdateGrantRequest { grant: Some(grant), update_mask: Some(FieldMask { paths }) }
+    };
+    let before = calls.show("kroger/alice").await.unwrap();
+    let labels = [("team".to_owned(), "checkout".to_owned())].into();
+    let grant = Grant { labels, keep_warm: true, ..before.clone() };
+    let updated = calls.admin.update_grant(update(grant.clone(), &["labels"])).await.unwrap();
+    let updated = updated.into_inner().grant.unwrap();
+    assert_eq!(updated.labels["team"], "checkout");
+    assert!(!updated.keep_warm, "the mask does not name it");
+    assert_eq!(updated.generation, before.generation);
+    // Whoever has read it before that does not undo it.
+    let late = calls.admin.update_grant(update(grant.clone(), &["keep_warm"])).await.unwrap_err();
+    assert_eq!(CallError::from(late).reason, ErrorReason::EtagMismatch);
+    let warm = Grant { keep_warm: true, ..updated.clone() };
+    calls.admin.update_grant(update(warm, &["keep_warm"])).await.unwrap();
+    pass(4_000).await;
+    let kept = calls.show("kroger/alice").await.unwrap();
+    assert!(kept.generation > before.generation, "nobody asked for it");
+    assert_eq!(kept.labels["team"], "checkout", "a rotation changes nothing of it");
+
+    let scopes = vec!["more".to_owned()];
+    let wider = Grant { scopes: scopes.clone(), etag: String::new(), ..kept };
+    let refused = calls.admin.update_grant(update(wider.clone(), &["scopes"])).await.unwrap_err();
+    assert!(refused.message().contains("consented to"), "{refused:?}");
+    for paths in [&[][..], &["state"], &["labels", "provider_id"]] {
+        let refused = calls.admin.update_grant(update(wider.clone(), paths)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{paths:?}");
+    }
+    calls.create("kroger/service").await.unwrap();
+    let first = calls.get("kroger/service").await.unwrap();
+    let service = calls.show("kroger/service").await.unwrap();
+    let service = Grant { scopes, ..service };
+    calls.admin.update_grant(update(service, &["scopes"])).await.unwrap();
+    pass(5).await;
+    let second = calls.get("kroger/service").await.unwrap();
+    assert!(second.generation > first.generation, "a token with the old scopes does not stay");
     world.authority.audit();
 }

@@ -39,5 +39,6 @@ mod support;
 mod telling;
 mod tls;
 mod upstream;
+mod watch;
 mod ways_out;
 mod whose_trouble;

@@ -80,7 +80,7 @@ fn reads_as_the_readme_says(dev: &Program) {
     let commands: Vec<Vec<&str>> = lines
         .map(|line| line.split('#').next().unwrap().split_whitespace().skip(1).collect())
         .collect();
-    assert_eq!(commands.len(), 5);
+    assert_eq!(commands.len(), 6);
     for command in commands.iter().filter(|command| !command.contains(&"enroll")) {
         let (ok, _, errors) = dev.cli(command);
         assert!(ok, "{command:?}: {errors}");
@@ -154,7 +154,7 @@ async fn grpcurl_sees_methods_manuals_tokens_and_decoded_errors() {
     let big = format!(r#"{{"grant_id":"{}"}}"#, "a".repeat(100_000));
     let (_, shown) = program.grpcurl(&big, "TokenService/GetToken");
     assert!(shown.contains("INVALID_REQUEST"), "oversize: {shown}");
-    let (_, shown) = program.grpcurl(r#"{"grant_id":"kroger/alice"}"#, "TokenService/WatchToken");
+    let (_, shown) = program.grpcurl("{}", "GrantAdminService/RewrapKeys");
     assert!(shown.contains("NOT_IMPLEMENTED"), "{shown}");
     let described = std::process::Command::new(crate::support::process::grpcurl())
         .args(["-plaintext", &program.api, "describe", "tokenbroker.v1.TokenService.GetToken"])

@@ -10,8 +10,8 @@ use token_broker::broker::model::{
     Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, Claims as _, DueIndex as _, Grants as _, Limit, Merged, Rates as _, Seed,
-    Slowing, Store, StoreError, Stored, TOMBSTONE_LIFE,
+    Amendment, Claim, Claims as _, DueIndex as _, Grants as _, Limit, Merged, Rates as _, Said,
+    Seed, Slowing, Store, StoreError, Stored, TOMBSTONE_LIFE,
 };
 use token_broker::clock::Clock;
 use token_broker::secret::{AccessToken, RefreshToken};
@@ -644,7 +644,8 @@ async fn a_newer_description_comes_back_with_the_pair() {
     for subject in subjects().await {
         let store = subject.store.as_ref();
         let grant = start(store, "a/1").await;
-        let off = Amendment { disabled: Some(true), ..Amendment::default() };
+        let said = Said { disabled: Some(true), ..Said::default() };
+        let off = Amendment { said, ..Amendment::default() };
         let off = store.amend(&grant.id, grant.position, off).await.unwrap().unwrap();
         assert!(off.descriptor.disabled && off.described > grant.described);
         // Somebody who knows only what was said before publishes the next pair.

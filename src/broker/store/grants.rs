@@ -1,5 +1,6 @@
 //! Grants in the store: read, begun, published, amended and deleted.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -112,12 +113,40 @@ pub struct Seed {
 pub struct Amendment {
     /// The verdict is lifted: the grant is usable again.
     pub lift: bool,
-    /// Switched off or on.
-    pub disabled: Option<bool>,
+    /// What operators say of it.
+    pub said: Said,
     /// The refresh token is in doubt (again), under a claim of this owner.
     pub in_doubt: Option<(Owner, Doubt)>,
     /// When it is due from now on.
     pub due_at: Option<SystemTime>,
+}
+
+/// What operators say anew of a grant; what is left out stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Switched off or on.
+    pub disabled: Option<bool>,
+    /// Names and values.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Refreshed before expiry even if nobody asks.
+    pub keep_warm: Option<bool>,
+    /// The scopes that it asks for.
+    pub scopes: Option<Vec<String>>,
+}
+
+impl Said {
+    /// What is said of the grant then.
+    #[must_use]
+    pub fn of(&self, descriptor: &Descriptor) -> Descriptor {
+        let Self { disabled, labels, keep_warm, scopes } = self.clone();
+        Descriptor {
+            disabled: disabled.unwrap_or(descriptor.disabled),
+            labels: labels.unwrap_or_else(|| descriptor.labels.clone()),
+            keep_warm: keep_warm.unwrap_or(descriptor.keep_warm),
+            scopes: scopes.unwrap_or_else(|| descriptor.scopes.clone()),
+            ..descriptor.clone()
+        }
+    }
 }
 
 /// Answer to a publication.

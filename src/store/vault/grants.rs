@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::time::timeout;
 
 use crate::broker::model::{Fence, Grant, GrantId, Position, Standing};
-use crate::broker::store::{Amendment, Grants, Merged, Page, Seed, StoreError, Stored};
+use crate::broker::store::{Amendment, Grants, Merged, Page, Said, Seed, StoreError, Stored};
 use crate::clock::unix_ms;
 use crate::store::backend::{Amend, Change, StoreResult};
 use crate::store::journal::Entry;
@@ -135,12 +135,13 @@ impl Grants for Vault {
         for _ in 0..CONFLICTS_MAX {
             let Some(known) = self.standing(id, expected).await? else { return Ok(None) };
             let fence = Fence::after(Fence(known.last_fence), self.clock.now_ms());
-            let Amendment { lift, disabled, in_doubt, due_at } = &amendment;
-            let switched = disabled.map(|disabled| self.switched(id, &known, fence, disabled));
+            let Amendment { lift, said, in_doubt, due_at } = &amendment;
+            let said = (*said != Said::default()).then_some(said);
+            let described = said.map(|said| self.described(id, &known, fence, said));
             let amend = Amend {
                 fence: fence.0,
                 lift: *lift,
-                descriptor: switched.transpose()?,
+                descriptor: described.transpose()?,
                 in_doubt: in_doubt
                     .as_ref()
                     .map(|(owner, doubt)| (owner.clone().into(), StoredDoubt::new(doubt, fence))),

@@ -46,11 +46,25 @@ impl World {
         authority: Authority,
         wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     ) -> Self {
+        Self::looking(Settings::default().due_tick, authority, wrap)
+    }
+
+    /// For days: what is due is looked for once a minute only.
+    pub(crate) fn for_days(authority: Authority) -> Self {
+        Self::looking(Duration::from_secs(60), authority, |store| store)
+    }
+
+    fn looking(
+        due_tick: Duration,
+        authority: Authority,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Self {
         let clock = Clock::simulated(UNIX_EPOCH + EPOCH);
         let store = Vault::in_memory(Arc::new(Keyring::generate()), clock).unwrap();
         let alone = Settings {
             send_gate: None,
             predecessors: Predecessors::AllGone,
+            due_tick,
             ..Settings::default()
         };
         Self::on(wrap(Arc::new(store)), authority, clock, FIRST_BOOT, alone)
