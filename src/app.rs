@@ -133,13 +133,9 @@ impl App {
             keep(&mut tasks, "the look at the cluster's keys", keys.keep_fresh(stop_ops.clone()));
         }
         let ring = Arc::new(opening::key_ring(&config)?);
-        let own = telemetry::own(&mut registry);
-        let watched = watched::all(&config, &gate, keys, &ring, clock, own);
-        let reloading = Reloading::new(watched, signals.reload(), own).run(stop_ops.clone());
-        keep(&mut tasks, "the look at files that change", reloading);
         let audit = opening::audit(&config, clock, telemetry::own(&mut registry))?;
         let wait_max = config.settings.caller_wait_max;
-        let observe = Observe::new(&mut registry, wait_max, gate, Arc::clone(&audit));
+        let observe = Observe::new(&mut registry, wait_max, Arc::clone(&gate), Arc::clone(&audit));
         let own = telemetry::own(&mut registry);
         let metrics = Metrics::new(own);
 
@@ -147,6 +143,8 @@ impl App {
 
         let (readiness, health) = Readiness::new().await;
         let (ops, ops_address) = opening::bind(config.listen.ops, "listen.ops").await?;
+        let good = Reloading::register(telemetry::own(&mut registry));
+        let certificate_end = watched::certificate_end(&config, telemetry::own(&mut registry));
         let registry = Arc::new(registry);
         let mut bounds = config.bounds;
         bounds.connections = listener::room_for_connections(bounds.connections);
@@ -158,7 +156,7 @@ impl App {
         let journal = opening::journal(&config)?;
         let endpoint = Arc::new(Http::new(config.providers.clone(), clock)?);
         let (store, replayed) = tokio::select! {
-            opened = opening::open_store(&config, ring, journal.as_ref(), clock) => opened?,
+            opened = opening::open_store(&config, Arc::clone(&ring), journal.as_ref(), clock) => opened?,
             () = signals.asked() => return Ok(None),
         };
         let mut settings = opening::settings(&config, journal.as_deref(), replayed);
@@ -168,6 +166,10 @@ impl App {
         let mut account = Account::default();
         let kept = record::keep_account(Arc::clone(&audit), broker.acts(), account.stop.clone());
         account.kept.spawn(kept);
+        let held = watched::Held { gate, keys, ring, broker: Arc::clone(&broker), certificate_end };
+        let watched = watched::all(&config, held);
+        let reloading = Reloading::new(watched, signals.reload(), good).run(stop_ops.clone());
+        keep(&mut tasks, "the look at files that change", reloading);
         if config.restored {
             opening::distrust(&broker).await?;
         }

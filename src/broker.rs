@@ -17,9 +17,9 @@ use tracing::warn;
 
 use crate::broker::acts::Act;
 use crate::broker::endpoint::{Failure, TokenEndpoint};
-use crate::broker::error::chain;
+use crate::broker::error::{Error, chain};
 use crate::broker::metrics::Metrics;
-use crate::broker::model::ProviderId;
+use crate::broker::model::{ProviderId, Reason};
 use crate::broker::refresh::Rotations;
 use crate::broker::settings::Settings;
 use crate::broker::store::{Finding, Store};
@@ -129,6 +129,21 @@ impl Broker {
     /// Follows what other processes change, until the process drains.
     pub async fn follow(self: Arc<Self>) {
         Arc::clone(&self.rotations).follow().await;
+    }
+
+    /// What we prove ourselves by to this provider has changed: whoever waited for that waits no longer.
+    pub fn client_changed(&self, provider: &ProviderId) {
+        self.rotations.providers.client_changed(provider);
+        for entry in self.rotations.known.of(provider) {
+            let refused = |error: &Error| {
+                matches!(error, Error::Upstream { failure, .. }
+                    if failure.reason == Reason::ClientCredentialsRejected)
+            };
+            if entry.trouble().is_some_and(|trouble| refused(&trouble.error)) {
+                entry.forget_trouble();
+            }
+        }
+        self.rotations.wake(provider.clone());
     }
 
     /// What the broker does by itself from now on. Whoever listens and is slow misses some.

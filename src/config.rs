@@ -28,7 +28,7 @@ mod provider;
 mod secrets;
 mod written;
 
-pub use load::{load, load_again, schema};
+pub use load::{load, load_again, log_level, schema};
 pub use profile::{profile, profile_names};
 pub use provider::ClientFile;
 pub use written::Written;

@@ -59,7 +59,8 @@ impl Signals {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.hangup.recv() => {
-                    if self.at_terminal {
+                    // One that was closed is none any more.
+                    if self.at_terminal && !stdin().is_terminal() {
                         return "SIGHUP";
                     }
                     self.reload.notify_one();

@@ -103,9 +103,21 @@ fn writable(check: &'static str, path: &Path) -> Finding {
         Ok(_) => Finding::fine(check, shown.to_string()),
         Err(error) => {
             let found = format!("{shown} cannot be written ({error})");
-            Finding::new(check, Grade::Wrong, found, "give it to the user of the broker")
+            Finding::new(
+                check,
+                Grade::Wrong,
+                found,
+                "let the user of the broker write it, or name another",
+            )
         }
     }
+}
+
+/// Makes a file in the folder, and takes it away again.
+fn probe(folder: &Path) -> std::io::Result<()> {
+    let path = folder.join(format!(".token-broker-doctor-{}", std::process::id()));
+    OpenOptions::new().write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(path)
 }
 
 /// What a file that is not there yet will lie in.
@@ -116,7 +128,21 @@ fn folder(check: &'static str, path: &Path, otherwise: &str) -> Finding {
             let found = format!("the folder {} does not exist", folder.display());
             Finding::new(check, Grade::Wrong, found, "make it")
         }
-        _ => Finding::fine(check, otherwise),
+        folder => {
+            let folder = folder.unwrap_or_else(|| Path::new("."));
+            match probe(folder) {
+                Ok(()) => Finding::fine(check, otherwise),
+                Err(error) => {
+                    let found = format!("nothing can be made in {} ({error})", folder.display());
+                    Finding::new(
+                        check,
+                        Grade::Wrong,
+                        found,
+                        "let the user of the broker write there",
+                    )
+                }
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::textfile;
 
@@ -40,14 +40,15 @@ pub(super) struct Watched {
     refused: Option<String>,
 }
 
-/// Takes what files hold now, or says why it cannot be used.
-type Take = Box<dyn FnMut() -> Result<(), String> + Send>;
+/// Takes what files hold now, and names the settings of it that hold later only; or says why it cannot be
+/// used.
+type Take = Box<dyn FnMut() -> Result<Vec<String>, String> + Send>;
 
 impl Watched {
     pub(super) fn new(
         setting: impl Into<String>,
         files: Vec<PathBuf>,
-        take: impl FnMut() -> Result<(), String> + Send + 'static,
+        take: impl FnMut() -> Result<Vec<String>, String> + Send + 'static,
     ) -> Self {
         let (setting, take) = (setting.into(), Box::new(take));
         Self { setting, files, take, seen: None, coming: None, refused: None }
@@ -62,19 +63,29 @@ pub(super) struct Reloading {
     good: Family<What, Gauge>,
 }
 
+/// Label of a setting that names files.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct What {
+pub(super) struct What {
     file: String,
 }
 
 impl Reloading {
-    pub(super) fn new(watched: Vec<Watched>, asked: Arc<Notify>, registry: &mut Registry) -> Self {
+    /// Registers what tells how it went.
+    pub(super) fn register(registry: &mut Registry) -> Family<What, Gauge> {
         let good = Family::<What, Gauge>::default();
         registry.register(
             "config_last_reload_successful",
             "What the file holds is in use; 0: it cannot be used, and what was there before still holds",
             good.clone(),
         );
+        good
+    }
+
+    pub(super) fn new(
+        watched: Vec<Watched>,
+        asked: Arc<Notify>,
+        good: Family<What, Gauge>,
+    ) -> Self {
         for watched in &watched {
             good.get_or_create(&What { file: watched.setting.clone() }).set(1);
         }
@@ -127,9 +138,16 @@ fn look(watched: &mut Watched, good: &Family<What, Gauge>, asked: bool) -> Optio
     good.get_or_create(&What { file: setting.clone() }).set(taken.is_ok().into());
     match &taken {
         // What changed between the start and the first look is taken then.
-        Ok(()) if first => return None,
-        Ok(()) => info!(file = setting, "what was changed holds from now on"),
-        Err(why) if refused.as_ref() == Some(why) => {}
+        Ok(later) if first && later.is_empty() => return None,
+        Ok(later) if later.is_empty() => {
+            info!(file = setting, "what was changed holds from now on");
+        }
+        Ok(later) => {
+            let settings = later.join(", ");
+            warn!(file = setting, settings, "these hold from the next start on");
+        }
+        // It is tried again and again, and told once.
+        Err(why) if !asked && !changed && refused.as_ref() == Some(why) => {}
         Err(why) => error!(
             file = setting,
             error = why,

@@ -89,6 +89,10 @@ impl Kubernetes {
 
     async fn signed(&self, token: &str) -> Result<Claims, Unproven> {
         let header = decode_header(token).map_err(|_| Unproven::Token("cannot be read"))?;
+        // What must be understood is not (RFC 7515 section 4.1.11).
+        if header.crit.is_some() {
+            return Err(Unproven::Token("asks for what is not known here (`crit`)"));
+        }
         if !ALGORITHMS.contains(&header.alg) {
             return Err(Unproven::Token("is signed in a way that proves nothing"));
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jsonwebtoken::DecodingKey;
-use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -165,7 +165,11 @@ impl Keys {
 pub fn keys(text: &[u8]) -> Result<HashMap<String, Arc<DecodingKey>>, String> {
     let set: JwkSet =
         serde_json::from_slice(text).map_err(|_| "what is there is no set of keys".to_owned())?;
-    let usable = set.keys.iter().filter_map(|key| {
+    let signs = |key: &&Jwk| {
+        let used_for = key.common.public_key_use.as_ref();
+        used_for.is_none_or(|used_for| *used_for == PublicKeyUse::Signature)
+    };
+    let usable = set.keys.iter().filter(signs).filter_map(|key| {
         Some((key.common.key_id.clone()?, Arc::new(DecodingKey::from_jwk(key).ok()?)))
     });
     let keys: HashMap<_, _> = usable.collect();

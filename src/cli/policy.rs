@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use crate::broker::model::GrantId;
 use crate::caller::Caller;
 use crate::cli::{Failure, out, view};
 use crate::policy::{self, Action, Decision, Explained};
@@ -66,6 +67,9 @@ impl Policy {
         Caller::named(&subject).ok_or_else(|| {
             format!("{subject:?} is nobody: kubernetes:NAMESPACE/SERVICEACCOUNT, spiffe://DOMAIN/PATH, static:NAME or anyone")
         })?;
+        if let Some(Err(why)) = grant.as_deref().map(GrantId::parse) {
+            return Err(format!("{:?} is no name of a grant: {why}", grant.unwrap_or_default()));
+        }
         let action = Action::from_name(&action).ok_or_else(|| {
             let known = Action::ALL.map(Action::name);
             format!("there is no action {action:?}; there are {}", known.join(", "))

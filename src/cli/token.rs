@@ -86,9 +86,19 @@ pub(super) async fn connect(target: &Target) -> Result<Client, Failure> {
         if token.trim().is_empty() {
             return Err(format!("{} holds no token", path.display()));
         }
+        if token.trim().contains(char::is_whitespace) {
+            return Err(format!("{} holds more than a token", path.display()));
+        }
     }
     let bearer = target.token_file.clone().map_or_else(Bearer::none, Bearer::from_file);
     let tls = tls(target)?;
+    if !address.starts_with("https://") && (target.tls_ca.is_some() || target.tls_cert.is_some()) {
+        return Err(format!(
+            "{} would be called in plaintext, though --tls-ca or --tls-cert is there; name it with \
+             https://, or leave them out",
+            target.address
+        ));
+    }
     let host = address
         .strip_prefix("http://")
         .map(|rest| rest.split(['/', ':']).next().unwrap_or_default());

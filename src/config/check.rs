@@ -50,8 +50,8 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
         problems.push(Problem::new(
             "keys.file",
             format!(
-                "{} does not exist; make a key ring with `token-broker keys generate --file PATH`, \
-                 or restore the one that the store was sealed with",
+                "{} does not exist; restore the one that the store was sealed with, or, for a new \
+                 store, make one with `token-broker keys generate --file PATH`",
                 ring.display()
             ),
         ));
@@ -127,7 +127,7 @@ fn audit(file: &File, problems: &mut Vec<Problem>) -> Option<AuditConfig> {
 
 /// Directives of the log that let our alarms through: an unknown word would be taken for the name of
 /// a part, and silence all others.
-fn audible(level: &str) -> bool {
+pub(super) fn audible(level: &str) -> bool {
     let known = |word: &str| word.parse::<tracing::Level>().is_ok();
     let ours = |part: &str| part == "token_broker" || part.starts_with("token_broker::");
     let directives: Vec<_> = level.split(',').collect();

@@ -77,10 +77,20 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Config, Ve
 }
 
 /// Loads the same again, and says which settings have changed.
-pub fn load_again(before: &Config) -> Result<(Config, Vec<String>), Vec<Problem>> {
+pub fn load_again(before: &Config) -> Result<Vec<String>, Vec<Problem>> {
     let newer = load(before.file.as_deref(), &before.written.environment)?;
-    let changed = before.written.changes(&newer.written);
-    Ok((newer, changed))
+    Ok(before.written.changes(&newer.written))
+}
+
+/// The level of the log as it is written now, whatever else stands there; `None`: it is none.
+pub fn log_level(before: &Config) -> Option<String> {
+    let mut tree = read(before.file.as_deref()?).ok()?;
+    overlay(&mut tree, &before.written.environment, &schema());
+    let level = match tree.pointer("/log/level") {
+        None => File::default().log.level,
+        Some(level) => level.as_str()?.to_owned(),
+    };
+    check::audible(&level).then_some(level)
 }
 
 fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {

@@ -75,7 +75,7 @@ impl Tls {
     pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
         let texts = read(&files)?;
         let current = ArcSwap::from_pointee(config(&files, &texts)?);
-        let ends = AtomicI64::new(end(&files, &texts)?);
+        let ends = AtomicI64::new(life(&files, &texts)?.1);
         Ok(Arc::new(Self { files, current, ends }))
     }
 
@@ -83,10 +83,15 @@ impl Tls {
     /// has ended at `now` is one.
     pub fn reload(&self, now: SystemTime) -> Result<(), TlsError> {
         let texts = read(&self.files)?;
-        let (newer, ends) = (config(&self.files, &texts)?, end(&self.files, &texts)?);
-        if ends <= seconds(now) {
+        let (newer, (begins, ends)) = (config(&self.files, &texts)?, life(&self.files, &texts)?);
+        let why = match seconds(now) {
+            now if now >= ends => "has expired",
+            now if now < begins => "is not valid yet",
+            _ => "",
+        };
+        if !why.is_empty() {
             let path = self.files.certificate.display();
-            return Err(TlsError(format!("{path} has expired: no client would take it")));
+            return Err(TlsError(format!("{path} {why}: no client would take it")));
         }
         self.current.store(Arc::new(newer));
         self.ends.store(ends, Ordering::Relaxed);
@@ -162,17 +167,20 @@ fn seconds(time: SystemTime) -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// When the first certificate of the chain that ends ends.
-fn end(files: &TlsFiles, texts: &[Zeroizing<String>]) -> Result<i64, TlsError> {
+/// From when until when all certificates of the chain are good, in seconds since 1970.
+fn life(files: &TlsFiles, texts: &[Zeroizing<String>]) -> Result<(i64, i64), TlsError> {
     let text = texts.first().map_or("", |text| text.as_str());
-    let ends = certificates(&files.certificate, text)?.into_iter().map(|certificate| {
-        let (_, parsed) = X509Certificate::from_der(&certificate).ok()?;
-        Some(parsed.validity().not_after.timestamp())
-    });
-    let ends: Option<Vec<i64>> = ends.collect();
-    let path = files.certificate.display();
-    let wrong = || TlsError(format!("{path} holds a certificate that cannot be read"));
-    ends.and_then(|ends| ends.into_iter().min()).ok_or_else(wrong)
+    let (mut begins, mut ends) = (i64::MIN, i64::MAX);
+    for certificate in certificates(&files.certificate, text)? {
+        let Ok((_, parsed)) = X509Certificate::from_der(&certificate) else {
+            let path = files.certificate.display();
+            return Err(TlsError(format!("{path} holds a certificate that cannot be read")));
+        };
+        let validity = parsed.validity();
+        begins = begins.max(validity.not_before.timestamp());
+        ends = ends.min(validity.not_after.timestamp());
+    }
+    Ok((begins, ends))
 }
 
 fn certificates(path: &Path, text: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {

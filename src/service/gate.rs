@@ -227,7 +227,9 @@ impl Gate {
             }
             Decision::Denied => {
                 self.counter("denied", action).inc();
-                let (caller, grant) = (who.to_string(), grant.unwrap_or_default().to_owned());
+                // What is no name of a grant may be anything, such as a secret in the wrong place.
+                let grant = grant.filter(|grant| GrantId::parse(grant).is_ok()).unwrap_or_default();
+                let (caller, grant) = (who.to_string(), grant.to_owned());
                 Err(Error::Denied { caller, action: action.name(), grant })
             }
         }

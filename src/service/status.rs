@@ -188,7 +188,10 @@ pub(crate) fn foreign(status: &Status) -> Option<Status> {
     let mut details = ErrorDetails::new();
     details.set_error_info(reason.wire_name(), ERROR_DOMAIN, HashMap::new());
     let message = match (code, status.message()) {
-        (Code::Unimplemented, "") => "there is no such method; list them by reflection",
+        (Code::Unimplemented, "") => {
+            "there is no such method at this address; reflection lists them, and GrantAdminService may have \
+             an address of its own (`listen.admin`)"
+        }
         (_, message) => message,
     };
     Some(Status::with_error_details(code, message, details))

@@ -174,6 +174,8 @@ fn nobodies(world: &World) -> BTreeMap<&'static str, Vec<String>> {
         &EncodingKey::from_secret(public.as_bytes()),
     );
     let foreign = Signer::new().sign(&good);
+    let critical = Header { crit: Some(vec!["b64".to_owned()]), ..world.cluster.header() };
+    let critical = world.cluster.sign_under(&critical, &good);
     let mut cut = world.token(&good);
     cut.truncate(cut.len() - 4);
     let bearer = |token: String| vec![format!("Bearer {token}")];
@@ -189,6 +191,7 @@ fn nobodies(world: &World) -> BTreeMap<&'static str, Vec<String>> {
         ("alg none", bearer(unsigned)),
         ("HS256 with the public key", bearer(shared.unwrap())),
         ("foreign key", bearer(foreign)),
+        ("crit", bearer(critical)),
         ("cut signature", bearer(cut)),
         ("garbage", bearer("a.b.c".to_owned())),
         ("wrong static token", bearer("static-canary-0123456789abcdeg".to_owned())),

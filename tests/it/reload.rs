@@ -119,6 +119,15 @@ async fn a_client_secret_is_exchanged_while_nobody_notices() {
     world.program.wait_for("as SIGHUP asked for");
     let (ok, _, errors) = refresh(&world);
     assert!(ok, "{errors}");
+    // A wrong one is refused; the right one is used at once, and not when the provider is probed again.
+    world.authority.takes(&["newest"]);
+    let (ok, _, errors) = refresh(&world);
+    assert!(!ok && errors.contains("CLIENT_CREDENTIALS_REJECTED"), "{errors}");
+    world.write("secret", "newest\n");
+    world.program.signal("HUP");
+    world.program.wait_for("as SIGHUP asked for");
+    let (ok, _, errors) = refresh(&world);
+    assert!(ok, "{errors}");
     // A file that is of no use changes nothing.
     world.write("secret", "canary-1\ncanary-2\ncanary-3\n");
     world.program.signal("HUP");
@@ -199,6 +208,14 @@ async fn the_level_of_the_log_changes_and_what_cannot_is_named() {
     world.write("config.yaml", "log: { level: loud }");
     let told = world.program.wait_for("still holds");
     assert!(told.contains("log.level"), "{told}");
+    // Whoever looks for what is wrong wants to hear more of it.
+    world.write(
+        "config.yaml",
+        "log: { level: trace, format: json }\nshutdown: { drain_delay: never }",
+    );
+    world.program.wait_for("drain_delay");
+    world.program.cli(&["status"]);
+    world.program.wait_for("TRACE");
     let (code, _) = world.program.stop();
     assert_eq!(code, Some(0));
 }

@@ -171,6 +171,9 @@ async fn certificates_prove_who_calls() {
     assert!(!ok && errors.contains("certificate"), "{errors}");
     let (ok, errors) = world.asks("https", &[&GET[..], &["--tls-ca", "policy.yaml"]].concat());
     assert!(!ok && errors.contains("no certificate in PEM"), "{errors}");
+    let plaintext = [&GET[..], &["--tls-ca", "ca.crt"]].concat();
+    let (ok, errors) = world.asks("http", &plaintext);
+    assert!(!ok && errors.contains("name it with https://"), "nothing is sent: {errors}");
     std::fs::write(world.at("empty"), "\n").unwrap();
     for (file, told) in [("empty", "holds no token"), ("nowhere", "cannot be read")] {
         let (ok, errors) = world.cli("orders", &[&GET[..], &["--token-file", file]].concat());

@@ -69,13 +69,18 @@ async fn callers(config: &Config) -> Option<Finding> {
 fn secret_files(config: &Config) -> Vec<Finding> {
     let tls = config.listen.tls.as_ref().map(|tls| tls.key_file().to_owned());
     let files = config.clients.iter().map(|client| client.file.clone());
-    let files = files.chain(config.tokens_file.clone()).chain(config.keys_file.clone()).chain(tls);
+    let audit = config.audit.as_ref().and_then(|audit| match &audit.place {
+        Place::File(path) => Some(path.clone()),
+        Place::Stdout => None,
+    });
+    let files = files.chain(config.tokens_file.clone()).chain(config.keys_file.clone());
+    let files = files.chain(tls).chain(audit);
     let open = |path: &Path| {
         path.metadata().is_ok_and(|found| found.permissions().mode() & OF_OTHERS != 0)
     };
     let told = files.filter(|path| open(path)).map(|path| {
         let found = format!("{} can be read by everybody on this machine", path.display());
-        Finding::new("secrets", Grade::Risk, found, "chmod o= FILE")
+        Finding::new("secrets", Grade::Risk, found, format!("chmod o= {}", path.display()))
     });
     told.collect()
 }

@@ -252,6 +252,14 @@ impl Providers {
         }
     }
 
+    /// What we prove ourselves by has changed: that it was refused means nothing any more.
+    pub(in crate::broker) fn client_changed(&self, provider: &ProviderId) {
+        if let Some(mut state) = self.each.get_mut(provider) {
+            let refused = |hold: &Hold| hold.failure.reason == Reason::ClientCredentialsRejected;
+            state.hold.take_if(|hold| refused(hold));
+        }
+    }
+
     /// Why nobody is asked at present, and until when.
     pub(in crate::broker) fn waits(&self, provider: &ProviderId) -> Option<(Failure, Instant)> {
         let state = self.each.get(provider)?;

@@ -351,7 +351,7 @@ impl Rotations {
     }
 
     /// Brings grants up again that wait for a provider which is well again.
-    pub(super) fn wake(self: &Arc<Self>, provider: ProviderId) {
+    pub(in crate::broker) fn wake(self: &Arc<Self>, provider: ProviderId) {
         let rotations = Arc::clone(self);
         self.tasks.spawn(async move {
             let waits = |entry: &Arc<Entry>| {

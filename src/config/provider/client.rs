@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::broker::model::ProviderId;
 use crate::config::profile::filled;
 use crate::config::secrets::{client_secrets, secret};
 use crate::config::{Problem, file};
@@ -16,6 +17,8 @@ pub struct ClientFile {
     pub setting: String,
     /// Where it is.
     pub file: PathBuf,
+    /// The provider.
+    pub provider: ProviderId,
     section: file::ProviderSection,
     credentials: Arc<Credentials>,
 }
@@ -41,7 +44,8 @@ impl ClientFile {
         };
         let (setting, credentials) =
             (format!("providers.{name}.{key}"), Arc::clone(&provider.credentials));
-        Some(Self { setting, file, section, credentials })
+        let provider = provider.id.clone();
+        Some(Self { setting, file, provider, section, credentials })
     }
 
     /// From now on requests hold what it holds now; or why that cannot be used.

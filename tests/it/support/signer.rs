@@ -26,9 +26,15 @@ impl Signer {
     }
 
     pub(crate) fn sign(&self, claims: &Value) -> String {
-        let header =
-            Header { kid: self.public.common.key_id.clone(), ..Header::new(Algorithm::ES256) };
-        encode(&header, claims, &self.key).unwrap()
+        self.sign_under(&self.header(), claims)
+    }
+
+    pub(crate) fn header(&self) -> Header {
+        Header { kid: self.public.common.key_id.clone(), ..Header::new(Algorithm::ES256) }
+    }
+
+    pub(crate) fn sign_under(&self, header: &Header, claims: &Value) -> String {
+        encode(header, claims, &self.key).unwrap()
     }
 
     /// What it signed, not expired.
