@@ -19,7 +19,7 @@ use crate::broker::acts::Act;
 use crate::broker::endpoint::{Failure, TokenEndpoint};
 use crate::broker::error::{Error, chain};
 use crate::broker::metrics::Metrics;
-use crate::broker::model::{ProviderId, Reason};
+use crate::broker::model::ProviderId;
 use crate::broker::refresh::Rotations;
 use crate::broker::settings::Settings;
 use crate::broker::store::{Finding, Store};
@@ -134,16 +134,14 @@ impl Broker {
     /// What we prove ourselves by to this provider has changed: whoever waited for that waits no longer.
     pub fn client_changed(&self, provider: &ProviderId) {
         self.rotations.providers.client_changed(provider);
+        // Those that wait are brought up one after the other, whether somebody asks for them or not.
+        self.rotations.wake(provider.clone());
         for entry in self.rotations.known.of(provider) {
-            let refused = |error: &Error| {
-                matches!(error, Error::Upstream { failure, .. }
-                    if failure.reason == Reason::ClientCredentialsRejected)
-            };
+            let refused = |error: &Error| matches!(error, Error::Upstream { failure, .. } if failure.reason.is_of_client());
             if entry.trouble().is_some_and(|trouble| refused(&trouble.error)) {
                 entry.forget_trouble();
             }
         }
-        self.rotations.wake(provider.clone());
     }
 
     /// What the broker does by itself from now on. Whoever listens and is slow misses some.

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::broker::admin::CONFLICTS_MAX;
+use crate::broker::entry::Entry;
 use crate::broker::error::{Error, Violation};
 use crate::broker::model::{Grant, GrantId, Standing};
 use crate::broker::refresh::flight::Trigger;
@@ -47,21 +49,36 @@ impl Broker {
             let warmed = descriptor.keep_warm && !grant.descriptor.keep_warm;
             let next = Grant { descriptor, ..grant.clone() };
             let usable = grant.standing == Standing::Usable;
-            let due_at = (usable && warmed).then(|| self.rotations.due_at(&next, true)).flatten();
+            // What is in doubt, or claimed, has its own time.
+            let free = usable && grant.intent.is_none();
+            let due_at = (free && warmed).then(|| self.rotations.due_at(&next, true)).flatten();
             let amendment = Amendment { said: said.clone(), due_at, ..Amendment::default() };
             if let Some(amended) = self.rotations.store.amend(id, grant.position, amendment).await?
             {
                 info!(grant.id = %id, "described anew by an operator");
-                let view = entry.adopt(self.rotations.interpret(amended));
+                entry.adopt(self.rotations.interpret(amended));
                 if usable && other_scopes {
-                    // If it cannot be now, it is when the token that is there is used up.
-                    let generation = view.grant.generation();
-                    let _ = self.rotations.join_or_start(&entry, generation, Trigger::Admin);
+                    self.refresh_anew(&entry).await;
                 }
                 return Ok(self.overview(&entry));
             }
         }
         Err(Error::EtagMismatch(id.clone()))
+    }
+}
+
+impl Broker {
+    /// Refreshes after whatever refresh runs: that may ask as it was described before. If it cannot be now,
+    /// it is when the token that is there is used up.
+    async fn refresh_anew(&self, entry: &Arc<Entry>) {
+        let deadline = Instant::now() + self.rotations.settings.caller_wait_max;
+        while let Some(flight) = self.rotations.flights.of(&entry.id) {
+            if flight.wait(&entry.id, deadline).await.is_err() {
+                break;
+            }
+        }
+        let generation = entry.view().grant.generation();
+        let _ = self.rotations.join_or_start(entry, generation, Trigger::Admin);
     }
 }
 

@@ -15,8 +15,10 @@ use crate::clock::between;
 
 /// After so long without news a watcher hears that there is none.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// A token that is due is not looked at more often than this.
+/// A grant is not looked at more often than this,
 const LOOK_LEAST: Duration = Duration::from_millis(200);
+/// and not more often than this where it gives no token.
+const TROUBLE_LEAST: Duration = Duration::from_secs(1);
 
 /// What a watcher hears.
 #[derive(Debug)]
@@ -61,32 +63,35 @@ impl Watching {
         loop {
             let entry = match rotations.entry(&self.id).await {
                 Err(Error::Store(failure)) => {
-                    return Ok(self.unavailable(Error::Store(failure), heartbeat).await);
+                    return self.unavailable(Error::Store(failure), heartbeat).await;
                 }
                 entry => entry?,
             };
             let mut changed = pin!(entry.changed());
             // What changes from here on is not missed.
             changed.as_mut().enable();
-            let deadline = Instant::now() + rotations.settings.caller_wait_max;
-            let news = self.broker.get_token(&self.id, Want::default(), deadline).await;
-            let due = match news {
-                Ok(served) => match self.newer(served) {
-                    Ok(news) => return Ok(news),
-                    Err(due) => due,
-                },
-                Err(error @ (Error::GrantNotFound(_) | Error::Draining)) => return Err(error),
-                Err(error) => {
-                    if let Some(news) = self.new_reason(error) {
-                        return Ok(news);
+            let looked = Instant::now();
+            let deadline = looked + rotations.settings.caller_wait_max;
+            let (least, due) =
+                match self.broker.get_token(&self.id, Want::default(), deadline).await {
+                    Ok(served) => match self.newer(served) {
+                        Ok(news) => return Ok(news),
+                        Err(due) => (LOOK_LEAST, due),
+                    },
+                    Err(error @ (Error::GrantNotFound(_) | Error::Draining)) => return Err(error),
+                    Err(error) => {
+                        let due = error.retry_after().map_or(heartbeat, |wait| looked + wait);
+                        if let Some(news) = self.new_reason(error) {
+                            return Ok(news);
+                        }
+                        (TROUBLE_LEAST, due)
                     }
-                    heartbeat
-                }
-            };
+                };
             tokio::select! {
                 () = rotations.drain.cancelled() => return Err(Error::Draining),
-                () = changed => {}
-                () = sleep_until(heartbeat.min(due)) => {}
+                // Refreshes that fail change the view, too: thousands may watch.
+                () = async { changed.await; sleep_until(looked + least).await } => {}
+                () = sleep_until(heartbeat.min(due.max(looked + least))) => {}
             }
             if Instant::now() >= heartbeat {
                 return Ok(News::Nothing);
@@ -105,8 +110,10 @@ impl Watching {
             return Ok(News::Token(served));
         }
         let now = self.broker.clock().now();
-        // Before that it is served, and after it is refreshed for whoever asks.
-        let left = between(now, if now < window.soft_at { window.soft_at } else { window.hard_at });
+        // Whoever asks then has it refreshed; what comes of that changes the view.
+        let next = [window.soft_at, window.hard_at, window.expires_at];
+        let next = next.into_iter().find(|moment| now < *moment);
+        let left = next.map_or(TROUBLE_LEAST, |moment| between(now, moment));
         Err(Instant::now() + left.max(LOOK_LEAST))
     }
 
@@ -120,14 +127,13 @@ impl Watching {
     }
 
     /// The store is away, and nothing is known of the grant.
-    async fn unavailable(&mut self, error: Error, heartbeat: Instant) -> News {
+    async fn unavailable(&mut self, error: Error, heartbeat: Instant) -> Result<News, Error> {
         if let Some(news) = self.new_reason(error) {
-            return news;
+            return Ok(news);
         }
         tokio::select! {
-            () = self.broker.rotations.drain.cancelled() => {}
-            () = sleep_until(heartbeat) => {}
+            () = self.broker.rotations.drain.cancelled() => Err(Error::Draining),
+            () = sleep_until(heartbeat.min(Instant::now() + TROUBLE_LEAST)) => Ok(News::Nothing),
         }
-        News::Nothing
     }
 }

@@ -1,10 +1,12 @@
 //! `token-broker get` and `token-broker refresh`.
 
 use std::io::{IsTerminal as _, stdout};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use tonic::codegen::http::Uri;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::cli::{Failure, Target, out, view};
@@ -92,21 +94,18 @@ pub(super) async fn connect(target: &Target) -> Result<Client, Failure> {
     }
     let bearer = target.token_file.clone().map_or_else(Bearer::none, Bearer::from_file);
     let tls = tls(target)?;
-    if !address.starts_with("https://") && (target.tls_ca.is_some() || target.tls_cert.is_some()) {
+    let safe = address.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+    if !safe && (target.tls_ca.is_some() || target.tls_cert.is_some()) {
         return Err(format!(
             "{} would be called in plaintext, though --tls-ca or --tls-cert is there; name it with \
              https://, or leave them out",
             target.address
         ));
     }
-    let host = address
-        .strip_prefix("http://")
-        .map(|rest| rest.split(['/', ':']).next().unwrap_or_default());
-    if let Some(host) = host.filter(|host| !matches!(*host, "localhost" | "127.0.0.1" | "["))
-        && target.token_file.is_some()
-    {
+    if !safe && !is_loopback(&address) && target.token_file.is_some() {
         return Err(format!(
-            "the token would travel to {host} in the clear; name the broker with https://"
+            "the token would travel to {} in the clear; name the broker with https://",
+            target.address
         ));
     }
     Client::connect_as(&address, bearer, tls).await.map_err(|error| {
@@ -114,6 +113,14 @@ pub(super) async fn connect(target: &Target) -> Result<Client, Failure> {
         let hint = hint(&address, &cause);
         format!("no broker answers at {}: {cause}\n{hint}", target.address)
     })
+}
+
+/// It does not leave this machine.
+fn is_loopback(address: &str) -> bool {
+    let uri: Option<Uri> = address.parse().ok();
+    let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 /// What to do about a connection that came to nothing.

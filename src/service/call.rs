@@ -9,6 +9,7 @@ use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use crate::policy;
 use crate::proto;
 use crate::service::gate::Who;
+use crate::service::limits::Place;
 
 /// The answer leaves this long before the caller's deadline, or at a tenth of it, whichever is
 /// shorter: an answer that arrives late arrives without its details.
@@ -22,6 +23,8 @@ pub(super) struct Call {
     pub(super) who: Who,
     /// The rule that lets it in.
     pub(super) rule: Option<Arc<str>>,
+    /// Its place among those of its caller, until the last that knows of it has ended.
+    pub(super) place: Option<Arc<Place>>,
     /// The trace that it belongs to, as its caller says.
     pub(super) trace: Option<MetadataValue<Ascii>>,
     pub(super) action: Action,
@@ -36,7 +39,7 @@ impl Call {
         let start = Instant::now();
         let deadline = start + budget(metadata, wait_max);
         let trace = metadata.get("traceparent").cloned();
-        Self { who: Who::default(), rule: None, trace, action, start, deadline }
+        Self { who: Who::default(), rule: None, place: None, trace, action, start, deadline }
     }
 }
 

@@ -21,7 +21,6 @@ use crate::broker::store::StoreError;
 use crate::service::Gate;
 use crate::service::call::{ANSWER_LEAD, Action, Call, Named};
 use crate::service::gate::{Admitted, Refused};
-use crate::service::limits::Place;
 use crate::service::status::{classify, code_name, status};
 use crate::service::told::Tells;
 use crate::service::trail::{Trail, trace_id};
@@ -84,15 +83,11 @@ impl Observe {
         let let_in = self.let_in(&mut call, &request).await;
         let mut trail = Trail::new(&self.audit, &call, request.get_ref().grant());
         let begun = match let_in {
-            Ok(place) => trail.begin().await.map(|()| place),
+            Ok(()) => trail.begin().await,
             Err(error) => Err(error),
         };
         let ended = match begun {
-            Ok(place) => {
-                let ended = in_time(run(request.into_inner(), call.clone()), &call).await;
-                drop(place);
-                ended
-            }
+            Ok(()) => in_time(run(request.into_inner(), call.clone()), &call).await,
             Err(error) => Some(Err(error)),
         };
         let result = if let Some(result) = ended {
@@ -117,18 +112,14 @@ impl Observe {
     }
 
     /// Finds out who calls and whether they may; gives the call its place among those of its caller.
-    async fn let_in<Q: Named>(
-        &self,
-        call: &mut Call,
-        request: &Request<Q>,
-    ) -> Result<Option<Place>, Error> {
+    async fn let_in<Q: Named>(&self, call: &mut Call, request: &Request<Q>) -> Result<(), Error> {
         let (metadata, extensions) = (request.metadata(), request.extensions());
         let (action, grant) = (call.action.in_policy(), request.get_ref().grant());
         let admitted = self.gate.admit(action, metadata, extensions, grant);
         match timeout_at(call.deadline, admitted).await {
             Ok(Ok(Admitted { who, rule, place })) => {
-                (call.who, call.rule) = (who, rule);
-                Ok(place)
+                (call.who, call.rule, call.place) = (who, rule, place.map(Arc::new));
+                Ok(())
             }
             Ok(Err(Refused { who, error })) => {
                 call.who = who;

@@ -117,6 +117,19 @@ pub(super) fn served(audit: &Audit, call: &Call, view: &View, how: Option<&'stat
     });
 }
 
+/// Writes down that a caller who had this is let go.
+pub(super) fn refused(audit: &Audit, call: &Call, grant: &str, error: &Error) {
+    let (code, reason, _) = classify(error);
+    let reason = Some(reason.wire_name());
+    audit.refused((call.who.subject(), call.action, grant, reason), || Entry {
+        grant: grant.to_owned(),
+        outcome: Some(code_name(code)),
+        reason,
+        rule: None,
+        ..of_call(call)
+    });
+}
+
 fn of_call(call: &Call) -> Entry {
     Entry {
         action: call.action.in_policy().name(),

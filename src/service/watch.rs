@@ -16,7 +16,7 @@ use crate::proto::watch_token_response::Event;
 use crate::proto::{Heartbeat, TokenUnavailable, WatchTokenResponse};
 use crate::service::call::Call;
 use crate::service::status::{classify, status};
-use crate::service::trail::served as write_down;
+use crate::service::trail::{refused, served as write_down};
 use crate::service::{Observe, convert};
 
 /// What is sent, and what goes on after it.
@@ -50,12 +50,13 @@ impl Watcher {
         (self, event)
     }
 
-    fn event(&self, news: News) -> Result<Event, Error> {
-        // The policy may have changed meanwhile.
-        let (gate, action) = (self.observe.gate(), policy::Action::WatchToken);
-        if !gate.allows(&self.call.who, action, &self.grant) {
-            gate.require(&self.call.who, action, Some(&self.grant))?;
-        }
+    /// Says no where the policy has changed meanwhile.
+    fn event(&mut self, news: News) -> Result<Event, Error> {
+        let gate = self.observe.gate();
+        let allowed = gate.require(&self.call.who, policy::Action::WatchToken, Some(&self.grant));
+        self.call.rule = allowed.inspect_err(|error| {
+            refused(self.observe.audit(), &self.call, &self.grant, error);
+        })?;
         Ok(match news {
             News::Token(served) => {
                 write_down(self.observe.audit(), &self.call, &served.view, None);

@@ -11,7 +11,7 @@ use token_broker::proto::{
 use tonic::{Code, Streaming};
 
 use crate::callers::World as Guarded;
-use crate::support::authority::Authority;
+use crate::support::authority::{Authority, Fault};
 use crate::support::process::program;
 use crate::support::world::World;
 
@@ -129,4 +129,30 @@ async fn the_command_line_prints_each_token_until_the_policy_ends_it() {
     let lines = audit.lines().filter(|line| line.contains("\"action\":\"watch_token\""));
     assert!(lines.filter(|line| line.contains("fingerprint")).count() >= 2, "{audit}");
     assert!(world.program.page("/metrics").contains("tokenbroker_watchers 0"));
+}
+
+/// Thousands may watch: a grant that gives no token is not asked for in a loop.
+#[tokio::test(start_paused = true)]
+async fn a_provider_in_trouble_is_not_asked_more_often_because_somebody_watches() {
+    let world = World::with(Authority::new().lifetime(Duration::from_secs(60)), |store| store);
+    world.start_scheduler();
+    world.alice().await;
+    let mut watched = Watched::begin(&world, 0).await;
+    watched.token().await;
+    world.authority.outage(Some(Fault::Unreachable));
+    let mut told = 0;
+    let end = tokio::time::Instant::now() + Duration::from_secs(600);
+    while tokio::time::Instant::now() < end {
+        if let Event::Unavailable(_) = watched.event().await {
+            told += 1;
+        }
+    }
+    assert_eq!(told, 1, "once, and not for each try");
+    let looks = token_broker::telemetry::expose(&world.registry);
+    let looks = looks.lines().filter(|line| line.starts_with("token_requests_total"));
+    let looks: u64 = looks.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
+    assert!(looks < 1_500, "{looks} looks in ten minutes");
+    world.authority.outage(None);
+    watched.token().await;
+    world.authority.audit();
 }

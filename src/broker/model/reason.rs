@@ -53,6 +53,14 @@ impl Reason {
         Self::StoreUnavailable,
     ];
 
+    /// What we prove ourselves by is not taken.
+    pub fn is_of_client(self) -> bool {
+        matches!(
+            self,
+            Self::ClientCredentialsRejected | Self::ClientNotAuthorized | Self::ClientMisconfigured
+        )
+    }
+
     /// Stable name: on the wire, in stored records, logs and metrics.
     pub fn name(self) -> &'static str {
         match self {

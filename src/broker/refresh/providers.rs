@@ -255,8 +255,7 @@ impl Providers {
     /// What we prove ourselves by has changed: that it was refused means nothing any more.
     pub(in crate::broker) fn client_changed(&self, provider: &ProviderId) {
         if let Some(mut state) = self.each.get_mut(provider) {
-            let refused = |hold: &Hold| hold.failure.reason == Reason::ClientCredentialsRejected;
-            state.hold.take_if(|hold| refused(hold));
+            state.hold.take_if(|hold| hold.failure.reason.is_of_client());
         }
     }
 

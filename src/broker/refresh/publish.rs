@@ -163,11 +163,21 @@ impl Rotations {
                     self.tell_remade(&next);
                 }
                 let view = entry.adopt(next);
+                self.keep_warm_since(entry, &view, due_at).await;
                 info!(%generation, token.fingerprint = view.fingerprint, "refreshed");
                 self.acts.tell(ActKind::Refreshed, &view.grant, None);
                 Ok(view)
             }
             Merged::Sibling | Merged::Old => self.reload(entry).await,
+        }
+    }
+
+    /// An operator may have said meanwhile that it is to be kept warm.
+    async fn keep_warm_since(&self, entry: &Entry, view: &View, due_at: Option<SystemTime>) {
+        let said = view.grant.descriptor.keep_warm && due_at.is_none();
+        if let Some(due_at) = said.then(|| self.due_at(&view.grant, true)).flatten() {
+            // If this fails, the first use brings it up.
+            let _ = self.store.schedule(&entry.id, view.grant.generation(), due_at).await;
         }
     }
 

@@ -353,11 +353,10 @@ impl Rotations {
     /// Brings grants up again that wait for a provider which is well again.
     pub(in crate::broker) fn wake(self: &Arc<Self>, provider: ProviderId) {
         let rotations = Arc::clone(self);
+        let waits =
+            |entry: &Arc<Entry>| entry.trouble().is_some() || entry.view().grant.intent.is_some();
+        let waiting: Vec<_> = self.known.of(&provider).filter(waits).collect();
         self.tasks.spawn(async move {
-            let waits = |entry: &Arc<Entry>| {
-                entry.trouble().is_some() || entry.view().grant.intent.is_some()
-            };
-            let waiting: Vec<_> = rotations.known.of(&provider).filter(waits).collect();
             let mut turn = Instant::now();
             for entry in waiting {
                 let view = entry.view();
