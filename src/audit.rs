@@ -101,27 +101,35 @@ impl Audit {
 
     /// Writes an entry down if `what` did not come up for a minute, and counts it otherwise.
     pub fn served(&self, what: impl Hash, entry: impl FnOnce() -> Entry) {
-        if !self.is_on() {
-            return;
-        }
-        match self.served.count(what) {
-            Counted::Again => {}
-            Counted::First(slot) => self.tell(&slot.keep(entry())),
+        if let Err(entry) = self.once(&self.served, what, entry) {
             // Nobody can have so much asked for that it is not written down who has a token.
-            Counted::Full => self.tell(&entry()),
+            self.tell(&entry());
         }
     }
 
     /// The same of what was refused. When too much is refused to tell it apart, only the number is kept.
     pub fn refused(&self, what: impl Hash, entry: impl FnOnce() -> Entry) {
-        if !self.is_on() {
-            return;
+        if self.once(&self.refused, what, entry).is_err() {
+            self.refused.leave_out();
         }
-        match self.refused.count(what) {
+    }
+
+    /// Writes an entry down at its first time, and counts it then; gives it back where there is no room.
+    fn once<E: FnOnce() -> Entry>(
+        &self,
+        repeats: &Repeats,
+        what: impl Hash,
+        entry: E,
+    ) -> Result<(), E> {
+        if !self.is_on() {
+            return Ok(());
+        }
+        match repeats.count(what) {
             Counted::Again => {}
             Counted::First(slot) => self.tell(&slot.keep(entry())),
-            Counted::Full => self.refused.leave_out(),
+            Counted::Full => return Err(entry),
         }
+        Ok(())
     }
 
     /// So many entries are lost.

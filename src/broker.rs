@@ -1,11 +1,12 @@
 //! The domain: grants, generations, and when and how to refresh. Plain Rust and tokio time.
 //!
 //! Reading order: [`model`] what a grant is, [`freshness`] when to refresh, [`known`], [`entry`]
-//! and [`view`] what this process knows, [`serving`] what a caller gets, [`watching`] what one who stays hears, [`refresh`] how a grant is
-//! kept fresh, [`admin`] what operators do ([`describe`] what they say of a grant), [`enrol`] how a person's consent becomes a grant,
-//! [`census`] what they see at a glance, [`resolve`] what they do about grants that do not go on by
-//! themselves, [`revoke`] how they end one, [`acts`] what is told of what the broker does by itself. The process ends at two traits, [`store::Store`] and
-//! [`endpoint::TokenEndpoint`].
+//! and [`view`] what this process knows, [`serving`] what a caller gets, [`watching`] what one who
+//! stays hears, [`refresh`] how a grant is kept fresh, [`admin`] what operators do ([`describe`] what
+//! they say of a grant), [`enrol`] how a person's consent becomes a grant, [`census`] what they see at
+//! a glance, [`resolve`] what they do about grants that do not go on by themselves, [`revoke`] how they
+//! end one, [`acts`] what is told of what the broker does by itself. The process ends at two traits,
+//! [`store::Store`] and [`endpoint::TokenEndpoint`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -5,9 +5,9 @@
 //! proto → service → broker → { store , upstream }              calls and data run downhill only
 //!          │         (the domain: plain Rust and tokio time; owns the traits Store, TokenEndpoint)
 //! app wires everything once; cli, config, lifecycle, ops, telemetry beside it; listener is how
-//! clients are let in, and bound; caller is who they are, policy what they may do, audit what is written down of it; clock, secret, textfile and crash (moments at which tests stop) are
-//! leaves; pages is what people see who consent; demo is the provider of `dev`; client is what Rust
-//! callers use
+//! clients are let in, and bound; caller is who they are, policy what they may do, audit what is
+//! written down of it; clock, secret, textfile and crash (moments at which tests stop) are leaves;
+//! pages is what people see who consent; demo is the provider of `dev`; client is what Rust callers use
 //! ```
 //!
 //! Reading order: [`proto`] the contract, `service` the gRPC edge, `broker` the domain, `store`

@@ -12,7 +12,7 @@ mod file;
 mod pattern;
 
 pub use action::Action;
-pub use file::{PolicyError, load, parse, read};
+pub use file::{PolicyError, load};
 
 use pattern::Pattern;
 
@@ -109,6 +109,7 @@ impl fmt::Display for Decision<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::file::parse;
     use super::*;
     use crate::caller::Caller;
 

@@ -1,8 +1,9 @@
 //! The gRPC edge: every method decodes, calls the domain, and encodes.
 //!
 //! `convert` is the only place where messages become domain types, `status` the only one where an
-//! error becomes a `tonic::Status`. `gate` lets callers in, `limits` bounds what each takes, `call` says who asks for what and until when, and `observe` wraps
-//! every call once; `trail` (with `told`) is what a call leaves in the audit log.
+//! error becomes a `tonic::Status`. `gate` lets callers in, `limits` bounds what each takes, `call` says
+//! who asks for what and until when, and `observe` wraps every call once; `trail` (with `told`) is what
+//! a call leaves in the audit log, `watch` the stream of one who stays.
 
 pub mod admin;
 mod call;

@@ -29,13 +29,12 @@ pub(super) fn all(config: &Config, held: Held) -> Vec<Watched> {
     let Held { gate, keys, ring, broker, certificate_end } = held;
     let mut all: Vec<_> = config.file.iter().map(|file| settings(config, file.clone())).collect();
     if let Some(tls) = config.listen.tls.clone() {
-        let clock = broker.clock();
+        let (clock, files) = (broker.clock(), tls.files());
         let take = move || {
             tls.reload(clock.now()).map_err(|error| error.to_string())?;
             certificate_end.set(tls.ends());
             Ok(AT_ONCE)
         };
-        let files = config.listen.tls.iter().flat_map(|tls| tls.files()).collect();
         all.push(Watched::new("listen.tls", files, take));
     }
     if let Some(file) = config.policy_file.clone() {

@@ -65,17 +65,14 @@ impl Broker {
         }
         Err(Error::EtagMismatch(id.clone()))
     }
-}
 
-impl Broker {
     /// Refreshes after whatever refresh runs: that may ask as it was described before. If it cannot be now,
     /// it is when the token that is there is used up.
     async fn refresh_anew(&self, entry: &Arc<Entry>) {
         let deadline = Instant::now() + self.rotations.settings.caller_wait_max;
-        while let Some(flight) = self.rotations.flights.of(&entry.id) {
-            if flight.wait(&entry.id, deadline).await.is_err() {
-                break;
-            }
+        // Any that begins later knows the new one.
+        if let Some(flight) = self.rotations.flights.of(&entry.id) {
+            let _ = flight.wait(&entry.id, deadline).await;
         }
         let generation = entry.view().grant.generation();
         let _ = self.rotations.join_or_start(entry, generation, Trigger::Admin);

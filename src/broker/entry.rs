@@ -102,7 +102,7 @@ impl Entry {
 
     /// Waits until the view changes.
     pub(super) async fn changes(&self) {
-        self.changed.notified().await;
+        self.changed().await;
     }
 
     /// The newest view, for a look that is over at once: cheaper, and not to be kept.

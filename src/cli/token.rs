@@ -110,7 +110,7 @@ pub(super) async fn connect(target: &Target) -> Result<Client, Failure> {
     }
     Client::connect_as(&address, bearer, tls).await.map_err(|error| {
         let cause = crate::broker::error::chain(&error);
-        let hint = hint(&address, &cause);
+        let hint = hint(safe, &cause);
         format!("no broker answers at {}: {cause}\n{hint}", target.address)
     })
 }
@@ -124,8 +124,8 @@ fn is_loopback(address: &str) -> bool {
 }
 
 /// What to do about a connection that came to nothing.
-fn hint(address: &str, cause: &str) -> &'static str {
-    match (address.starts_with("https://"), cause) {
+fn hint(safe: bool, cause: &str) -> &'static str {
+    match (safe, cause) {
         (true, cause) if cause.contains("certificate") || cause.contains("UnknownIssuer") => {
             "--tls-ca says who signed its certificate"
         }

@@ -41,14 +41,14 @@ pub fn load(path: &Path) -> Result<Policy, PolicyError> {
 }
 
 /// Reads the text of a policy.
-pub fn read(path: &Path) -> Result<Zeroizing<String>, PolicyError> {
+fn read(path: &Path) -> Result<Zeroizing<String>, PolicyError> {
     let shown = path.display();
     textfile::read(path, FILE_LEN_MAX)
         .map_err(|error| PolicyError(vec![format!("{shown} cannot be read: {error}")]))
 }
 
 /// Takes a policy from YAML.
-pub fn parse(text: &str) -> Result<Policy, PolicyError> {
+pub(super) fn parse(text: &str) -> Result<Policy, PolicyError> {
     let file: File = serde_saphyr::from_str(text).map_err(|error| {
         // Only the place and the kind: others may read the log.
         PolicyError(vec![error.to_string().lines().next().unwrap_or_default().to_owned()])

@@ -17,49 +17,24 @@ pub(super) trait Tells {
     fn told(&self) -> Option<Told>;
 }
 
-macro_rules! tell_grants {
-    ($($answer:ty),* $(,)?) => {
+macro_rules! tells {
+    ($told:expr; $($answer:ty),* $(,)?) => {
         $(impl Tells for $answer {
             fn told(&self) -> Option<Told> {
-                Some(self.grant.as_ref().map(of_grant).unwrap_or_default())
+                let told: fn(&Self) -> Option<Told> = $told;
+                told(self)
             }
         })*
     };
 }
 
-macro_rules! tell_enrolments {
-    ($($answer:ty),* $(,)?) => {
-        $(impl Tells for $answer {
-            fn told(&self) -> Option<Told> {
-                Some(self.enrollment.as_ref().map(of_enrolment).unwrap_or_default())
-            }
-        })*
-    };
-}
-
-/// What the request said is all that there is to say.
-macro_rules! tell_nothing {
-    ($($answer:ty),* $(,)?) => {
-        $(impl Tells for $answer {
-            fn told(&self) -> Option<Told> {
-                Some(Told::default())
-            }
-        })*
-    };
-}
-
-macro_rules! told_before {
-    ($($answer:ty),* $(,)?) => {
-        $(impl Tells for $answer {
-            fn told(&self) -> Option<Told> {
-                None
-            }
-        })*
-    };
-}
-
-told_before!(proto::GetTokenResponse, proto::ForceRefreshResponse);
-tell_grants!(
+tells!(
+    |_| None;
+    proto::GetTokenResponse,
+    proto::ForceRefreshResponse,
+);
+tells!(
+    |answer| Some(answer.grant.as_ref().map(of_grant).unwrap_or_default());
     proto::CompleteEnrollmentResponse,
     proto::ImportGrantResponse,
     proto::CreateGrantResponse,
@@ -71,8 +46,14 @@ tell_grants!(
     proto::EnableGrantResponse,
     proto::ResolveGrantResponse,
 );
-tell_enrolments!(proto::GetEnrollmentResponse, proto::CancelEnrollmentResponse);
-tell_nothing!(
+tells!(
+    |answer| Some(answer.enrollment.as_ref().map(of_enrolment).unwrap_or_default());
+    proto::GetEnrollmentResponse,
+    proto::CancelEnrollmentResponse,
+);
+// What the request said is all that there is to say.
+tells!(
+    |_| Some(Told::default());
     proto::StartEnrollmentResponse,
     proto::DeleteGrantResponse,
     proto::ListGrantsResponse,
