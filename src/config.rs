@@ -1,6 +1,6 @@
 //! Configuration: built-in defaults, then a YAML file, then the environment; later wins.
 //!
-//! `file` is what can be written, `load` how the layers meet and how mistakes are told, `check`
+//! `file` is what can be written, `load` how the layers meet, `form` whether they have the form, `check`
 //! how the result becomes what the program runs on, `callers` the same for callers and what they may do, `provider` for one provider, `profile`
 //! what is known of providers.
 
@@ -22,6 +22,7 @@ use crate::upstream::Provider;
 mod callers;
 mod check;
 mod file;
+mod form;
 mod load;
 mod profile;
 mod provider;

@@ -23,6 +23,9 @@ pub(super) use trust::{
     AuditSection, Callers, KubernetesSection, LimitsSection, PolicySection, TlsSection,
 };
 
+/// How `store.prefix` is written.
+pub(super) const PREFIX_PATTERN: &str = "^[A-Za-z0-9._-]{1,64}$";
+
 /// The whole file.
 #[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -90,7 +93,7 @@ pub(super) struct Store {
     /// with Sentinel yet.
     pub(super) ca_file: Option<PathBuf>,
     /// What all keys in Redis begin with.
-    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,64}$"))]
+    #[schemars(regex(pattern = PREFIX_PATTERN))]
     pub(super) prefix: String,
     /// Longest wait for one answer of Redis.
     pub(super) timeout: Span,
@@ -220,7 +223,14 @@ pub(super) enum LogFormat {
 pub(super) struct Span(pub(super) Duration);
 
 impl Span {
-    const PATTERN: &'static str = "^[0-9]{1,9}(ms|s|m|h|d)$";
+    /// How it is written.
+    pub(super) const PATTERN: &'static str = "^[0-9]{1,9}(ms|s|m|h|d)$";
+
+    /// The text is written so.
+    pub(super) fn is_one(text: &str) -> bool {
+        let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        (1..=9).contains(&(text.len() - unit.len())) && ["ms", "s", "m", "h", "d"].contains(&unit)
+    }
 }
 
 impl<'de> Deserialize<'de> for Span {

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use jsonschema::error::ValidationErrorKind;
 use serde_json::{Map, Value};
 
 use crate::config::file::File;
-use crate::config::{Config, Environment, Problem, Written, check};
+use crate::config::{Config, Environment, Problem, Written, check, form};
 use crate::textfile;
 
 /// Longest configuration.
@@ -51,7 +50,7 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Config, Ve
     }
     problems.extend(overlay(&mut tree, environment, &schema));
     let written = Written::new(&tree, environment);
-    let misfits = validate(&tree, &schema);
+    let misfits = form::misfits(&tree, &schema);
     for misfit in &misfits {
         remove(&mut tree, &misfit.path);
     }
@@ -155,7 +154,7 @@ fn overlay(tree: &mut Value, environment: &Environment, schema: &Value) -> Vec<P
             problems.push(Problem::new(variable, "there is no such setting"));
             continue;
         };
-        let value = match kind.as_str() {
+        let value = match kind {
             "string" => Value::String(text.clone()),
             _ => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone())),
         };
@@ -164,33 +163,18 @@ fn overlay(tree: &mut Value, environment: &Environment, schema: &Value) -> Vec<P
     problems
 }
 
-/// The type of the setting at `path`; for optional ones the type that is not null.
-fn type_of(root: &Value, node: &Value, path: &[&str]) -> Option<String> {
-    let node = resolve(root, node);
+/// The type of the setting at `path`.
+fn type_of<'a>(root: &'a Value, node: &'a Value, path: &[&str]) -> Option<&'a str> {
+    let node = form::resolve(root, node);
     let Some((first, rest)) = path.split_first() else {
-        let kind = node.get("type");
-        let named = match kind {
-            Some(Value::Array(kinds)) => kinds.iter().find(|kind| *kind != "null"),
-            other => other,
-        };
-        return Some(named.and_then(Value::as_str).unwrap_or("string").to_owned());
+        let kind = form::kind(node);
+        return Some(if kind.is_empty() { "string" } else { kind });
     };
     let child = node
         .get("properties")
         .and_then(|properties| properties.get(*first))
         .or_else(|| node.get("additionalProperties").filter(|child| child.is_object()))?;
     type_of(root, child, rest)
-}
-
-/// Follows references, and the alternative that is not null.
-fn resolve<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
-    if let Some(target) = node.get("$ref").and_then(Value::as_str) {
-        return root.pointer(target.trim_start_matches('#')).map_or(node, |at| resolve(root, at));
-    }
-    let choices = node.get("anyOf").and_then(Value::as_array);
-    let choice =
-        choices.and_then(|all| all.iter().find(|one| one.get("type") != Some(&"null".into())));
-    choice.map_or(node, |choice| resolve(root, choice))
 }
 
 fn set(tree: &mut Value, path: &[&str], value: Value) {
@@ -217,57 +201,5 @@ fn remove(tree: &mut Value, path: &str) {
         Some(Value::Object(object)) => drop(object.remove(last)),
         Some(several @ Value::Array(_)) => *several = Value::Array(Vec::new()),
         _ => {}
-    }
-}
-
-fn validate(tree: &Value, schema: &Value) -> Vec<Problem> {
-    let Ok(validator) = jsonschema::validator_for(schema) else {
-        return vec![Problem::new("configuration", "the schema itself is broken")];
-    };
-    let mut problems = Vec::new();
-    for error in validator.iter_errors(tree) {
-        let pointer = error.instance_path().to_string();
-        let path = pointer.trim_start_matches('/').replace('/', ".");
-        let path = if path.is_empty() { "configuration".to_owned() } else { path };
-        match error.kind() {
-            ValidationErrorKind::AdditionalProperties { unexpected } => {
-                for key in unexpected {
-                    let full = pointer.trim_start_matches('/').replace('/', ".");
-                    let full = if full.is_empty() { key.clone() } else { format!("{full}.{key}") };
-                    problems.push(Problem::new(full, "there is no such setting"));
-                }
-            }
-            ValidationErrorKind::Pattern { pattern } if pattern.contains("ms|s") => {
-                problems
-                    .push(Problem::new(path, "must be a time such as 500ms, 10s, 5m, 1h or 7d"));
-            }
-            ValidationErrorKind::AnyOf { .. } | ValidationErrorKind::OneOfNotValid { .. } => {
-                problems.push(Problem::new(path, expectation(schema, &error)));
-            }
-            _ => {
-                let text = error.masked_with("the value").to_string();
-                problems.push(Problem::new(path, text));
-            }
-        }
-    }
-    problems
-}
-
-/// What the schema wants where several forms are possible.
-fn expectation(schema: &Value, error: &jsonschema::ValidationError<'_>) -> String {
-    let place = error.schema_path().to_string();
-    let parent = place.rsplit_once('/').map_or("", |(parent, _)| parent);
-    let node = schema.pointer(parent).map(|node| resolve(schema, node));
-    let choices = node.and_then(|node| node.get("oneOf").or_else(|| node.get("enum")));
-    let names: Vec<&str> = choices
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|one| one.get("const").unwrap_or(one).as_str())
-        .collect();
-    match (names.is_empty(), node.and_then(|node| node.get("pattern"))) {
-        (false, _) => format!("must be one of: {}", names.join(", ")),
-        (true, Some(_)) => "must be a time such as 500ms, 10s, 5m, 1h or 7d".to_owned(),
-        (true, None) => "has the wrong form; `token-broker config-schema` describes it".to_owned(),
     }
 }
