@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use crate::broker::entry::Entry;
@@ -21,7 +21,7 @@ use crate::broker::store::{Seed, StoreError, Stored};
 use crate::broker::view::Trouble;
 use crate::broker::view::View;
 use crate::broker::{Broker, endpoint};
-use crate::clock::between;
+use crate::clock::{between, from_unix_ms};
 use crate::secret::RefreshToken;
 
 /// Tries of a change that others keep overtaking.
@@ -115,42 +115,71 @@ impl Broker {
         self.to_the_end(async move { broker.start_chain(new).await }).await
     }
 
+    /// Begins the chain. What the store does not confirm is looked at again for as long as callers wait:
+    /// whether it began, the record itself says.
     async fn start_chain(&self, new: NewGrant) -> Result<Overview, Error> {
-        for _ in 0..CONFLICTS_MAX {
-            let mut damaged = false;
-            let expected = match self.rotations.load(&new.id).await {
-                Ok(Some(Stored::Grant(grant)))
-                    if grant.standing == Standing::Usable
-                        && self.rotations.spent_by_time(&grant).is_none()
-                        && !new.replace =>
-                {
-                    return Err(Error::GrantAlreadyExists(new.id));
+        let seed = self.seed(&new);
+        let until = Instant::now() + self.rotations.settings.caller_wait_max;
+        let (mut conflicts, mut failures) = (0, 0);
+        loop {
+            match self.try_to_start(&new, &seed, failures > 0).await {
+                Ok(Some(grant)) => {
+                    info!(grant.id = %new.id, provider = %new.provider, generation = %grant.generation(),
+                        "a new chain begins");
+                    let entry = self.rotations.known.enter(grant.clone());
+                    entry.adopt(grant);
+                    entry.forget_trouble();
+                    return Ok(self.overview(&entry));
                 }
-                Ok(stored) => stored.map(|stored| stored.position()),
-                Err(StoreError::Unreadable { position, .. }) if new.replace => {
-                    damaged = position.is_none();
-                    position
+                Ok(None) if conflicts < CONFLICTS_MAX => conflicts += 1,
+                Ok(None) => return Err(Error::EtagMismatch(new.id)),
+                Err(failure) => {
+                    let wait = self.rotations.settings.publish_backoff.after(failures);
+                    let passes = matches!(failure, StartError::Store(StoreError::Unavailable(_)));
+                    if !passes || Instant::now() + wait >= until {
+                        return Err(failure.into_error(new.id));
+                    }
+                    failures += 1;
+                    sleep(wait).await;
                 }
-                Err(error) => return Err(error.into()),
-            };
-            self.rotations.watch.whole()?;
-            let seed = self.seed(&new);
-            let store = &self.rotations.store;
-            let started = if damaged {
-                store.start_over(&new.id, seed).await?
-            } else {
-                store.start_chain(&new.id, expected, seed).await?
-            };
-            if let Some(grant) = started {
-                info!(grant.id = %new.id, provider = %new.provider, generation = %grant.generation(),
-                    "a new chain begins");
-                let entry = self.rotations.known.enter(grant.clone());
-                entry.adopt(grant);
-                entry.forget_trouble();
-                return Ok(self.overview(&entry));
             }
         }
-        Err(Error::EtagMismatch(new.id))
+    }
+
+    /// One try, or another one `again`; `None`: somebody else was quicker.
+    async fn try_to_start(
+        &self,
+        new: &NewGrant,
+        seed: &Seed,
+        again: bool,
+    ) -> Result<Option<Grant>, StartError> {
+        let mut damaged = false;
+        let expected = match self.rotations.load(&new.id).await {
+            // The try before this one did it, and its answer was lost.
+            Ok(Some(Stored::Grant(grant))) if again && grant.descriptor == seed.descriptor => {
+                return Ok(Some(grant));
+            }
+            Ok(Some(Stored::Grant(grant)))
+                if grant.standing == Standing::Usable
+                    && self.rotations.spent_by_time(&grant).is_none()
+                    && !new.replace =>
+            {
+                return Err(StartError::Exists);
+            }
+            Ok(stored) => stored.map(|stored| stored.position()),
+            Err(StoreError::Unreadable { position, .. }) if new.replace => {
+                damaged = position.is_none();
+                position
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.rotations.watch.whole()?;
+        let store = &self.rotations.store;
+        Ok(if damaged {
+            store.start_over(&new.id, seed.clone()).await?
+        } else {
+            store.start_chain(&new.id, expected, seed.clone()).await?
+        })
     }
 
     /// Runs a change as a task of its own: a caller who hangs up must not leave the store changed
@@ -163,8 +192,10 @@ impl Broker {
         self.rotations.tasks.spawn(change).await.unwrap_or(Err(Error::Internal))
     }
 
+    /// What the chain begins with; its moment, in the milliseconds that stores keep, tells it from all
+    /// others.
     fn seed(&self, new: &NewGrant) -> Seed {
-        let now = self.rotations.clock.now();
+        let now = from_unix_ms(self.rotations.clock.now_ms());
         let kind = match new.refresh_token {
             Some(_) => GrantKind::RefreshToken,
             None => GrantKind::ClientCredentials,
@@ -370,6 +401,28 @@ impl Broker {
     /// The store as it was when it was looked at last.
     pub fn store(&self) -> Arc<StoreCondition> {
         self.rotations.watch.condition()
+    }
+}
+
+/// Why a chain did not begin.
+enum StartError {
+    /// There is a usable grant of that name.
+    Exists,
+    Store(StoreError),
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl StartError {
+    fn into_error(self, id: GrantId) -> Error {
+        match self {
+            Self::Exists => Error::GrantAlreadyExists(id),
+            Self::Store(error) => error.into(),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::support::authority::Way;
-use crate::support::workers::at_a_time;
+use crate::support::workers::{at_a_time, judge, tried};
 
 pub(crate) mod trial;
 
@@ -84,13 +84,17 @@ impl Fault {
 }
 
 /// What came of a fault.
+#[derive(Default)]
 struct Outcome {
+    /// How often it was tried to the end.
     runs: usize,
     rotations: usize,
     requests: usize,
     lost: usize,
     /// Longest time until every grant lived again.
     worst: Duration,
+    /// What a try said that failed; it was the last.
+    failed: Option<String>,
 }
 
 fn faults() -> Vec<(Store, Fault)> {
@@ -117,31 +121,35 @@ fn faults() -> Vec<(Store, Fault)> {
     rows
 }
 
-/// Runs all trials, some at a time.
-fn run_all(trials: Vec<(Store, Fault, Waits, usize)>) -> Vec<String> {
-    at_a_time(WORKERS, trials, |(store, fault, waits, runs)| {
-        let outcome = Trial::start(store, fault, waits).run(runs);
-        if waits == Waits::Default {
-            assert!(outcome.worst <= LIVE_AGAIN_MAX, "{fault:?}: {:?}", outcome.worst);
-        }
-        line(store, fault, waits, &outcome)
-    })
+/// Runs all trials, some at a time, and prints what came of each.
+fn run_all(trials: Vec<(Store, Fault, Waits, usize)>) {
+    let failed = at_a_time(WORKERS, trials, |(store, fault, waits, runs)| {
+        let mut outcome = Outcome::default();
+        let trial = || {
+            Trial::start(store, fault, waits).run(runs, &mut outcome);
+            assert!(waits == Waits::Scaled || outcome.worst <= LIVE_AGAIN_MAX, "{fault:?}: late");
+        };
+        outcome.failed = tried(trial).err();
+        println!("{}", line(store, fault, waits, &outcome));
+        outcome.failed.map(|said| format!("{} on {store:?}: {said}", fault.name()))
+    });
+    judge(&failed.into_iter().flatten().collect::<Vec<_>>());
 }
 
 fn line(store: Store, fault: Fault, waits: Waits, outcome: &Outcome) -> String {
-    let Outcome { runs, rotations, requests, lost, worst } = outcome;
+    let Outcome { runs, rotations, requests, lost, worst, failed } = outcome;
     let permitted = match (lost, fault.permits()) {
         (0, _) => String::new(),
         (_, why) => format!("permitted: {}", why.unwrap_or("nothing")),
     };
     let store = format!("{store:?}").to_lowercase();
     let waits = format!("{waits:?}").to_lowercase();
-    let worst = worst.as_secs_f64();
+    let (worst, failed) = (worst.as_secs_f64(), usize::from(failed.is_some()));
     let (name, mut line) = (fault.name(), String::new());
     let _ = write!(
         line,
-        "{name:<24} {store:<6} {waits:<8} {runs:>5} {rotations:>9} {requests:>8} {lost:>6} \
-         {worst:>10.1}  {permitted}"
+        "{name:<24} {store:<6} {waits:<8} {runs:>5} {failed:>6} {rotations:>9} {requests:>8} \
+         {lost:>6} {worst:>10.1}  {permitted}"
     );
     line.trim_end().to_owned()
 }
@@ -165,10 +173,8 @@ fn crashes_and_outages_cost_no_consent_that_the_provider_did_not_end() {
         trials.insert(0, (Store::Redis, Fault::KillBeforeCommit, Waits::Default, 1));
     }
     println!(
-        "fault                    store  waits     runs rotations requests   lost  live again"
+        "fault                    store  waits     runs failed rotations requests   lost  live again"
     );
-    println!("                                                                         (s, worst)");
-    for line in run_all(trials) {
-        println!("{line}");
-    }
+    println!("{:80}(s, worst)", "");
+    run_all(trials);
 }

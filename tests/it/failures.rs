@@ -309,12 +309,41 @@ async fn a_refresh_token_in_a_broken_reply_is_kept() {
 }
 
 fn switchable() -> (World, Arc<AtomicBool>) {
-    let off = Arc::new(AtomicBool::new(false));
-    let switch = Arc::clone(&off);
-    let world = World::with(Authority::new(), |store| -> Arc<dyn Store> {
-        Arc::new(Flaky { store, off: switch })
-    });
+    let (world, off, _) = flaky();
     (world, off)
+}
+
+/// A world with a store that can be switched off, or lose an answer.
+fn flaky() -> (World, Arc<AtomicBool>, Arc<AtomicBool>) {
+    let (off, loses_answer) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+    let (switch, loses) = (Arc::clone(&off), Arc::clone(&loses_answer));
+    let world = World::with(Authority::new(), |store| -> Arc<dyn Store> {
+        Arc::new(Flaky { store, off: switch, loses_answer: loses })
+    });
+    (world, off, loses_answer)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_that_the_store_does_not_confirm_begins_once() {
+    let (world, off, loses_answer) = flaky();
+    let (mut calls, token) = (world.calls.clone(), world.authority.consent("alice"));
+    loses_answer.store(true, Ordering::SeqCst);
+    let begun = calls.import(ALICE, &token).await.unwrap();
+    assert_eq!(calls.show(ALICE).await.unwrap().generation, begun.generation, "and no second time");
+    // A store that is away for moments is waited for, and not for longer than callers wait.
+    off.store(true, Ordering::SeqCst);
+    let (mut other, bob) = (world.calls.clone(), world.authority.consent("bob"));
+    let (imported, ()) = tokio::join!(other.import("kroger/bob", &bob), async {
+        pass(3).await;
+        off.store(false, Ordering::SeqCst);
+    });
+    assert!(imported.is_ok(), "{imported:?}");
+    off.store(true, Ordering::SeqCst);
+    let error = other.import("kroger/carol", "token").await.unwrap_err();
+    assert_eq!((error.code, error.reason), (Code::Unavailable, ErrorReason::StoreUnavailable));
+    off.store(false, Ordering::SeqCst);
+    assert!(calls.get(ALICE).await.is_ok());
+    world.authority.audit();
 }
 
 #[tokio::test(start_paused = true)]

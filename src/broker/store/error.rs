@@ -8,7 +8,7 @@ use crate::broker::model::{GrantId, Position};
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// It did not answer, or not in time; the step may have happened.
-    #[error("the token store does not answer; calls are retried")]
+    #[error("the token store does not answer; call again")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It refused the step, which did not happen.
     #[error("the token store refused: {0}")]

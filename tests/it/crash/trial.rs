@@ -102,9 +102,7 @@ impl Trial {
     }
 
     /// Tries the fault so often, with the same grants, and judges each time.
-    pub(super) fn run(self, runs: usize) -> Outcome {
-        let mut outcome =
-            Outcome { runs, rotations: 0, requests: 0, lost: 0, worst: Duration::ZERO };
+    pub(super) fn run(self, runs: usize, outcome: &mut Outcome) {
         let mut program = self.serve(None);
         for n in 0..self.grants {
             self.import(&program, n);
@@ -115,6 +113,9 @@ impl Trial {
             let begin = Instant::now();
             outcome.lost += self.live(&program);
             outcome.worst = outcome.worst.max(begin.elapsed());
+            (outcome.rotations, outcome.requests) =
+                (self.authority.rotations(), self.authority.posts());
+            outcome.runs += 1;
         }
         let (code, log) = program.stop();
         assert_eq!(code, Some(0), "{:?}: {log}", self.fault);
@@ -122,9 +123,6 @@ impl Trial {
             assert_eq!(outcome.lost, 0, "{:?} costs nothing: {log}", self.fault);
             self.authority.audit();
         }
-        outcome.rotations = self.authority.rotations();
-        outcome.requests = self.authority.posts();
-        outcome
     }
 
     /// Lets the fault happen, and leaves a program in front of a world that is well again.

@@ -19,6 +19,8 @@ use tokio::sync::mpsc::Sender;
 pub(crate) struct Flaky {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) off: Arc<AtomicBool>,
+    /// The next step that begins a chain is made, and its answer lost.
+    pub(crate) loses_answer: Arc<AtomicBool>,
 }
 
 type StoreResult<T> = Result<T, StoreError>;
@@ -88,7 +90,11 @@ impl Grants for Flaky {
         expected: Option<Position>,
         seed: Seed,
     ) -> StoreResult<Option<Grant>> {
-        self.reach()?.start_chain(id, expected, seed).await
+        let started = self.reach()?.start_chain(id, expected, seed).await;
+        if self.loses_answer.swap(false, Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("its answer was lost".into()));
+        }
+        started
     }
     async fn journal(&self, _: &Grant, _: Option<SystemTime>) -> Result<(), String> {
         Ok(())
