@@ -4,7 +4,7 @@
 //! and [`view`] what this process knows, [`serving`] what a caller gets, [`watching`] what one who
 //! stays hears, [`refresh`] how a grant is kept fresh, [`admin`] what operators do ([`describe`] what
 //! they say of a grant), [`enrol`] how a person's consent becomes a grant, [`census`] what they see at
-//! a glance, [`resolve`] what they do about grants that do not go on by themselves, [`revoke`] how they
+//! a glance, [`rules`] what follows from what, [`resolve`] what they do about grants that do not go on by themselves, [`revoke`] how they
 //! end one, [`acts`] what is told of what the broker does by itself. The process ends at two traits,
 //! [`store::Store`] and [`endpoint::TokenEndpoint`].
 
@@ -20,8 +20,9 @@ use crate::broker::acts::Act;
 use crate::broker::endpoint::{Failure, TokenEndpoint};
 use crate::broker::error::{Error, chain};
 use crate::broker::metrics::Metrics;
-use crate::broker::model::ProviderId;
+use crate::broker::model::{Evidence, ProviderId};
 use crate::broker::refresh::Rotations;
+use crate::broker::refresh::troubles::Client;
 use crate::broker::settings::Settings;
 use crate::broker::store::{Finding, Store};
 use crate::clock::Clock;
@@ -44,6 +45,7 @@ pub mod model;
 pub mod refresh;
 pub mod resolve;
 pub mod revoke;
+pub mod rules;
 pub mod serving;
 pub mod settings;
 pub mod store;
@@ -132,17 +134,26 @@ impl Broker {
         Arc::clone(&self.rotations).follow().await;
     }
 
-    /// What we prove ourselves by to this provider has changed: whoever waited for that waits no longer.
-    pub fn client_changed(&self, provider: &ProviderId) {
-        self.rotations.providers.client_changed(provider);
-        // Those that wait are brought up one after the other, whether somebody asks for them or not.
-        self.rotations.wake(provider.clone());
-        for entry in self.rotations.known.of(provider) {
+    /// What we are known by to this provider has changed: whoever waited for that waits no longer, and
+    /// until something succeeds no refusal is believed.
+    pub fn client_changed(self: &Arc<Self>, provider: &ProviderId) {
+        let (rotations, provider) = (Arc::clone(&self.rotations), provider.clone());
+        for client in Client::all_of(&provider) {
+            rotations.forget_trouble(&client);
+        }
+        for entry in rotations.known.of(&provider) {
             let refused = |error: &Error| matches!(error, Error::Upstream { failure, .. } if failure.reason.is_of_client());
             if entry.trouble().is_some_and(|trouble| refused(&trouble.error)) {
                 entry.forget_trouble();
             }
         }
+        self.rotations.tasks.spawn(async move {
+            for client in Client::all_of(&provider) {
+                rotations.agree(&client, Evidence::changed).await;
+            }
+            // Those that wait are brought up one after the other, whether somebody asks for them or not.
+            rotations.wake(provider);
+        });
     }
 
     /// What the broker does by itself from now on. Whoever listens and is slow misses some.
@@ -150,8 +161,12 @@ impl Broker {
         self.rotations.acts.listen()
     }
 
-    /// Why nobody asks the provider at present, and until when; for operators.
+    /// Why one request at a time goes to the provider, and when the next may go; for operators.
     pub fn provider_waits(&self, provider: &ProviderId) -> Option<(Failure, Instant)> {
-        self.rotations.providers.waits(provider)
+        let troubles = &self.rotations.troubles;
+        let holds = Client::all_of(provider).map(|client| troubles.hold(&client));
+        let hold = holds.into_iter().flatten().next()?;
+        let until = Instant::now() + troubles.until(hold.next_probe);
+        Some((Failure::of_others(&hold.cause), until))
     }
 }

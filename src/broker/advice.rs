@@ -29,6 +29,11 @@ pub fn advice(reason: Reason) -> &'static str {
             "an operator took it back at the provider (`token-broker grant revoke`); have the person \
              consent again with `token-broker grant enroll`"
         }
+        Reason::GrantRefusedAlone => {
+            "the provider refuses this grant again and again while it serves others of the same client; \
+             have the person consent again, or look at what the provider says of it. It is tried once a \
+             day, and now with `token-broker grant resolve`"
+        }
         Reason::ScopeNotGranted => {
             "the provider refused the scopes: the grant, or our client, does not cover them"
         }
@@ -48,9 +53,9 @@ pub fn advice(reason: Reason) -> &'static str {
              it is tried again; say what it means in `error_map` of the provider"
         }
         Reason::ProviderRefusesMany => {
-            "the provider refuses many grants at once, so the trouble is taken for its own; \
-             one grant at a time is tried until one succeeds, and those refused again after \
-             that need a new consent"
+            "the provider refused it together with many other grants, which is not believed yet; \
+             it is presented again by itself, and consenting again works at once; \
+             `token-broker provider release --believe` says that all of them are dead"
         }
         Reason::ProviderEndpointMisconfigured => {
             "this is not a token endpoint; check `base_url` or `token_url` of the provider"

@@ -1,7 +1,7 @@
 //! Census: how many grants are in which state, counted in the store, so that dead ones show in the
 //! metrics also after a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tracing::debug;
@@ -50,6 +50,12 @@ impl Broker {
                 break;
             }
         }
+        let mut of_provider = HashMap::<ProviderId, usize>::new();
+        for ((provider, _), count) in &counts {
+            *of_provider.entry(provider.clone()).or_default() +=
+                usize::try_from(*count).unwrap_or(0);
+        }
+        *self.rotations.counted.lock() = of_provider;
         let providers = self.providers().into_iter().map(|each| each.id);
         let metrics = self.metrics();
         // All labels are there from the start: an alarm sees nothing else.

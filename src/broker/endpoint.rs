@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::broker::model::{DoubtKind, ProviderId, Reason};
+use crate::broker::model::{Cause, DoubtKind, ProviderId, Reason};
 use crate::secret::{
     AccessToken, Account, AuthorizationCode, CodeVerifier, EnrolmentState, Nonce, RefreshToken,
 };
@@ -131,6 +131,8 @@ pub struct Habits {
     pub rate: u32,
     /// Most refreshes of one replica that wait for an answer.
     pub concurrency: usize,
+    /// Longest wait that it can ask for (`Retry-After`).
+    pub retry_after_max: Duration,
 }
 
 /// Callers give up far sooner. A provider that has become slow commits what it answers late, and
@@ -146,6 +148,10 @@ pub const RATE: u32 = 100;
 /// Refreshes under way where nothing else is said: as many connections, and no more.
 pub const CONCURRENCY: usize = 128;
 
+/// Milliseconds are sent as seconds, and whoever means a day is asked again before it is over: a
+/// refusal costs nothing.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
 impl Default for Habits {
     fn default() -> Self {
         Self {
@@ -158,6 +164,7 @@ impl Default for Habits {
             resend_rate: RESEND_RATE,
             rate: RATE,
             concurrency: CONCURRENCY,
+            retry_after_max: RETRY_AFTER_MAX,
         }
     }
 }
@@ -242,13 +249,15 @@ pub enum Disposition {
     Unknown(DoubtKind),
 }
 
-/// Whom a failure concerns, which is who must wait.
+/// Whose request met a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Concern {
-    /// This grant alone.
-    Grant,
-    /// Every grant of the provider.
-    Provider,
+pub enum Met {
+    /// Its own.
+    Itself,
+    /// Those of others; nothing was sent for this one.
+    Others,
+    /// Nobody's: the queue is too long, and the provider knows nothing of it.
+    Queue,
 }
 
 /// Why there is no access token.
@@ -258,29 +267,49 @@ pub struct Failure {
     pub reason: Reason,
     /// What it means for the refresh token.
     pub disposition: Disposition,
-    /// Whom it concerns.
-    pub concern: Concern,
+    /// Whose request met it.
+    pub met: Met,
+    /// What we prove ourselves by was refused, and there is something else to try at once.
+    pub other_secret: bool,
     /// HTTP status, if there was a reply.
     pub status: Option<u16>,
-    /// The provider's error code, cut to the characters of RFC 6749 section 5.2.
+    /// What the provider said, cut and cleaned.
     pub provider_error: Option<String>,
     /// How long the provider asks us to wait.
     pub retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// Another secret of ours may be the right one: that says nothing of the provider.
-    pub fn try_other_secret(&mut self) {
-        self.concern = Concern::Grant;
+    /// A failure of a grant's own request of which nothing else is known.
+    pub fn new(reason: Reason, disposition: Disposition) -> Self {
+        Self {
+            reason,
+            disposition,
+            met: Met::Itself,
+            other_secret: false,
+            status: None,
+            provider_error: None,
+            retry_after: None,
+        }
     }
 
-    /// Another secret of ours is worth a try at once.
-    pub fn has_other_secret(&self) -> bool {
-        self.reason == Reason::ClientCredentialsRejected && self.concern == Concern::Grant
+    /// What those are told for whom nothing is sent, because others met this.
+    pub fn of_others(cause: &Cause) -> Self {
+        let Cause { reason, status, said } = cause.clone();
+        let failure = Self::new(reason, Disposition::NotProcessed);
+        Self { met: Met::Others, status, provider_error: said, ..failure }
     }
 
-    /// Our own queue was too long: the provider knows nothing of it.
-    pub fn turned_away(&self) -> bool {
-        self.reason == Reason::ProviderRateLimited && self.concern == Concern::Grant
+    /// The provider has answered this grant's request, and did not process it.
+    pub fn is_answer(&self) -> bool {
+        self.disposition == Disposition::NotProcessed
+            && self.met == Met::Itself
+            && self.status.is_some()
+    }
+
+    /// The same, as it is kept.
+    pub fn cause(&self) -> Cause {
+        let Self { reason, status, provider_error, .. } = self.clone();
+        Cause { reason, status, said: provider_error }
     }
 }

@@ -362,6 +362,7 @@ pub(super) mod tests {
             },
             standing: Standing::Usable,
             intent: None,
+            answer: None,
         }
     }
 

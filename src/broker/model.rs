@@ -1,7 +1,9 @@
-//! What a grant is. Pure data and its rules; names nothing else of the domain.
+//! What a grant is, and what is known of its provider. Pure data and its rules; names nothing else of the domain.
 
+pub mod answer;
 pub mod descriptor;
 pub mod enrolment;
+pub mod evidence;
 pub mod generation;
 pub mod grant;
 pub mod id;
@@ -10,8 +12,10 @@ pub mod reason;
 pub mod standing;
 pub mod token;
 
+pub use answer::{Answer, Cause};
 pub use descriptor::{Descriptor, GrantKind};
 pub use enrolment::{ENROLMENT_LIFE, Ending, Enrolment, PageTerms};
+pub use evidence::{Evidence, Hold, Millis, Piece, Reading};
 pub use generation::{Fence, Generation, Position};
 pub use grant::Grant;
 pub use id::{GrantId, ProviderId};

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`join`] and [`flight`] one refresh for each grant, [`rotation`] how it is done,
 //! [`claim`] under what right (and when it is its turn: `governor`, `queue`), [`answer`] what replies mean
-//! (with `pair`), [`providers`] whose trouble a failure is, [`resend`] (with `doubt`) what follows a
+//! (with `pair`), [`troubles`] whose trouble a failure is, [`resend`] (with `doubt`) what follows a
 //! lost answer, [`publish`] how a pair is kept, [`continuity`] whether the store keeps it (with
 //! `others`), [`revoke`] how it ends on purpose, [`pacing`] who waits after a failure, [`follow`] what
 //! other processes change, [`scheduler`] what happens unasked. Nothing here knows of callers or
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,7 +28,7 @@ use crate::broker::model::{GrantId, ProviderId};
 use crate::broker::refresh::continuity::Watch;
 use crate::broker::refresh::flight::Flights;
 use crate::broker::refresh::governor::Governor;
-use crate::broker::refresh::providers::Providers;
+use crate::broker::refresh::troubles::Troubles;
 use crate::broker::settings::Settings;
 use crate::broker::store::{Store, StoreError, Stored};
 use crate::clock::{Clock, from_unix_ms};
@@ -43,13 +44,13 @@ pub mod join;
 mod others;
 pub mod pacing;
 pub mod pair;
-pub mod providers;
 pub mod publish;
 mod queue;
 pub mod resend;
 pub mod revoke;
 pub mod rotation;
 pub mod scheduler;
+pub mod troubles;
 
 /// First attempt number; 0 stands for none.
 const FIRST_ATTEMPT: u64 = 1;
@@ -70,7 +71,9 @@ pub struct Rotations {
     attempts: AtomicU64,
     pub(super) known: Known,
     pub(super) flights: Flights,
-    pub(super) providers: Providers,
+    pub(super) troubles: Arc<Troubles>,
+    /// How many grants of each provider there are, as they were counted last.
+    pub(super) counted: Mutex<HashMap<ProviderId, usize>>,
     pub(super) governor: Governor,
     pub(super) acts: Acts,
     pub(super) watch: Watch,
@@ -105,7 +108,8 @@ impl Rotations {
             attempts: AtomicU64::new(FIRST_ATTEMPT),
             known: Known::default(),
             flights: Flights::default(),
-            providers: Providers::default(),
+            troubles: Arc::default(),
+            counted: Mutex::default(),
             governor: Governor::default(),
             acts: Acts::default(),
             watch,

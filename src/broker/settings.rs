@@ -52,9 +52,9 @@ pub struct Settings {
     pub attempt_backoff: Backoff,
     /// Waits after failed refreshes.
     pub retry_backoff: Backoff,
-    /// Waits of a provider that refused our client.
+    /// Waits between the requests that go out one at a time while a provider refuses several grants alike.
     pub client_probe: Backoff,
-    /// Waits between the requests that go out one at a time while a provider is in trouble.
+    /// The same, while no answer comes.
     pub canary_backoff: Backoff,
     /// Final refusals of many grants within this time count as the provider's trouble.
     pub refusal_window: Duration,
@@ -99,7 +99,7 @@ impl Default for Settings {
             attempts_max: 3,
             attempt_backoff: Backoff::new(Duration::from_millis(200), s(1)),
             retry_backoff: Backoff::new(s(1), s(60)),
-            client_probe: Backoff::new(s(60), s(300)),
+            client_probe: Backoff::new(s(1), s(300)),
             canary_backoff: Backoff::new(s(1), s(15)),
             refusal_window: s(600),
             stop_at: None,

@@ -12,6 +12,7 @@ mod events;
 mod findings;
 mod grants;
 mod rates;
+mod troubles;
 
 pub use claims::{Claim, Claims};
 pub use due::DueIndex;
@@ -21,6 +22,7 @@ pub use events::{Events, Heard};
 pub use findings::{Finding, Grade};
 pub use grants::{Amendment, Grants, Merged, Page, Said, Seed, Stored};
 pub use rates::{Limit, Rates, Slots, Slowing};
+pub use troubles::{Troubles, Version};
 
 /// A tombstone keeps late pairs out for longer than any pair can be late.
 pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -38,7 +40,7 @@ pub(super) const PAGE: usize = 500;
 /// - A generation is claimed by one owner at a time, and no passing of time frees it.
 #[async_trait]
 pub trait Store:
-    Grants + Claims + DueIndex + Enrolments + Events + Rates + Send + Sync + 'static
+    Grants + Claims + DueIndex + Enrolments + Events + Rates + Troubles + Send + Sync + 'static
 {
     /// Says what and how this store is; writes a mark, which proves that it takes writes and is
     /// looked for the next time. One caller at a time.

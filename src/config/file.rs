@@ -157,11 +157,13 @@ pub(super) struct Timing {
     pub(super) retry_backoff: Span,
     /// Longest wait after a failed refresh.
     pub(super) retry_backoff_max: Span,
-    /// First wait of a provider that refused our client; doubles each time.
+    /// First wait between the requests that go out one at a time while a provider refuses several grants
+    /// alike; doubles each time, and is never less than 10s from the third on.
     pub(super) client_probe: Span,
-    /// Longest wait of a provider that refused our client.
+    /// Longest such wait, if the tokens of the client live long enough; and the longest wait of a single
+    /// grant that is refused.
     pub(super) client_probe_max: Span,
-    /// Longest wait between the requests that go out one at a time while a provider is in trouble.
+    /// Longest wait between the requests that go out one at a time while no answer comes.
     pub(super) canary_backoff_max: Span,
     /// Final refusals of many grants within this time count as the provider's trouble.
     pub(super) refusal_window: Span,

@@ -239,6 +239,7 @@ fn habits(section: &file::ProviderSection) -> Habits {
         resend_rate: section.resend_rate.unwrap_or(defaults.resend_rate),
         rate: section.rate.unwrap_or(defaults.rate),
         concurrency: section.concurrency.map_or(defaults.concurrency, usize::from),
+        retry_after_max: span(section.retry_after_max, defaults.retry_after_max),
     }
 }
 

@@ -118,6 +118,7 @@ fn upstream_code(reason: Reason) -> Code {
         | Reason::GrantRefreshTokenExpired
         | Reason::GrantNotRefreshable
         | Reason::GrantRevoked
+        | Reason::GrantRefusedAlone
         | Reason::ScopeNotGranted
         | Reason::ProviderEndpointMisconfigured
         | Reason::ClientCredentialsRejected

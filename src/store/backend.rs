@@ -9,7 +9,7 @@ use crate::broker::model::{GrantId, Position, ProviderId};
 use crate::broker::store::{Claim, Finding, Heard, Limit, Merged, Peers, Slowing, StoreError};
 use crate::store::bucket::Booked;
 use crate::store::identity::Identity;
-use crate::store::record::{Blob, Record, Sealed, Stamp, StoredDoubt, StoredOwner};
+use crate::store::record::{Blob, Record, Sealed, Stamp, StoredAnswer, StoredDoubt, StoredOwner};
 
 pub(crate) type StoreResult<T> = Result<T, StoreError>;
 
@@ -82,6 +82,12 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// Takes a note out; an empty one stays in its place for as long.
     async fn pick(&self, name: &str) -> StoreResult<Option<Blob>>;
+
+    /// A value that all processes share, which change it is, and for how long it has been so, in ms.
+    async fn shared(&self, name: &str) -> StoreResult<Option<(Blob, u64, u64)>>;
+
+    /// Puts another one in the place of that change; `false`: there is another one by now.
+    async fn share(&self, name: &str, read: u64, value: Blob, life: Duration) -> StoreResult<bool>;
 
     /// Tells what other processes change, until nothing can be heard or nothing was for `silence`.
     async fn listen(&self, heard: Sender<Heard>, silence: Duration) -> StoreResult<()>;
@@ -197,8 +203,8 @@ pub(crate) enum Change {
     },
     /// The request under this claim got no definite answer.
     Doubt { hold: Hold, doubt: StoredDoubt, due_at: Option<u64> },
-    /// Nothing was processed under this claim.
-    Release { hold: Hold },
+    /// Nothing was processed under this claim; what the provider said, if that is new.
+    Release { hold: Hold, answer: Option<StoredAnswer> },
     /// The provider said no.
     Refuse { hold: Hold, refusal: Sealed },
     /// The provider said no, and this pair, made of the sibling with that fence, is tried instead.
@@ -232,6 +238,8 @@ pub(crate) struct Amend {
     /// Its fence tells everybody that it is newer.
     pub(crate) fence: u64,
     pub(crate) lift: bool,
+    /// With that.
+    pub(crate) answer: Option<StoredAnswer>,
     /// The same fence is on it.
     pub(crate) descriptor: Option<Sealed>,
     pub(crate) in_doubt: Option<(StoredOwner, StoredDoubt)>,

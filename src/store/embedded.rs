@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use redb::Database;
 use redb::backends::InMemoryBackend;
 use tokio::sync::mpsc::Sender;
+use tokio::time::Instant;
 
 use crate::broker::model::{GrantId, ProviderId};
 use crate::broker::store::{Claim, Finding, Grade, Heard, Limit, Merged, Slowing, StoreError};
@@ -30,7 +31,7 @@ use crate::store::embedded::rows::alive;
 use crate::store::embedded::tables::{IDENTITY, META};
 use crate::store::identity::Identity;
 use crate::store::keyring::private_file;
-use crate::store::record::{Blob, Record};
+use crate::store::record::{Blob, Record, millis};
 use crate::store::{OpenError, transition};
 
 mod failure;
@@ -45,6 +46,14 @@ pub(crate) struct Embedded {
     inner: Arc<Inner>,
     /// Of the only process that there is; they need not last.
     buckets: Mutex<HashMap<ProviderId, Bucket>>,
+    shared: Mutex<HashMap<String, Shared>>,
+}
+
+/// A value, which change it is, and when it was made.
+struct Shared {
+    value: Blob,
+    change: u64,
+    at: Instant,
 }
 
 impl Embedded {
@@ -76,7 +85,7 @@ impl Embedded {
             clock,
         };
         inner.make_tables()?;
-        Ok(Self { inner: Arc::new(inner), buckets: Mutex::default() })
+        Ok(Self { inner: Arc::new(inner), buckets: Mutex::default(), shared: Mutex::default() })
     }
 
     /// What [`Backend::identity`] does, for who cannot wait.
@@ -241,6 +250,23 @@ impl Backend for Embedded {
     async fn pick(&self, name: &str) -> StoreResult<Option<Blob>> {
         let name = name.to_owned();
         self.run(move |inner| inner.pick(&name)).await
+    }
+
+    async fn shared(&self, name: &str) -> StoreResult<Option<(Blob, u64, u64)>> {
+        let shared = self.shared.lock();
+        let told =
+            |shared: &Shared| (shared.value.clone(), shared.change, millis(shared.at.elapsed()));
+        Ok(shared.get(name).map(told))
+    }
+
+    async fn share(&self, name: &str, read: u64, value: Blob, _: Duration) -> StoreResult<bool> {
+        let mut shared = self.shared.lock();
+        let newest = shared.get(name).map_or(0, |shared| shared.change);
+        if newest == read {
+            let newer = Shared { value, change: newest + 1, at: Instant::now() };
+            shared.insert(name.to_owned(), newer);
+        }
+        Ok(newest == read)
     }
 
     async fn listen(&self, _: Sender<Heard>, _: Duration) -> StoreResult<()> {

@@ -16,8 +16,10 @@ use crate::secret::{AccessToken, Account, RefreshToken};
 use crate::store::record::{StoredDoubt, millis};
 
 mod enrolment;
+mod evidence;
 
 pub(crate) use enrolment::{PlainEnding, PlainEnrolment};
+pub(crate) use evidence::PlainEvidence;
 
 /// What operators say about the grant.
 #[derive(Serialize, Deserialize)]

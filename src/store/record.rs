@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::model::{Doubt, DoubtKind, Fence, Generation, GrantId, Intent, Owner, Position};
+use crate::broker::model::{
+    Answer, Cause, Doubt, DoubtKind, Fence, Generation, GrantId, Intent, Owner, Position, Reason,
+};
 use crate::clock::{from_unix_ms, unix_ms};
 
 /// A grant as the store holds it. Times are milliseconds since the Unix epoch.
@@ -30,6 +32,9 @@ pub(crate) struct Record {
     #[serde(default)]
     pub(crate) refusal: Option<Sealed>,
     pub(crate) intent: Option<StoredIntent>,
+    /// What the provider said last, where it was no success and no end.
+    #[serde(default)]
+    pub(crate) answer: Option<StoredAnswer>,
     /// Sealed pairs of the same generation, by their fences.
     pub(crate) siblings: BTreeMap<u64, Blob>,
     pub(crate) due_at: Option<u64>,
@@ -109,6 +114,19 @@ pub(crate) struct StoredDoubt {
     pub(crate) fence: u64,
 }
 
+/// What a provider said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredAnswer {
+    reason: String,
+    status: Option<u16>,
+    said: Option<String>,
+    sent_at: u64,
+    since: u64,
+    count: u32,
+    #[serde(default)]
+    alone: bool,
+}
+
 /// Who claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredOwner {
@@ -130,6 +148,7 @@ impl Record {
             blob,
             refusal: None,
             intent: None,
+            answer: None,
             siblings: BTreeMap::new(),
             due_at: None,
         }
@@ -192,6 +211,43 @@ impl StoredDoubt {
             attempts: doubt.attempts,
             fence: fence.0,
         }
+    }
+}
+
+impl From<&Answer> for StoredAnswer {
+    fn from(answer: &Answer) -> Self {
+        let Answer { cause: Cause { reason, status, said }, sent_at, since, count, alone } = answer;
+        Self {
+            reason: reason.name().to_owned(),
+            status: *status,
+            said: said.clone(),
+            sent_at: unix_ms(*sent_at),
+            since: unix_ms(*since),
+            count: *count,
+            alone: *alone,
+        }
+    }
+}
+
+impl From<&StoredAnswer> for Answer {
+    fn from(stored: &StoredAnswer) -> Self {
+        // A reason of a later version is one that this one does not understand.
+        let reason = Reason::from_name(&stored.reason);
+        let reason = reason.unwrap_or(Reason::ProviderUnrecognizedError);
+        Self {
+            cause: Cause { reason, status: stored.status, said: stored.said.clone() },
+            sent_at: from_unix_ms(stored.sent_at),
+            since: from_unix_ms(stored.since),
+            count: stored.count,
+            alone: stored.alone,
+        }
+    }
+}
+
+impl StoredAnswer {
+    /// The answer by another clock.
+    pub(crate) fn told(self, by: impl Fn(u64) -> u64) -> Self {
+        Self { since: by(self.since), sent_at: by(self.sent_at), ..self }
     }
 }
 

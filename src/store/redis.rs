@@ -162,6 +162,7 @@ impl Redis {
     /// Ages of claims and doubts are told by our clock from here on.
     fn by_our_clock(&self, mut record: Record) -> Record {
         record.intent = record.intent.map(|held| held.told(|at| self.time.of_ours(at)));
+        record.answer = record.answer.map(|answer| answer.told(|at| self.time.of_ours(at)));
         record
     }
 
@@ -207,7 +208,9 @@ impl Redis {
             Some((owner, doubt)) => (json(owner), self.doubt(doubt)),
             None => (Vec::new(), Vec::new()),
         };
-        let arguments: [&[u8]; 9] = [
+        let answer = amend.answer.clone();
+        let answer = answer.map(|answer| json(&answer.told(|at| self.time.of_server(at))));
+        let arguments: [&[u8]; 10] = [
             &generation,
             &last_fence,
             &text(amend.fence),
@@ -217,6 +220,7 @@ impl Redis {
             amend.descriptor.as_ref().map_or(&[], |descriptor| descriptor.blob.0.as_slice()),
             &owner,
             &doubt,
+            &answer.unwrap_or_default(),
         ];
         self.changed("amend", &keys.with_due(), &arguments).await
     }
@@ -461,9 +465,11 @@ impl Backend for Redis {
                     [&generation, &fence, &self.doubt(&doubt), &due_at, name];
                 self.changed("doubt", &due, &arguments).await
             }
-            Change::Release { hold } => {
+            Change::Release { hold, answer } => {
                 let [generation, fence] = held(hold);
-                self.changed("release", &[keys.grant()], &[&generation, &fence]).await
+                let answer = answer.map(|answer| json(&answer.told(|at| self.time.of_server(at))));
+                let arguments: [&[u8]; 3] = [&generation, &fence, &answer.unwrap_or_default()];
+                self.changed("release", &[keys.grant()], &arguments).await
             }
             Change::Refuse { hold, refusal } => {
                 let [generation, fence] = held(hold);
@@ -530,6 +536,19 @@ impl Backend for Redis {
     async fn pick(&self, name: &str) -> StoreResult<Option<Blob>> {
         let note: Vec<u8> = self.call("pick", &[&self.layout.note(name)], &[]).await?;
         Ok(Some(note).filter(|note| !note.is_empty()).map(Blob))
+    }
+
+    async fn shared(&self, name: &str) -> StoreResult<Option<(Blob, u64, u64)>> {
+        let read: Vec<Vec<u8>> = self.call("shared", &[&self.layout.trouble(name)], &[]).await?;
+        let [value, change, age] = read.as_slice() else { return Ok(None) };
+        let whole = |text: &[u8]| str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+        let (change, age) = whole(change).zip(whole(age)).ok_or_else(malformed)?;
+        Ok(Some((Blob(value.clone()), change, age)))
+    }
+
+    async fn share(&self, name: &str, read: u64, value: Blob, life: Duration) -> StoreResult<bool> {
+        let arguments: [&[u8]; 3] = [&text(read), &value.0, &text(millis(life))];
+        self.changed("share", &[&self.layout.trouble(name)], &arguments).await
     }
 
     async fn listen(&self, heard: Sender<Heard>, silence: Duration) -> StoreResult<()> {

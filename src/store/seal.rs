@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use crate::broker::model::{
-    Descriptor, Fence, Grant, GrantId, GrantKind, Intent, Pair, Position, Standing, Verdict,
+    Answer, Descriptor, Fence, Grant, GrantId, Intent, Pair, Position, Standing, Verdict,
 };
 use crate::broker::store::StoreError;
 use crate::store::keyring::{Keyring, OpenError};
@@ -60,6 +60,7 @@ impl Seal {
             pair,
             standing,
             intent: record.intent.as_ref().map(Intent::from),
+            answer: record.answer.as_ref().map(Answer::from),
         })
     }
 
@@ -131,6 +132,20 @@ impl Seal {
         self.open(&self.page_context(), &Blob(sealed)).map_err(|_| StoreError::BadCursor)
     }
 
+    /// What is known of a client's trouble.
+    pub(crate) fn trouble<T: Serialize>(&self, client: &str, plain: &T) -> Blob {
+        self.seal(&self.trouble_context(client), plain)
+    }
+
+    /// `None`: it was not sealed by this deployment for this client.
+    pub(crate) fn open_trouble<T: DeserializeOwned>(&self, client: &str, blob: &Blob) -> Option<T> {
+        self.open(&self.trouble_context(client), blob).ok()
+    }
+
+    fn trouble_context(&self, client: &str) -> Vec<u8> {
+        context(&["tb2 trouble", &self.deployment, client])
+    }
+
     fn page_context(&self) -> Vec<u8> {
         context(&["tb2 page", &self.deployment])
     }
@@ -157,10 +172,7 @@ impl Seal {
     }
 
     fn pair_context(&self, id: &GrantId, at: Position, descriptor: &Descriptor) -> Vec<u8> {
-        let kind = match descriptor.kind {
-            GrantKind::RefreshToken => "refresh_token",
-            GrantKind::ClientCredentials => "client_credentials",
-        };
+        let kind = descriptor.kind.name();
         let (generation, fence) = (at.generation.to_string(), at.fence.0.to_string());
         let provider = descriptor.provider.as_str();
         context(&["tb1", &self.deployment, id.as_str(), &generation, &fence, provider, kind])

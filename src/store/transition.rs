@@ -98,6 +98,7 @@ fn merge(
         record.siblings.clear();
         record.refusal = None;
         record.intent = None;
+        record.answer = None;
     }
     record.generation = generation;
     record.published_fence = fence;
@@ -123,8 +124,9 @@ pub(crate) fn change(slot: &mut Option<Record>, change: Change, now: u64) -> boo
             }
             record.due_at = due_at;
         }
-        Change::Release { hold } => {
+        Change::Release { hold, answer } => {
             let Some(record) = held(slot, hold) else { return false };
+            record.answer = answer.or(record.answer.take());
             match record.intent.as_mut().and_then(|held| held.doubt.as_mut()) {
                 // In doubt as before.
                 Some(doubt) => doubt.fence = hold.fence,
@@ -191,11 +193,12 @@ fn tombstone(at: Position, now: u64) -> Record {
 }
 
 fn amended(record: &mut Record, amend: Amend, now: u64) {
-    let Amend { fence, lift, descriptor, in_doubt, due_at } = amend;
+    let Amend { fence, lift, answer, descriptor, in_doubt, due_at } = amend;
     record.last_fence = fence;
     record.amended_fence = fence;
     if lift {
         record.refusal = None;
+        record.answer = answer;
     }
     if let Some((owner, doubt)) = in_doubt {
         let (generation, doubt) = (record.generation, Some(doubt));

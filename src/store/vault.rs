@@ -31,6 +31,7 @@ mod grants;
 mod marks;
 mod rates;
 mod replay;
+mod troubles;
 
 /// Records read at once while a store is converted.
 const CONVERTED_AT_ONCE: usize = 500;

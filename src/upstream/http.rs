@@ -26,7 +26,7 @@ use crate::secret::{Account, Nonce, RefreshToken};
 use crate::upstream::authorize::authorization_url;
 use crate::upstream::form::Form;
 use crate::upstream::http::metadata::{Freshness, Metadata};
-use crate::upstream::http::wire::{failure, listen, read, unanswered, unknown};
+use crate::upstream::http::wire::{listen, read, unanswered, unknown};
 use crate::upstream::id_token::{self, Expected, Untrusted};
 use crate::upstream::provider::{Endpoints, Provider};
 use crate::upstream::reply::{Person, Raw, judge, person};
@@ -91,7 +91,7 @@ impl Http {
     }
 
     fn upstream(&self, id: &ProviderId) -> Result<&Upstream, Failure> {
-        let missing = || failure(Reason::ProviderEndpointMisconfigured, Disposition::NotSent);
+        let missing = || Failure::new(Reason::ProviderEndpointMisconfigured, Disposition::NotSent);
         self.providers.get(id).ok_or_else(missing)
     }
 
@@ -118,7 +118,7 @@ impl Http {
         let provider = &upstream.provider;
         let endpoints = upstream.known();
         // It was asked for before (`ready`): nothing is waited for any more.
-        let unknown = || failure(Reason::ProviderUnreachable, Disposition::NotSent);
+        let unknown = || Failure::new(Reason::ProviderUnreachable, Disposition::NotSent);
         let url = endpoints.token.as_deref().ok_or_else(unknown)?;
         let deadline = Instant::now() + provider.habits.listen_max;
         let in_use = provider.credentials.current();
@@ -137,12 +137,12 @@ impl Http {
         }
         if let Err(failure) = &mut reply.issued
             && failure.reason == Reason::ClientCredentialsRejected
-            && in_use.refused()
             // Whoever else answers 401 knows nothing of the client, nor of what became of the request.
             && failure.provider_error.as_deref() == Some("invalid_client")
+            && in_use.refused()
         {
             info!(provider = %id, "the client secret is refused; the other one is tried");
-            failure.try_other_secret();
+            failure.other_secret = true;
         }
         if let Request::AuthorizationCode { nonce, .. } = request
             && reply.issued.is_ok()
@@ -245,7 +245,7 @@ impl Upstream {
             .body(form.body);
         if let Some(authorization) = &form.authorization {
             let Ok(mut value) = HeaderValue::from_str(authorization) else {
-                return Err(failure(Reason::ClientMisconfigured, Disposition::NotSent));
+                return Err(Failure::new(Reason::ClientMisconfigured, Disposition::NotSent));
             };
             value.set_sensitive(true);
             post = post.header(AUTHORIZATION, value);

@@ -147,7 +147,7 @@ impl<'a> Life<'a> {
             }
             Step::Release { back } => {
                 let Some(held) = self.claimed(*back) else { return String::new() };
-                seen_of(&store.release(&id, held).await.unwrap())
+                seen_of(&store.release(&id, held, None).await.unwrap())
             }
             Step::Refuse { back } => {
                 let Some(held) = self.claimed(*back) else { return String::new() };
@@ -161,7 +161,8 @@ impl<'a> Life<'a> {
                 let in_doubt = in_doubt.then(|| (owner(self), doubt(at.fence)));
                 let due_at = due.then_some(UNIX_EPOCH);
                 let said = Said { disabled: *disabled, ..Said::default() };
-                let amendment = Amendment { lift: *lift, said, in_doubt, due_at };
+                let amendment =
+                    Amendment { lift: *lift, said, in_doubt, due_at, ..Amendment::default() };
                 let amended = store.amend(&id, expected(seen), amendment).await.unwrap();
                 let amended = amended.map(timeless);
                 self.claims.extend(amended.as_ref().and_then(|grant| grant.intent.clone()));

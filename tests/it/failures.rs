@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use token_broker::broker::store::Store;
 use token_broker::proto::{ErrorReason, GrantState};
 use token_broker::telemetry;
@@ -241,40 +242,72 @@ async fn a_refused_client_kills_no_grant_and_stops_the_traffic() {
         let token = world.authority.consent(&format!("person-{n}"));
         calls.import(&format!("kroger/person-{n}"), &token).await.unwrap();
     }
-    world.authority.next(Fault::Answer(401, ""));
-    for n in 0..100 {
-        let error = calls.get(&format!("kroger/person-{n}")).await.unwrap_err();
+    world.authority.outage(Some(Fault::Answer(401, "")));
+    let asked = (0..100).map(|n| {
+        let mut calls = world.calls.clone();
+        async move { calls.get(&format!("kroger/person-{n}")).await.unwrap_err() }
+    });
+    for error in join_all(asked).await {
         assert_eq!(
             (error.code, error.reason),
             (Code::FailedPrecondition, ErrorReason::ClientCredentialsRejected)
         );
     }
-    assert_eq!(world.authority.posts(), 1, "one refusal is enough to know");
-    pass(61).await;
+    let posts = world.authority.posts();
+    assert!(posts <= 20, "those that were on their way, and one probe after the other: {posts}");
+    world.authority.outage(None);
+    pass(15).await;
     for n in 0..100 {
         assert!(calls.get(&format!("kroger/person-{n}")).await.is_ok(), "{n}");
     }
-    world.authority.audit();
+    world.authority.audit_families();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rate_limit_is_honoured_for_the_whole_provider() {
+async fn one_grants_limit_is_no_others() {
     let world = World::new();
     world.alice().await;
     let mut calls = world.calls.clone();
     calls.import("kroger/bob", &world.authority.consent("bob")).await.unwrap();
-    world.authority.next(Fault::AnswerLater(429, Duration::from_secs(40)));
-    assert!(calls.get(ALICE).await.is_err());
-    let error = calls.get("kroger/bob").await.unwrap_err();
+    // A day, or milliseconds that were sent as seconds.
+    let day = Duration::from_secs(86_400);
+    world.authority.dead("alice", Fault::AnswerLater(429, day));
+    let error = calls.get(ALICE).await.unwrap_err();
     assert_eq!(
         (error.code, error.reason),
         (Code::ResourceExhausted, ErrorReason::ProviderRateLimited)
     );
-    assert_eq!(error.retry_after, Some(Duration::from_secs(40)));
-    assert_eq!(world.authority.posts(), 1);
-    pass(40).await;
+    let wait = error.retry_after.unwrap();
+    assert!(wait <= Duration::from_secs(300), "{wait:?}");
+    pass(1).await;
     assert!(calls.get("kroger/bob").await.is_ok());
-    assert!(calls.get(ALICE).await.is_ok(), "the same refresh token still works");
+    assert_eq!(world.authority.posts(), 2);
+    // It is asked again by itself as soon as it may be.
+    world.authority.alive("alice");
+    pass(300).await;
+    assert!(calls.get(ALICE).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_two_grants_meet_is_everybodys() {
+    let world = World::new();
+    let mut calls = world.calls.clone();
+    for person in ["alice", "bob", "carol"] {
+        let token = world.authority.consent(person);
+        calls.import(&format!("kroger/{person}"), &token).await.unwrap();
+    }
+    world.authority.outage(Some(Fault::AnswerLater(429, Duration::from_secs(40))));
+    assert!(calls.get(ALICE).await.is_err());
+    pass(2).await;
+    assert!(calls.get("kroger/bob").await.is_err());
+    let posts = world.authority.posts();
+    let error = calls.get("kroger/carol").await.unwrap_err();
+    assert_eq!(error.reason, ErrorReason::ProviderRateLimited);
+    assert!(error.retry_after.unwrap() > Duration::from_secs(30), "{error:?}");
+    assert_eq!(world.authority.posts(), posts, "nothing is sent meanwhile");
+    world.authority.outage(None);
+    pass(41).await;
+    assert!(calls.get("kroger/carol").await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

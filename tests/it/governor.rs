@@ -170,7 +170,8 @@ async fn what_is_queued_is_not_sent_into_a_trouble() {
     world.authority.outage(Some(Fault::Answer(401, "")));
     let before = world.authority.posts();
     pass(50).await;
-    assert!(world.authority.posts() <= before + 2, "{} more", world.authority.posts() - before);
+    let sent = world.authority.posts() - before;
+    assert!(sent <= 15, "until it is known, and a few to see whether it is over: {sent}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,14 +199,15 @@ async fn what_a_provider_says_of_its_limit_holds_at_once() {
     import(&world, 60, true).await;
     world.start_scheduler();
     pass(2).await;
-    world.authority.next(Fault::AnswerLater(429, 8 * SECOND));
-    pass(1).await;
+    world.authority.outage(Some(Fault::AnswerLater(429, 8 * SECOND)));
+    pass(3).await;
     let before = world.authority.posts();
-    pass(7).await;
-    assert_eq!(world.authority.posts(), before, "nothing while it lasts");
+    world.authority.outage(None);
     pass(4).await;
+    assert_eq!(world.authority.posts(), before, "nothing while it lasts");
+    pass(6).await;
     let after = world.authority.posts() - before;
-    assert!((10..22).contains(&after), "then half as much: {after}");
+    assert!((5..32).contains(&after), "then half as much: {after}");
     pass(60).await;
-    world.authority.audit();
+    world.authority.audit_families();
 }

@@ -120,6 +120,7 @@ pub(crate) fn successor(id: &GrantId, generation: Generation, fence: Fence, name
         pair: pair(name),
         standing: Standing::Usable,
         intent: None,
+        answer: None,
     }
 }
 
@@ -185,9 +186,12 @@ async fn a_generation_has_one_claim_at_a_time() {
         let loaded = live(store, grant.id.as_str()).await;
         assert_eq!(loaded.intent, Some(intent.clone()));
         let other = Intent { fence: Fence(intent.fence.0 + 1), ..intent.clone() };
-        assert!(!store.release(&grant.id, &other).await.unwrap(), "only its holder gives it back");
-        assert!(store.release(&grant.id, &intent).await.unwrap());
-        assert!(!store.release(&grant.id, &intent).await.unwrap());
+        assert!(
+            !store.release(&grant.id, &other, None).await.unwrap(),
+            "only its holder gives it back"
+        );
+        assert!(store.release(&grant.id, &intent, None).await.unwrap());
+        assert!(!store.release(&grant.id, &intent, None).await.unwrap());
         let next = claim(store, &grant, 2).await;
         assert!(next.fence > intent.fence);
         let elsewhere =
@@ -211,7 +215,7 @@ async fn kinds_that_spend_nothing_take_silent_claims_over() {
         let taken = store.claim(&grant.id, grant.generation(), owner(2), now, WATCH).await.unwrap();
         let Claim::Granted(taken) = taken else { panic!("{taken:?}") };
         assert!(taken.fence > silent.fence);
-        assert!(!store.release(&grant.id, &silent).await.unwrap(), "it is another's now");
+        assert!(!store.release(&grant.id, &silent, None).await.unwrap(), "it is another's now");
     }
 }
 
@@ -248,9 +252,9 @@ async fn a_doubt_stays_until_there_is_a_definite_answer() {
         assert_eq!(twice, Claim::Moved, "one takes it over");
         let late = store.doubt(&grant.id, &intent, &doubted, None).await.unwrap();
         assert!(!late, "the old holder has no say any more");
-        assert!(!store.release(&grant.id, &intent).await.unwrap());
+        assert!(!store.release(&grant.id, &intent, None).await.unwrap());
 
-        assert!(store.release(&grant.id, &taken).await.unwrap());
+        assert!(store.release(&grant.id, &taken, None).await.unwrap());
         let again = load().await.unwrap();
         assert_eq!(again.in_doubt().unwrap().attempts, 2, "given back into doubt");
         let free = store.claim(&grant.id, grant.generation(), owner(4), None, WATCH).await;

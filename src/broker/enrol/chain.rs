@@ -157,5 +157,6 @@ fn chain_of(enrolment: &Enrolment, first: First, before: Before, now: SystemTime
         },
         standing: Standing::Usable,
         intent: None,
+        answer: None,
     }
 }

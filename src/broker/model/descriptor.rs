@@ -7,7 +7,7 @@ use crate::broker::model::id::ProviderId;
 use crate::secret::Account;
 
 /// How a grant gets its access tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GrantKind {
     /// By a refresh token that a use may spend (RFC 6749 section 6).
     RefreshToken,
@@ -16,6 +16,14 @@ pub enum GrantKind {
 }
 
 impl GrantKind {
+    /// Stable name: in keys of the store and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RefreshToken => "refresh_token",
+            Self::ClientCredentials => "client_credentials",
+        }
+    }
+
     /// A second request for the same generation may do harm.
     pub fn spends(self) -> bool {
         match self {

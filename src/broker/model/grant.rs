@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use crate::broker::model::answer::Answer;
 use crate::broker::model::descriptor::Descriptor;
 use crate::broker::model::generation::{Fence, Generation, Position};
 use crate::broker::model::id::GrantId;
@@ -26,6 +27,8 @@ pub struct Grant {
     pub standing: Standing,
     /// Set while its generation is being spent.
     pub intent: Option<Intent>,
+    /// What the provider said last, where it was no success and no end.
+    pub answer: Option<Answer>,
 }
 
 impl Grant {
@@ -42,6 +45,13 @@ impl Grant {
     /// The grant is of the chain that stood at `spent`, one rotation further at most.
     pub fn continues(&self, spent: Generation) -> bool {
         self.generation() <= spent.next()
+    }
+
+    /// How often in a row it was not refreshed, as all processes know.
+    pub fn failures(&self) -> u32 {
+        let answered = self.answer.as_ref().map_or(0, |answer| answer.count);
+        let doubt = self.intent.as_ref().and_then(|held| held.doubt.as_ref());
+        answered.max(doubt.map_or(0, |doubt| doubt.attempts))
     }
 
     /// The access token, if it is valid at `now`.

@@ -10,6 +10,7 @@ pub enum Reason {
     GrantRefreshTokenExpired,
     GrantNotRefreshable,
     GrantRevoked,
+    GrantRefusedAlone,
     ScopeNotGranted,
     ResourceNotAllowed,
     ProviderUnreachable,
@@ -29,13 +30,14 @@ pub enum Reason {
 
 impl Reason {
     /// All values, for tables and tests.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::GrantReauthRequired,
         Self::GrantInteractionRequired,
         Self::GrantRefreshTokenLost,
         Self::GrantRefreshTokenExpired,
         Self::GrantNotRefreshable,
         Self::GrantRevoked,
+        Self::GrantRefusedAlone,
         Self::ScopeNotGranted,
         Self::ResourceNotAllowed,
         Self::ProviderUnreachable,
@@ -70,6 +72,7 @@ impl Reason {
             Self::GrantRefreshTokenExpired => "GRANT_REFRESH_TOKEN_EXPIRED",
             Self::GrantNotRefreshable => "GRANT_NOT_REFRESHABLE",
             Self::GrantRevoked => "GRANT_REVOKED",
+            Self::GrantRefusedAlone => "GRANT_REFUSED_ALONE",
             Self::ScopeNotGranted => "SCOPE_NOT_GRANTED",
             Self::ResourceNotAllowed => "RESOURCE_NOT_ALLOWED",
             Self::ProviderUnreachable => "PROVIDER_UNREACHABLE",

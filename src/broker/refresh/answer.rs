@@ -3,19 +3,24 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::broker::acts::ActKind;
-use crate::broker::endpoint::{Concern, Disposition, Failure, Reply};
+use crate::broker::endpoint::{Disposition, Failure, Reply};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
+use crate::broker::freshness::Window;
 use crate::broker::model::{
-    Doubt, DoubtKind, Grant, Intent, Position, ProviderId, Reason, Standing, Verdict,
+    Answer, Cause, Doubt, DoubtKind, Evidence, Grant, Intent, Pair, Piece, Position, ProviderId,
+    Reading, Reason, Standing, Verdict,
 };
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::{Callers, Refreshed};
-use crate::broker::refresh::pair::{Received, Sent, received};
-use crate::broker::refresh::providers::Refusal;
+use crate::broker::refresh::pair::{Presented, Received, Sent, received};
+use crate::broker::refresh::troubles::Client;
+use crate::broker::rules::evidence::{Failed, reading};
+use crate::broker::rules::pause::{is_alone, is_last};
 use crate::broker::store::{Amendment, PAGE, StoreError};
 use crate::clock::between;
 
@@ -25,23 +30,23 @@ impl Rotations {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         grant: Grant,
-        intent: &Intent,
-        sent_at: SystemTime,
+        presented: &Presented<'_>,
         reply: Reply,
         callers: &Callers<'_>,
     ) -> Refreshed {
+        let intent = presented.intent;
         let sent = Sent {
             before: &grant.pair,
             descriptor: &grant.descriptor,
             generation: grant.generation().next(),
-            at: sent_at,
+            at: presented.at,
         };
         let Received { pair, failure } = match received(&sent, reply, self.clock.now()) {
             Ok(received) => received,
-            Err(failure) => return self.failed(entry, &grant, intent, sent_at, failure).await,
+            Err(failure) => return self.failed(entry, &grant, presented, failure).await,
         };
         if failure.is_none() {
-            self.tell_success(&grant.descriptor.provider);
+            self.tell_success(&grant, &pair, presented.sent);
         }
         if let Some(doubt) = &intent.doubt {
             self.count_resend(&grant, doubt, "pair");
@@ -65,11 +70,11 @@ impl Rotations {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         grant: &Grant,
-        intent: &Intent,
-        sent_at: SystemTime,
+        presented: &Presented<'_>,
         failure: Failure,
     ) -> Refreshed {
-        let failure = self.whose_trouble(grant, failure);
+        let Presented { intent, at: sent_at, .. } = *presented;
+        let (failure, answer) = self.whose_trouble(entry, grant, presented, failure).await;
         if let Some(doubt) = &intent.doubt {
             let result = match failure.disposition {
                 Disposition::NotSent => "not_sent",
@@ -81,11 +86,7 @@ impl Rotations {
         }
         match failure.disposition {
             Disposition::NotSent | Disposition::NotProcessed => {
-                self.give_back(entry, grant, intent).await;
-                if failure.reason == Reason::ProviderRateLimited {
-                    let sent_ago = between(sent_at, self.clock.now());
-                    self.slow_down(&grant.descriptor.provider, failure.retry_after, sent_ago).await;
-                }
+                self.give_back(entry, grant, intent, answer).await;
                 Err(self.upstream(grant, failure))
             }
             Disposition::Refused => self.refuse(entry, grant, intent, &failure).await,
@@ -102,73 +103,176 @@ impl Rotations {
         entry: &Arc<Entry>,
         grant: &Grant,
         intent: &Intent,
+        answer: Option<Answer>,
     ) {
+        let told = answer.clone().or_else(|| grant.answer.clone());
         match &intent.doubt {
-            None => entry.answered(intent),
+            None => {
+                entry.answered(intent);
+                entry.adopt(Grant { answer: told, intent: None, ..grant.clone() });
+            }
             Some(doubt) => {
                 let doubt = Doubt { fence: intent.fence, ..doubt.clone() };
                 entry.still_doubted(intent, doubt.clone());
                 let held = Intent { doubt: Some(doubt), ..intent.clone() };
-                entry.adopt(Grant { intent: Some(held), ..grant.clone() });
+                entry.adopt(Grant { answer: told, intent: Some(held), ..grant.clone() });
             }
         }
-        self.release(entry, intent).await;
+        self.release(entry, intent, answer.as_ref()).await;
     }
 
-    /// Reads a failure in the light of what other grants of the provider met.
-    fn whose_trouble(self: &Arc<Self>, grant: &Grant, failure: Failure) -> Failure {
-        let provider = &grant.descriptor.provider;
-        let failure = if self.spends(grant) { failure } else { harmless(grant, failure) };
-        match (failure.disposition, failure.reason) {
-            (Disposition::Unknown(_), _) => {
-                let begins = self.providers.silent(provider, &grant.id, &failure);
-                self.tell_incident(provider, begins);
-                if let Some(wait) = failure.retry_after {
-                    self.providers.hold(provider, &asked_to_wait(&failure), |_| wait);
-                }
-            }
-            // What is not understood never ends a grant, however often it comes.
-            (Disposition::NotProcessed, Reason::ProviderUnrecognizedError) => {
-                let begins = self.providers.puzzled(provider, &grant.id, &failure);
-                self.tell_incident(provider, begins);
-            }
-            (Disposition::Refused, _) => return self.refusal(grant, failure),
-            (Disposition::NotSent | Disposition::NotProcessed, _) => {}
+    /// Reads a failure in the light of what other grants of the client met, and says what of it is kept.
+    async fn whose_trouble(
+        self: &Arc<Self>,
+        entry: &Entry,
+        grant: &Grant,
+        presented: &Presented<'_>,
+        failure: Failure,
+    ) -> (Failure, Option<Answer>) {
+        let mut failure = if self.spends(grant) { failure } else { harmless(grant, failure) };
+        let most = self.habits(&grant.descriptor.provider).retry_after_max;
+        failure.retry_after = failure.retry_after.map(|asked| asked.min(most));
+        if failure.other_secret {
+            return (failure, None);
         }
-        failure
+        if failure.disposition == Disposition::Refused {
+            // Why a token in doubt is refused is known: it had been spent.
+            let explained = presented.intent.doubt.is_some();
+            let told = if explained {
+                (failure, None)
+            } else {
+                self.refusal(grant, presented, failure).await
+            };
+            return told;
+        }
+        let evidence = self.weigh(entry, grant, presented, &failure).await;
+        if !failure.is_answer() {
+            return (failure, None);
+        }
+        let answer = Answer::after(grant.answer.as_ref(), failure.cause(), presented.at);
+        let others_live = evidence.succeeded.is_some_and(|at| at > self.told_as(answer.since));
+        let alone = answer.alone || is_alone(&answer, others_live);
+        if alone && !answer.alone {
+            warn!(
+                refusals = answer.count,
+                reason = failure.reason.name(),
+                status = failure.status,
+                provider_error = failure.provider_error,
+                "the provider refuses this grant while it serves others: a person must consent again; it is tried once a day"
+            );
+        }
+        if alone {
+            failure.reason = Reason::GrantRefusedAlone;
+        }
+        (failure, Some(Answer { alone, ..answer }))
+    }
+
+    /// What a failure is evidence of, together with what all processes know.
+    async fn weigh(
+        self: &Arc<Self>,
+        entry: &Entry,
+        grant: &Grant,
+        presented: &Presented<'_>,
+        failure: &Failure,
+    ) -> Evidence {
+        let (client, cause) = (Client::of(grant), failure.cause());
+        let Some(reading) = reading(failure) else { return self.troubles.known(&client) };
+        let sent = self.troubles.millis(presented.sent);
+        let tried = grant.pair.token.is_some();
+        let piece = Piece { grant: grant.id.clone(), reading, sent, tried };
+        let failed_before = grant.failures() > 0
+            || presented.intent.doubt.is_some()
+            || entry
+                .trouble()
+                .is_some_and(|trouble| matches!(trouble.error, Error::Upstream { .. }));
+        let gaps = self.troubles.gaps(&client, &self.settings);
+        let limited = |answer: &&Answer| answer.cause.reason == Reason::ProviderRateLimited;
+        let limited_at = grant.answer.as_ref().filter(limited).map(|answer| answer.sent_at);
+        let step = |evidence: &mut Evidence, now| {
+            let limited_at = limited_at.map(|at| self.told_as(at));
+            let limited_before = limited_at.is_some_and(|at| evidence.succeeded > Some(at));
+            let others = evidence.limits_others(&grant.id);
+            let (piece, cause) = (piece.clone(), cause.clone());
+            let failed = Failed { piece, changed: !failed_before, cause };
+            (evidence.failed(failed, gaps, now), limited_before, others, evidence.clone())
+        };
+        let (holds, limited_before, limits_others, evidence) = self.agree(&client, step).await;
+        if holds {
+            self.tell_hold(&client);
+        }
+        if reading == Reading::Limited && !limited_before {
+            // One grant is told to wait; that all are to, takes two.
+            let told = failure.retry_after.filter(|_| limits_others);
+            let sent_ago = presented.sent.elapsed();
+            self.slow_down(&client.provider, told, sent_ago).await;
+        }
+        evidence
     }
 
     /// A grant was refused for good, unless the provider refuses too many at once.
-    fn refusal(self: &Arc<Self>, grant: &Grant, failure: Failure) -> Failure {
-        let provider = &grant.descriptor.provider;
-        let window = self.settings.refusal_window;
-        let of_provider = || self.known.of(provider).count();
-        let refusal = self.providers.refused(provider, &grant.id, &failure, window, of_provider);
-        if refusal == Refusal::Final {
-            return failure;
+    async fn refusal(
+        self: &Arc<Self>,
+        grant: &Grant,
+        presented: &Presented<'_>,
+        failure: Failure,
+    ) -> (Failure, Option<Answer>) {
+        let client = Client::of(grant);
+        let before = grant.answer.as_ref();
+        if is_last(before) {
+            return (failure, None);
         }
-        if refusal == Refusal::DoubtedFromNow {
-            self.tell_incident(provider, true);
-            self.lift_refusals(provider.clone(), self.clock.now() - window);
+        let total = self.grants_of(&client.provider);
+        let cause = Cause { reason: Reason::ProviderRefusesMany, ..failure.cause() };
+        let gaps = self.troubles.gaps(&client, &self.settings);
+        let sent = self.troubles.millis(presented.sent);
+        let again = before.is_some_and(Answer::is_provisional);
+        let step = |evidence: &mut Evidence, now| {
+            let before = evidence.refuses_many(total);
+            let many = evidence.refused(&grant.id, sent, total, now);
+            let holds = many && evidence.holds_for_refusals(&cause, gaps, now);
+            (many, many && !before, holds)
+        };
+        let (many, from_now, holds) = self.agree(&client, step).await;
+        if !many && !again {
+            return (failure, None);
         }
+        if holds {
+            self.tell_hold(&client);
+        }
+        if from_now {
+            self.lift_refusals(client.provider, self.clock.now() - self.settings.refusal_window);
+        }
+        let before = before.filter(|before| before.is_provisional());
+        let answer = Answer::after(before, cause, presented.at);
         let (reason, disposition) = (Reason::ProviderRefusesMany, Disposition::NotProcessed);
-        Failure { reason, disposition, ..failure }
+        (Failure { reason, disposition, ..failure }, Some(answer))
     }
 
-    /// Says once that a provider is in trouble, instead of once for each grant.
-    fn tell_incident(&self, provider: &ProviderId, begins: bool) {
-        let Some(incident) = self.providers.incident(provider).filter(|_| begins) else { return };
-        warn!(%provider, grants = incident.grants, reason = incident.failure.reason.name(),
-            status = incident.failure.status, provider_error = incident.failure.provider_error,
+    /// How many grants of this provider there are, as far as is known.
+    fn grants_of(&self, provider: &ProviderId) -> usize {
+        let counted = self.counted.lock().get(provider).copied().unwrap_or(0);
+        counted.max(self.known.of(provider).count())
+    }
+
+    /// Says once that a client is in trouble, instead of once for each grant.
+    fn tell_hold(&self, client: &Client) {
+        let Some(hold) = self.troubles.hold(client) else { return };
+        let (provider, cause) = (&client.provider, &hold.cause);
+        warn!(%provider, kind = client.kind.name(), grants = hold.grants.len(),
+            reason = cause.reason.name(), status = cause.status, provider_error = cause.said,
             "the provider is in trouble: several grants failed alike and none succeeded; one request at a time goes out until one does");
     }
 
     /// A refresh succeeded: the provider is well.
-    fn tell_success(self: &Arc<Self>, provider: &ProviderId) {
-        if let Some(incident) = self.providers.succeeded(provider) {
-            self.wake(provider.clone());
-            let lasted = incident.since.elapsed().as_secs();
-            info!(%provider, grants = incident.grants, lasted_s = lasted, "the provider is well again");
+    fn tell_success(self: &Arc<Self>, grant: &Grant, pair: &Pair, sent: Instant) {
+        let client = Client::of(grant);
+        let window = pair.token.as_ref().map(|token| Window::of(&grant.id, token));
+        let lead = window.map(|window| between(window.soft_at, window.hard_at));
+        if let Some(hold) = self.note_success(&client, lead, sent) {
+            let lasted = (self.troubles.now() - hold.since) / 1_000;
+            info!(provider = %client.provider, grants = hold.grants.len(), lasted_s = lasted,
+                "the provider is well again");
+            self.wake(client.provider);
         }
     }
 
@@ -203,7 +307,7 @@ impl Rotations {
                             && verdict.given_up.is_none()
                             && !verdict.is_revocation() =>
                     {
-                        if self.lift(grant).await? {
+                        if self.lift_provisionally(grant, verdict).await? {
                             self.acts.tell(ActKind::VerdictLifted, grant, None);
                             lifted += 1;
                         }
@@ -218,6 +322,27 @@ impl Rotations {
         }
     }
 
+    /// Makes a refused grant usable again, as one that was refused together with many others.
+    async fn lift_provisionally(&self, grant: &Grant, verdict: &Verdict) -> Result<bool, Error> {
+        let Verdict { provider_status: status, provider_error: said, time, .. } = verdict.clone();
+        let cause = Cause { reason: Reason::ProviderRefusesMany, status, said };
+        let answer = Answer::after(None, cause, time);
+        let due_at = time + self.pause_after(grant, &answer, None);
+        let (answer, due_at) = (Some(answer), Some(due_at));
+        let amendment = Amendment { lift: true, answer, due_at, ..Amendment::default() };
+        self.lifted(grant, amendment).await
+    }
+
+    async fn lifted(&self, grant: &Grant, amendment: Amendment) -> Result<bool, Error> {
+        let Some(lifted) = self.store.amend(&grant.id, grant.position, amendment).await? else {
+            return Ok(false);
+        };
+        if let Some(entry) = self.known.get(&grant.id) {
+            entry.adopt(lifted);
+        }
+        Ok(true)
+    }
+
     /// Makes a refused grant usable again. It is due at once, unless its refresh token was in doubt
     /// when an operator gave it up: then it is in doubt again.
     pub(in crate::broker) async fn lift(&self, grant: &Grant) -> Result<bool, Error> {
@@ -228,13 +353,7 @@ impl Rotations {
         let due_at = in_doubt.is_none().then(|| self.clock.now());
         let in_doubt = in_doubt.map(|doubt| (self.next_owner(), doubt));
         let amendment = Amendment { lift: true, due_at, in_doubt, ..Amendment::default() };
-        let Some(lifted) = self.store.amend(&grant.id, grant.position, amendment).await? else {
-            return Ok(false);
-        };
-        if let Some(entry) = self.known.get(&grant.id) {
-            entry.adopt(lifted);
-        }
-        Ok(true)
+        self.lifted(grant, amendment).await
     }
 
     /// Records the provider's final no, unless the store has moved on meanwhile.
@@ -313,14 +432,8 @@ impl Rotations {
     }
 
     pub(in crate::broker) fn outcome_unknown(&self, grant: &Grant) -> Error {
-        let failure = Failure {
-            reason: Reason::RefreshOutcomeUnknown,
-            disposition: Disposition::Unknown(DoubtKind::Unheard),
-            concern: Concern::Grant,
-            status: None,
-            provider_error: None,
-            retry_after: None,
-        };
+        let unknown = Disposition::Unknown(DoubtKind::Unheard);
+        let failure = Failure::new(Reason::RefreshOutcomeUnknown, unknown);
         self.upstream(grant, failure)
     }
 
@@ -333,12 +446,6 @@ impl Rotations {
             retry_after: None,
         }
     }
-}
-
-/// What others are told while a provider that failed asks for a pause.
-fn asked_to_wait(failure: &Failure) -> Failure {
-    let (reason, disposition) = (Reason::ProviderUnavailable, Disposition::NotProcessed);
-    Failure { reason, disposition, ..failure.clone() }
 }
 
 /// The same failure where nothing is spent: no outcome is in doubt, and no grant dies of a no.

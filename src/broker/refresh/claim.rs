@@ -9,10 +9,11 @@ use tracing::warn;
 
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner, REMADE};
+use crate::broker::model::{Answer, Doubt, DoubtKind, Grant, Intent, Owner, REMADE};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::Callers;
 use crate::broker::refresh::queue::Turn;
+use crate::broker::refresh::troubles::Permit;
 use crate::broker::store::{Claim, StoreError, Stored};
 use crate::broker::view::View;
 use crate::clock::between;
@@ -22,8 +23,8 @@ pub(super) struct Claimed {
     pub(super) intent: Intent,
     /// Since before it was asked for.
     pub(super) at: Instant,
-    /// `None`: nobody asked for one.
-    pub(super) turn: Option<Turn>,
+    /// With leave to send; `None`: nobody asked for one.
+    pub(super) turn: Option<(Turn, Permit)>,
 }
 
 impl Rotations {
@@ -79,7 +80,7 @@ impl Rotations {
                         return Ok(None);
                     }
                     // The answer to our claim was lost and nothing was sent under it.
-                    self.store.release(&entry.id, &held).await?;
+                    self.store.release(&entry.id, &held, None).await?;
                 }
                 // Its holder is no more, or says itself that it waits: read it again.
                 Claim::Busy(held) if self.gone(&held) || held.in_doubt().is_some() => {
@@ -170,7 +171,7 @@ impl Rotations {
         let intent = grant.and_then(|grant| grant.intent);
         match intent.filter(|held| self.ours(&held.owner) && held.owner.attempt == attempt) {
             Some(intent) if !entry.unanswered(attempt) => {
-                self.store.release(&entry.id, &intent).await.map(drop)
+                self.store.release(&entry.id, &intent, None).await.map(drop)
             }
             _ => Ok(()),
         }
@@ -207,8 +208,13 @@ impl Rotations {
     }
 
     /// Gives a claim back, at once or once the store answers again.
-    pub(super) async fn release(self: &Arc<Self>, entry: &Arc<Entry>, intent: &Intent) {
-        if self.store.release(&entry.id, intent).await.is_err() {
+    pub(super) async fn release(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        intent: &Intent,
+        answer: Option<&Answer>,
+    ) {
+        if self.store.release(&entry.id, intent, answer).await.is_err() {
             self.give_back_later(entry, intent.owner.attempt);
         }
     }

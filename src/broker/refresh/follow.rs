@@ -60,6 +60,7 @@ impl Rotations {
                     *failures = 0;
                     self.look_at_all();
                 }
+                Heard::Trouble { client } => self.hear_trouble(&client).await,
                 Heard::Changed { id, position } => {
                     let Some(entry) = self.known.get(&id) else { continue };
                     if entry.view().grant.position >= position {
@@ -77,6 +78,7 @@ impl Rotations {
     fn look_at_all(self: &Arc<Self>) {
         let rotations = Arc::clone(self);
         self.tasks.spawn(async move {
+            rotations.look_at_troubles(true).await;
             for entry in rotations.known.all() {
                 if rotations.draining() {
                     return;

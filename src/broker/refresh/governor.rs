@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
 use crate::broker::backoff::Backoff;
-use crate::broker::endpoint::{Concern, Disposition, Failure, Habits};
+use crate::broker::endpoint::{Disposition, Failure, Habits, Met};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::metrics::Queued;
@@ -24,6 +24,7 @@ use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::Callers;
 use crate::broker::refresh::pacing::waiting;
 use crate::broker::refresh::queue::{NoTurn, Queue, Turn, Waiter, Worker};
+use crate::broker::refresh::troubles::{Client, Permit};
 use crate::broker::store::{Slots, Slowing};
 use crate::broker::view::View;
 
@@ -177,47 +178,48 @@ impl Rotations {
         }
     }
 
-    /// Waits for the turn of a refresh, and looks whether it is still to be made then; `None`: the grant
-    /// has moved.
+    /// Waits for the turn of a refresh, and for leave to send it; `None`: the grant has moved.
     pub(super) async fn turn_to_refresh(
         self: &Arc<Self>,
         entry: &Entry,
         grant: &Grant,
         callers: &Callers<'_>,
-    ) -> Result<Option<Turn>, Error> {
+    ) -> Result<Option<(Turn, Permit)>, Error> {
+        let client = Client::of(grant);
+        let until = callers.since + self.settings.caller_wait_max;
         loop {
-            let turn = self.turn(entry, grant.generation(), callers).await?;
+            let Some(turn) = self.turn(entry, grant.generation(), callers).await? else {
+                return Ok(None);
+            };
             let now = entry.view();
             if now.grant.position != grant.position {
                 return Ok(None);
             }
             self.can_refresh(&now.grant)?;
-            let Err((failure, left)) = self.still_admitted(&grant.descriptor.provider, callers)
-            else {
-                return Ok(turn);
+            let (failure, left) = match self.leave(&client, now.grant.failures(), callers).await {
+                Ok(permit) => return Ok(Some((turn, permit))),
+                Err(denied) => denied,
             };
             drop(turn);
-            if left > self.settings.canary_backoff.first {
+            // Who waits and could be served in time is not sent away.
+            if Instant::now() + left > until {
                 return Err(waiting(self.upstream(&now.grant, failure), left));
             }
             tokio::select! {
                 () = self.drain.cancelled() => return Err(Error::Draining),
-                () = sleep(left) => {}
+                () = self.troubles.change(left) => {}
             }
         }
     }
 
-    /// What was queued before a trouble of the provider is not sent into it, but for one at a time to see
-    /// whether it is over.
-    pub(super) fn still_admitted(
+    /// Leave to send. An operator who has mended something does not wait for it.
+    pub(super) async fn leave(
         &self,
-        provider: &ProviderId,
+        client: &Client,
+        failures: u32,
         callers: &Callers<'_>,
-    ) -> Result<(), (Failure, Duration)> {
-        if callers.insist || !self.providers.in_trouble_since(provider, callers.since) {
-            return Ok(());
-        }
-        self.providers.admit(provider, &self.settings)
+    ) -> Result<Permit, (Failure, Duration)> {
+        if callers.insist { Ok(Permit::free()) } else { self.permit(client, failures).await }
     }
 
     /// The provider says that we are too fast: all replicas slow down.
@@ -270,12 +272,6 @@ fn ahead(asked: bool) -> Duration {
 
 /// What those are told whose turn would come too late.
 fn limited(wait: Duration) -> Failure {
-    Failure {
-        reason: Reason::ProviderRateLimited,
-        disposition: Disposition::NotProcessed,
-        concern: Concern::Grant,
-        status: None,
-        provider_error: None,
-        retry_after: Some(wait),
-    }
+    let failure = Failure::new(Reason::ProviderRateLimited, Disposition::NotProcessed);
+    Failure { met: Met::Queue, retry_after: Some(wait), ..failure }
 }

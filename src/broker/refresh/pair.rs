@@ -2,9 +2,22 @@
 
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use crate::broker::endpoint::{Failure, Issued, Reply};
-use crate::broker::model::{Descriptor, Generation, Pair, Token};
+use crate::broker::model::{Descriptor, Generation, Intent, Pair, Token};
 use crate::secret::RefreshToken;
+
+/// A request that was sent.
+#[derive(Clone, Copy)]
+pub(super) struct Presented<'a> {
+    /// The claim under which it left.
+    pub(super) intent: &'a Intent,
+    /// When, as stores keep it.
+    pub(super) at: SystemTime,
+    /// When, on a clock that nobody turns.
+    pub(super) sent: Instant,
+}
 
 /// What a request was sent with.
 pub(super) struct Sent<'a> {
@@ -84,7 +97,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::broker::endpoint::{Concern, Disposition};
+    use crate::broker::endpoint::Disposition;
     use crate::broker::entry::tests::grant;
     use crate::broker::model::{DoubtKind, Grant, Reason};
     use crate::clock::from_unix_ms;
@@ -134,14 +147,8 @@ mod tests {
     }
 
     fn failure() -> Failure {
-        Failure {
-            reason: Reason::RefreshReplyUnreadable,
-            disposition: Disposition::Unknown(DoubtKind::Unreadable),
-            concern: Concern::Grant,
-            status: Some(200),
-            provider_error: None,
-            retry_after: None,
-        }
+        let unknown = Disposition::Unknown(DoubtKind::Unreadable);
+        Failure { status: Some(200), ..Failure::new(Reason::RefreshReplyUnreadable, unknown) }
     }
 
     fn receive(reply: Reply) -> Result<Received, Failure> {

@@ -134,7 +134,8 @@ impl Rotations {
         let latest = if known.grant.continues(intent.generation) { &known.grant } else { &grant };
         let (descriptor, described) = (latest.descriptor.clone(), latest.described);
         let (id, standing) = (grant.id.clone(), Standing::Usable);
-        let next = Grant { id, position, descriptor, described, pair, standing, intent: None };
+        let (intent, answer) = (None, None);
+        let next = Grant { id, position, descriptor, described, pair, standing, intent, answer };
         let due_at = self.due_at(&next, next.descriptor.keep_warm);
         if let Err(failure) = self.store.journal(&next, due_at).await {
             warn!(grant.id = %next.id, error = failure, "the new pair is not in the journal");

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use crate::broker::acts::ActKind;
-use crate::broker::endpoint::{Concern, Disposition, Failure, Habits};
+use crate::broker::endpoint::{Disposition, Failure, Habits};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::freshness::spread;
@@ -18,6 +18,7 @@ use crate::broker::refresh::claim::Claimed;
 use crate::broker::refresh::doubt::{Next, Patience, Situation};
 use crate::broker::refresh::flight::{Callers, Refreshed};
 use crate::broker::refresh::queue::Turn;
+use crate::broker::refresh::troubles::{Client, Permit};
 use crate::broker::settings::Predecessors;
 use crate::broker::store::{Claim, StoreError};
 use crate::broker::view::View;
@@ -139,7 +140,7 @@ impl Rotations {
             silent_for,
             useless_in: useless_in(view, now),
             reported: entry.report_pending(&view.grant),
-            recovered: self.providers.recovered_within(&view.grant.descriptor.provider, silent_for),
+            recovered: self.troubles.recovered_within(&Client::of(&view.grant), silent_for),
             ordered: entry.ordered(view.grant.generation(), doubt),
         };
         let settled = doubt.status.is_some_and(|status| habits.settled_statuses.contains(&status));
@@ -316,18 +317,18 @@ impl Rotations {
         grant: &Grant,
         doubt: &Doubt,
         callers: &Callers<'_>,
-    ) -> Result<Option<Turn>, Error> {
+    ) -> Result<Option<(Turn, Permit)>, Error> {
         let provider = entry.provider();
-        let slot = self.providers.resend_slot(&provider, self.habits(&provider).resend_rate);
+        let slot = self.troubles.resend_slot(&provider, self.habits(&provider).resend_rate);
         if slot > Instant::now() {
             tokio::select! {
                 () = self.drain.cancelled() => return Err(Error::Draining),
                 () = sleep_until(slot) => {}
             }
-            let admitted = self.providers.admit(&provider, &self.settings);
-            admitted.map_err(|(_, left)| in_doubt(grant, doubt, Next::In(left)))?;
         }
-        let turn = self.turn(entry, grant.generation(), callers).await?;
+        let Some(turn) = self.turn(entry, grant.generation(), callers).await? else {
+            return Ok(None);
+        };
         let view = entry.view();
         if view.grant.position != grant.position {
             return Ok(None);
@@ -337,9 +338,9 @@ impl Rotations {
         if next != Next::In(Duration::ZERO) {
             return Err(in_doubt(&view.grant, doubt, next));
         }
-        let admitted = self.still_admitted(&provider, callers);
-        admitted.map_err(|(_, left)| in_doubt(&view.grant, doubt, Next::In(left)))?;
-        Ok(turn)
+        let leave = self.leave(&Client::of(grant), grant.failures(), callers).await;
+        let permit = leave.map_err(|(_, left)| in_doubt(&view.grant, doubt, Next::In(left)))?;
+        Ok(Some((turn, permit)))
     }
 
     /// Counts how a resend ended.
@@ -395,14 +396,8 @@ pub(in crate::broker) fn in_doubt(grant: &Grant, doubt: &Doubt, next: Next) -> E
         Next::In(wait) => Some(wait),
         Next::WhenTold => None,
     };
-    let failure = Failure {
-        reason,
-        disposition,
-        concern: Concern::Grant,
-        status: doubt.status,
-        provider_error: None,
-        retry_after,
-    };
+    let failure =
+        Failure { status: doubt.status, retry_after, ..Failure::new(reason, disposition) };
     let (grant, provider) = (grant.id.clone(), grant.descriptor.provider.clone());
     Error::Upstream { grant, provider, failure, time: doubt.sent_at, retry_after: None }
 }

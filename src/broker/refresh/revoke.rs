@@ -30,7 +30,7 @@ impl Rotations {
         if let Err(error) = self.take_back(&grant).await {
             warn!(grant.id = %entry.id, error = chain(&error), "not revoked");
             // What was in doubt still is.
-            self.give_back(entry, &grant, &intent).await;
+            self.give_back(entry, &grant, &intent, None).await;
             return Err(error);
         }
         info!(grant.id = %entry.id, "revoked at the provider");

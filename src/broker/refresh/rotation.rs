@@ -1,11 +1,12 @@
 //! Rotation: claim a generation, send once, make the new pair durable, then tell everyone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, debug, info_span, warn};
 
-use crate::broker::endpoint::{Disposition, Failure, Request};
+use crate::broker::endpoint::{Disposition, Failure, Met, Request};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::metrics::{ByProvider, Refresh};
@@ -13,6 +14,8 @@ use crate::broker::model::{Generation, Grant, Reason, Standing, Verdict};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::claim::Claimed;
 use crate::broker::refresh::flight::{Callers, Refreshed, Trigger};
+use crate::broker::refresh::pair::Presented;
+use crate::broker::refresh::troubles::Client;
 use crate::broker::store::StoreError;
 use crate::clock::from_unix_ms;
 use crate::crash::{self, Moment};
@@ -45,19 +48,25 @@ impl Rotations {
             .observe(start.elapsed().as_secs_f64());
         let refresh = Refresh { provider, trigger: trigger.name(), result };
         self.metrics.refreshes.get_or_create(&refresh).inc();
-        self.learn(entry, generation, &provider_id, &ended);
-        if let Err(Error::Upstream { failure, .. }) = &ended
+        self.learn(entry, generation, &ended);
+        if let Err(Error::Upstream { failure, retry_after, .. }) = &ended
             && !matches!(failure.disposition, Disposition::Unknown(_))
         {
-            self.retry_later(entry, generation, failure).await;
+            self.retry_later(entry, generation, failure, *retry_after).await;
         }
         ended
     }
 
     /// What callers are told, that it is tried again, holds without their asking again.
-    async fn retry_later(&self, entry: &Entry, generation: Generation, failure: &Failure) {
+    async fn retry_later(
+        &self,
+        entry: &Entry,
+        generation: Generation,
+        failure: &Failure,
+        told: Option<Duration>,
+    ) {
         let wait = match entry.trouble() {
-            _ if failure.turned_away() => failure.retry_after.unwrap_or_default(),
+            _ if failure.met != Met::Itself => told.or(failure.retry_after).unwrap_or_default(),
             Some(trouble) => trouble.until.saturating_duration_since(Instant::now()),
             None => return,
         };
@@ -68,10 +77,10 @@ impl Rotations {
     /// Says what went wrong: once for each grant, and not for each grant that meets the same
     /// trouble of a provider.
     fn tell_failure(&self, entry: &Entry, generation: Generation, error: &Error) {
-        let queued = matches!(error, Error::Upstream { failure, .. } if failure.turned_away());
+        let queued = matches!(error, Error::Upstream { failure, .. } if failure.met != Met::Itself);
         let known = queued
             || entry.trouble().is_some()
-            || self.providers.incident(&entry.provider()).is_some();
+            || self.troubles.hold(&Client::of(&entry.view().grant)).is_some();
         if known {
             debug!(%generation, error = chain(error), "not refreshed");
         } else {
@@ -92,7 +101,7 @@ impl Rotations {
             tries += 1;
             let Err(Error::Upstream { failure, .. }) = &ended else { return ended };
             // Why it has to wait in the queue is more than that it does.
-            if failure.turned_away() {
+            if failure.met == Met::Queue {
                 return limited.map_or(ended, Err);
             }
             if tries >= self.settings.attempts_max || self.draining() {
@@ -100,7 +109,9 @@ impl Rotations {
             }
             if self.soon_over(entry, failure) {
                 limited = ended.err();
-            } else if failure.disposition == Disposition::NotSent || failure.has_other_secret() {
+            } else if failure.other_secret
+                || (failure.disposition == Disposition::NotSent && failure.met == Met::Itself)
+            {
                 sleep(self.settings.attempt_backoff.after(tries - 1)).await;
             } else {
                 return ended;
@@ -139,19 +150,21 @@ impl Rotations {
         crash::reached(stop_at, Moment::AfterClaim).await;
         let gate = self.settings.send_gate;
         if self.draining() || gate.is_some_and(|gate| at.elapsed() >= gate) {
-            self.release(entry, &intent).await;
+            self.release(entry, &intent, None).await;
             return Err(if self.draining() { Error::Draining } else { slow_store() });
         }
         // Whole milliseconds, as stores keep them: a doubt is the same from memory and from there.
         let sent_at = from_unix_ms(self.clock.now_ms());
         entry.sent(&intent);
-        if let Some(turn) = &mut turn {
+        if let Some((turn, _)) = &mut turn {
             turn.sends();
         }
+        let sent = Instant::now();
         let reply = self.endpoint.exchange(&grant.descriptor.provider, request).await;
         drop(turn);
         crash::reached(stop_at, Moment::AfterReply).await;
-        self.take_answer(entry, grant, &intent, sent_at, reply, callers).await
+        let sent = Presented { intent: &intent, at: sent_at, sent };
+        self.take_answer(entry, grant, &sent, reply, callers).await
     }
 
     /// What to send for the grant, if it can be refreshed at all.

@@ -34,6 +34,7 @@ impl Rotations {
                 self.known.let_go();
                 self.purge().await;
             }
+            self.look_at_troubles(false).await;
             self.metrics.known_grants.set(i64::try_from(self.known.count()).unwrap_or(i64::MAX));
             match self.store.take_due(settings.due_batch, settings.due_visibility).await {
                 Ok(due) => {

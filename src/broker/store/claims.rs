@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::broker::model::{Doubt, Generation, Grant, GrantId, Intent, Owner, Verdict};
+use crate::broker::model::{Answer, Doubt, Generation, Grant, GrantId, Intent, Owner, Verdict};
 use crate::broker::store::error::StoreError;
 
 /// Gives the right to spend a generation; the contract is that of [`Store`](super::Store).
@@ -45,8 +45,14 @@ pub trait Claims {
     ) -> Result<bool, StoreError>;
 
     /// Gives a claim back, knowing that the provider processed nothing under it: the generation is
-    /// free, or in doubt as before. `false`: it is not ours.
-    async fn release(&self, id: &GrantId, intent: &Intent) -> Result<bool, StoreError>;
+    /// free, or in doubt as before. What the provider said is kept until a pair comes; `None`: nothing
+    /// new. `false`: it is not ours.
+    async fn release(
+        &self,
+        id: &GrantId,
+        intent: &Intent,
+        answer: Option<&Answer>,
+    ) -> Result<bool, StoreError>;
 
     /// Records the provider's final no, if the claim is still ours. `false`: it is not.
     async fn refuse(

@@ -20,6 +20,11 @@ pub enum Heard {
         /// Where its newest change stands, they say.
         position: Position,
     },
+    /// What is known of a client's trouble may have changed.
+    Trouble {
+        /// The client.
+        client: String,
+    },
 }
 
 /// Tells of changes; the contract is that of [`Store`](super::Store), but nothing rests on it.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 
-use crate::broker::model::{Descriptor, Doubt, Grant, GrantId, Owner, Pair, Position};
+use crate::broker::model::{Answer, Descriptor, Doubt, Grant, GrantId, Owner, Pair, Position};
 use crate::broker::store::error::StoreError;
 
 /// Keeps grants; the contract is that of [`Store`](super::Store).
@@ -113,6 +113,8 @@ pub struct Seed {
 pub struct Amendment {
     /// The verdict is lifted: the grant is usable again.
     pub lift: bool,
+    /// With that, what the provider said last is this; `None`: it is forgotten.
+    pub answer: Option<Answer>,
     /// What operators say of it.
     pub said: Said,
     /// The refresh token is in doubt (again), under a claim of this owner.

@@ -83,6 +83,9 @@ pub(in crate::config) struct ProviderSection {
     /// connections.
     #[schemars(range(min = 1, max = 10_000))]
     pub(in crate::config) concurrency: Option<u16>,
+    /// Longest wait that the provider can ask for (`Retry-After`): what is longer is taken for a mistake,
+    /// and asked again.
+    pub(in crate::config) retry_after_max: Option<Span>,
     /// Statuses above 499 that the server itself sends which processes the request, and no gateway
     /// before it: after them nothing is under way any more.
     pub(in crate::config) settled_statuses: Option<Vec<u16>>,

@@ -48,6 +48,8 @@ pub(super) fn record(id: &GrantId, fields: &Fields) -> StoreResult<Option<Record
         blob: blob("b"),
         refusal,
         intent,
+        // It only says how long to wait: what cannot be read is none.
+        answer: as_text("an").and_then(|text| serde_json::from_str(text).ok()),
         siblings: siblings(fields),
         // The due index has it.
         due_at: None,

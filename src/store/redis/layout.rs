@@ -4,7 +4,8 @@
 //! in order, `PREFIX:meta` whom the store belongs to, `PREFIX:mark:PROCESS` a mark of each process,
 //! which lives for a day, `PREFIX:note:NAME` an enrolment under way, which lives for minutes,
 //! `PREFIX:replicas` and `PREFIX:compared` which brokers there are, and which server they were compared
-//! with, `PREFIX:rate:PROVIDER` how fast it is asked, `PREFIX:events` the channel of changes. `NN` is the shard, one of 256: fixed, because keys of
+//! with, `PREFIX:rate:PROVIDER` how fast it is asked, `PREFIX:trouble:CLIENT` what is
+//! known of its trouble, for an hour, `PREFIX:events` the channel of changes. `NN` is the shard, one of 256: fixed, because keys of
 //! one shard change together and so must share a slot. No key of a live grant has a time to live.
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -74,6 +75,11 @@ impl Layout {
     /// How fast a provider is asked.
     pub(super) fn rate(&self, provider: &ProviderId) -> String {
         format!("{}:rate:{provider}", self.prefix)
+    }
+
+    /// What is known of a client's trouble.
+    pub(super) fn trouble(&self, client: &str) -> String {
+        format!("{}:trouble:{client}", self.prefix)
     }
 
     /// When which replica was there last.

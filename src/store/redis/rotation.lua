@@ -16,6 +16,7 @@
 --   igen  intent: generation being spent         io   intent: owner, JSON
 --   ifn   intent: fence                          it   intent: server time, ms
 --   d     doubt about the generation, JSON       df   fence of the claim that it belongs to
+--   an    what the provider said last, JSON, where it was no success and no end
 --   af    fence of the last change by people     dt    time of deletion, ms
 --   s:<fence>  sealed pair of the same generation
 --
@@ -122,10 +123,13 @@ local function doubt(keys, args)
   return 1
 end
 
--- keys: grant   args: generation, fence   returns: 1 | 0
+-- keys: grant   args: generation, fence, what the provider said ('' = nothing new)   returns: 1 | 0
 local function release(keys, args)
   if not holds(keys[1], args[1], args[2]) then
     return 0
+  end
+  if args[3] ~= '' then
+    redis.call('HSET', keys[1], 'an', args[3])
   end
   if redis.call('HEXISTS', keys[1], 'd') == 1 then
     redis.call('HSET', keys[1], 'df', args[2])
@@ -174,7 +178,7 @@ local function merge(keys, args)
   else
     clear_siblings(grant)
     clear_intent(grant)
-    redis.call('HDEL', grant, 'v', 'vf')
+    redis.call('HDEL', grant, 'v', 'vf', 'an')
   end
   local last = decimal(math.max(number(f), number(fence)))
   redis.call('HSET', grant, 'gen', generation, 'pf', fence, 'f', last, 'b', blob)
@@ -239,7 +243,8 @@ end
 
 -- keys: grant due   args: expected generation and last fence, fence, '1' lifts the verdict, due time
 -- ('' = as it is), grant_id, what operators say ('' = as it is), owner and doubt of the claim under
--- which the generation is in doubt ('' = as it is)   returns: 1 | 0
+-- which the generation is in doubt ('' = as it is), what the provider said last, with a lifted verdict
+-- ('' = forgotten)   returns: 1 | 0
 local function amend(keys, args)
   local grant = keys[1]
   if not unchanged(grant, args[1], args[2]) then
@@ -247,7 +252,10 @@ local function amend(keys, args)
   end
   redis.call('HSET', grant, 'f', args[3], 'af', args[3])
   if args[4] == '1' then
-    redis.call('HDEL', grant, 'v', 'vf')
+    redis.call('HDEL', grant, 'v', 'vf', 'an')
+    if args[10] ~= '' then
+      redis.call('HSET', grant, 'an', args[10])
+    end
   end
   if args[5] ~= '' then
     redis.call('ZADD', keys[2], args[5], args[6])
@@ -439,6 +447,31 @@ local function mark(keys, args)
   return { before or '', decimal(now), replicas }
 end
 
+-- A value that all replicas share: each change is made on top of the one that was read.
+-- keys: shared   returns: value, which change it is, its age in ms | nothing
+local function shared(keys)
+  local value, change, time = unpack(redis.call('HMGET', keys[1], 'b', 'n', 't'))
+  if not value then
+    return {}
+  end
+  return { value, change, decimal(math.max(time_ms() - number(time), 0)) }
+end
+
+-- keys: shared   args: the change that was read (0 = none), value, its life in ms   returns: 1 | 0
+local function share(keys, args)
+  local change = redis.call('HGET', keys[1], 'n') or '0'
+  if change ~= args[1] then
+    return 0
+  end
+  redis.call('HSET', keys[1], 'n', decimal(number(change) + 1), 'b', args[2], 't', decimal(time_ms()))
+  redis.call('PEXPIRE', keys[1], args[3])
+  local prefix, client = string.match(keys[1], '^(.*):trouble:(.*)$')
+  if prefix then
+    tell(prefix, 'trouble ' .. client)
+  end
+  return 1
+end
+
 -- A replica has given this server what it knows and the server lacked.
 -- keys: replicas compared   args: name of the replica, the server
 local function compared(keys, args)
@@ -558,6 +591,8 @@ register('leave', leave, { 'allow-oom' })
 register('keep', keep, {})
 register('look', look, { 'no-writes' })
 register('pick', pick, { 'allow-oom' })
+register('shared', shared, { 'no-writes' })
+register('share', share, { 'allow-oom' })
 register('start_over', telling(start_over), {})
 register('discard', telling(discard), { 'allow-oom' })
 register('entomb', telling(entomb), { 'allow-oom' })

@@ -79,8 +79,11 @@ pub(super) fn unavailable(error: RedisError) -> StoreError {
     }
 }
 
-/// `GENERATION FENCE GRANT`, as our functions say it; marks and what others say are none.
+/// `GENERATION FENCE GRANT` or `trouble CLIENT`, as our functions say it; marks and what others say are none.
 pub(super) fn event(text: &str) -> Option<Heard> {
+    if let Some(client) = text.strip_prefix("trouble ") {
+        return Some(Heard::Trouble { client: client.to_owned() });
+    }
     let mut parts = text.splitn(3, ' ');
     let generation = Generation(parts.next()?.parse().ok()?);
     let fence = Fence(parts.next()?.parse().ok()?);

@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use crate::broker::model::{
-    Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Pair, Position, Verdict,
+    Answer, Doubt, Fence, Generation, Grant, GrantId, Intent, Owner, Pair, Position, Verdict,
 };
 use crate::broker::store::{Claim, Claims, DueIndex, Grants as _, Stored};
 use crate::clock::unix_ms;
 use crate::store::backend::{Change, Claiming, Hold, Over, StoreResult};
-use crate::store::record::{StoredDoubt, millis};
+use crate::store::record::{StoredAnswer, StoredDoubt, millis};
 use crate::store::vault::Vault;
 
 #[async_trait]
@@ -52,8 +52,14 @@ impl Claims for Vault {
         self.backend.change(id, Change::Doubt { hold, doubt, due_at: due_at.map(unix_ms) }).await
     }
 
-    async fn release(&self, id: &GrantId, intent: &Intent) -> StoreResult<bool> {
-        self.backend.change(id, Change::Release { hold: hold(intent) }).await
+    async fn release(
+        &self,
+        id: &GrantId,
+        intent: &Intent,
+        answer: Option<&Answer>,
+    ) -> StoreResult<bool> {
+        let (hold, answer) = (hold(intent), answer.map(StoredAnswer::from));
+        self.backend.change(id, Change::Release { hold, answer }).await
     }
 
     async fn refuse(&self, id: &GrantId, intent: &Intent, verdict: &Verdict) -> StoreResult<bool> {

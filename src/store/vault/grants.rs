@@ -10,7 +10,7 @@ use crate::broker::store::{Amendment, Grants, Merged, Page, Said, Seed, StoreErr
 use crate::clock::unix_ms;
 use crate::store::backend::{Amend, Change, StoreResult};
 use crate::store::journal::Entry;
-use crate::store::record::{Record, StoredDoubt};
+use crate::store::record::{Record, StoredAnswer, StoredDoubt};
 use crate::store::vault::Vault;
 
 /// How long a pair waits for the disk of the journal before the store is asked without it.
@@ -135,12 +135,13 @@ impl Grants for Vault {
         for _ in 0..CONFLICTS_MAX {
             let Some(known) = self.standing(id, expected).await? else { return Ok(None) };
             let fence = Fence::after(Fence(known.last_fence), self.clock.now_ms());
-            let Amendment { lift, said, in_doubt, due_at } = &amendment;
+            let Amendment { lift, answer, said, in_doubt, due_at } = &amendment;
             let said = (*said != Said::default()).then_some(said);
             let described = said.map(|said| self.described(id, &known, fence, said));
             let amend = Amend {
                 fence: fence.0,
                 lift: *lift,
+                answer: answer.as_ref().map(StoredAnswer::from),
                 descriptor: described.transpose()?,
                 in_doubt: in_doubt
                     .as_ref()
@@ -173,5 +174,5 @@ impl Grants for Vault {
 fn begun(id: &GrantId, position: Position, seed: Seed) -> Grant {
     let Seed { descriptor, pair, .. } = seed;
     let (id, standing, described) = (id.clone(), Standing::Usable, position.fence);
-    Grant { id, position, descriptor, described, pair, standing, intent: None }
+    Grant { id, position, descriptor, described, pair, standing, intent: None, answer: None }
 }

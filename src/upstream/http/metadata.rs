@@ -15,7 +15,7 @@ use crate::broker::endpoint::{Disposition, Failure};
 use crate::broker::error::chain;
 use crate::broker::model::Reason;
 use crate::upstream::discovery;
-use crate::upstream::http::wire::{failure, listen, read};
+use crate::upstream::http::wire::{listen, read};
 use crate::upstream::provider::{Endpoints, Provider};
 
 /// Longest wait for a document.
@@ -122,7 +122,7 @@ impl Metadata {
             }
             Err(why) => {
                 warn!(keys = url, why, "the keys of a provider cannot be read");
-                Err(failure(Reason::ProviderUnreachable, Disposition::NotSent))
+                Err(Failure::new(Reason::ProviderUnreachable, Disposition::NotSent))
             }
         }
     }
@@ -141,19 +141,19 @@ async fn discover(provider: &Provider, client: &Client) -> Result<Endpoints, Fai
                     .map_err(|why| {
                         warn!(provider = %provider.id, document = url, why,
                             "what the provider says of itself is not used");
-                        failure(Reason::ProviderEndpointMisconfigured, Disposition::NotSent)
+                        Failure::new(Reason::ProviderEndpointMisconfigured, Disposition::NotSent)
                     });
             }
             // What is at the other place may say less.
             Err(why) => {
                 warn!(provider = %provider.id, document = url, why,
                     "what the provider says of itself cannot be read");
-                return Err(failure(Reason::ProviderUnreachable, Disposition::NotSent));
+                return Err(Failure::new(Reason::ProviderUnreachable, Disposition::NotSent));
             }
         }
     }
     warn!(provider = %provider.id, issuer, "the provider does not say where it is");
-    Err(failure(Reason::ProviderEndpointMisconfigured, Disposition::NotSent))
+    Err(Failure::new(Reason::ProviderEndpointMisconfigured, Disposition::NotSent))
 }
 
 /// `None`: there is none.

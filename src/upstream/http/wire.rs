@@ -10,7 +10,7 @@ use reqwest::{Client, Response, redirect, retry};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
-use crate::broker::endpoint::{Concern, Disposition, Failure};
+use crate::broker::endpoint::{Disposition, Failure};
 use crate::broker::error::chain;
 use crate::broker::model::{DoubtKind, ProviderId, Reason};
 use crate::upstream::provider::Provider;
@@ -98,9 +98,9 @@ pub(super) fn unanswered(id: &ProviderId, error: reqwest::Error) -> Failure {
     }
     // A certificate that does not fit will not fit the next time.
     if cause.contains("certificate") {
-        return failure(Reason::ProviderEndpointMisconfigured, Disposition::NotSent);
+        return Failure::new(Reason::ProviderEndpointMisconfigured, Disposition::NotSent);
     }
-    failure(Reason::ProviderUnreachable, Disposition::NotSent)
+    Failure::new(Reason::ProviderUnreachable, Disposition::NotSent)
 }
 
 /// An answer came, and is no HTTP.
@@ -110,13 +110,5 @@ fn unreadable_head(error: &reqwest::Error) -> bool {
 }
 
 pub(super) fn unknown(kind: DoubtKind) -> Failure {
-    failure(Reason::RefreshOutcomeUnknown, Disposition::Unknown(kind))
-}
-
-pub(super) fn failure(reason: Reason, disposition: Disposition) -> Failure {
-    let concern = match reason {
-        Reason::ProviderEndpointMisconfigured | Reason::ClientMisconfigured => Concern::Provider,
-        _ => Concern::Grant,
-    };
-    Failure { reason, disposition, concern, status: None, provider_error: None, retry_after: None }
+    Failure::new(Reason::RefreshOutcomeUnknown, Disposition::Unknown(kind))
 }

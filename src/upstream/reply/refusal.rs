@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::broker::endpoint::{Concern, Disposition, Failure};
+use crate::broker::endpoint::{Disposition, Failure};
 use crate::broker::model::{DoubtKind, Reason};
 use crate::upstream::provider::{Meaning, Provider};
 use crate::upstream::reply::raw::Raw;
@@ -20,19 +20,16 @@ const SERVER_ERRORS: u16 = 500;
 
 /// A success without a token: it was processed, and what it brought cannot be read.
 pub(super) fn unreadable(raw: &Raw<'_>, fields: Option<&Map<String, Value>>) -> Failure {
+    let unknown = Disposition::Unknown(DoubtKind::Unreadable);
     Failure {
-        reason: Reason::RefreshReplyUnreadable,
-        disposition: Disposition::Unknown(DoubtKind::Unreadable),
-        concern: Concern::Grant,
         status: Some(raw.status),
         provider_error: fields.and_then(code).map(|code| sanitised(&code)),
-        retry_after: None,
+        ..Failure::new(Reason::RefreshReplyUnreadable, unknown)
     }
 }
 
 /// Reads a refusal: first by the provider's own rules, then by the standard's error code, then by
-/// the HTTP status. A 401 is about our client whatever its code: RFC 6749 section 5.2 keeps the
-/// status for that, and Keycloak for one sends it with another code than `invalid_client`.
+/// the HTTP status. A code outweighs the status: providers send `invalid_grant` with 401 and 403, too.
 pub(super) fn refused(
     provider: &Provider,
     raw: &Raw<'_>,
@@ -47,70 +44,69 @@ pub(super) fn refused(
         .map(|rule| by_rule(rule.meaning));
     // A gateway may answer with a server error, and words of the standard in it, while the server
     // behind it goes on.
-    let told = raw.status != UNAUTHORIZED && raw.status < SERVER_ERRORS;
-    let by_code = || code.as_deref().filter(|_| told).and_then(by_code);
-    let (reason, disposition, concern) =
+    let told = raw.status < SERVER_ERRORS;
+    let by_code = || code.as_deref().filter(|_| told).and_then(|code| by_code(code, raw.status));
+    let (reason, disposition) =
         rule.or_else(by_code).unwrap_or_else(|| by_status(raw, fields.is_some()));
     Failure {
-        reason,
-        disposition,
-        concern,
         status: Some(raw.status),
         provider_error: code.map(|code| sanitised(&code)),
         retry_after: raw.retry_after.map(|wait| wait.min(RETRY_AFTER_MAX)),
+        ..Failure::new(reason, disposition)
     }
 }
 
-type Reading = (Reason, Disposition, Concern);
+type Meant = (Reason, Disposition);
 
-fn by_rule(meaning: Meaning) -> Reading {
+fn by_rule(meaning: Meaning) -> Meant {
     use Disposition::{NotProcessed, Refused};
     match meaning {
-        Meaning::Reauth => (Reason::GrantReauthRequired, Refused, Concern::Grant),
-        Meaning::Client => (Reason::ClientCredentialsRejected, NotProcessed, Concern::Provider),
-        Meaning::Unavailable => (Reason::ProviderUnavailable, NotProcessed, Concern::Grant),
-        Meaning::Conflict => (Reason::ProviderConflict, NotProcessed, Concern::Grant),
+        Meaning::Reauth => (Reason::GrantReauthRequired, Refused),
+        Meaning::Client => (Reason::ClientCredentialsRejected, NotProcessed),
+        Meaning::Unavailable => (Reason::ProviderUnavailable, NotProcessed),
+        Meaning::Conflict => (Reason::ProviderConflict, NotProcessed),
     }
 }
 
 /// RFC 6749 section 5.2 and its neighbours.
-fn by_code(code: &str) -> Option<Reading> {
-    use Concern::{Grant, Provider};
+fn by_code(code: &str, status: u16) -> Option<Meant> {
     use Disposition::{NotProcessed, Refused};
     Some(match code {
-        "invalid_grant" => (Reason::GrantReauthRequired, Refused, Grant),
-        "interaction_required" | "login_required" | "consent_required" => {
-            (Reason::GrantInteractionRequired, Refused, Grant)
+        "invalid_grant" => (Reason::GrantReauthRequired, Refused),
+        "interaction_required"
+        | "login_required"
+        | "consent_required"
+        | "account_selection_required" => (Reason::GrantInteractionRequired, Refused),
+        "invalid_client" => (Reason::ClientCredentialsRejected, NotProcessed),
+        // Keycloak says so of a wrong secret.
+        "unauthorized_client" if status == UNAUTHORIZED => {
+            (Reason::ClientCredentialsRejected, NotProcessed)
         }
-        "invalid_client" => (Reason::ClientCredentialsRejected, NotProcessed, Provider),
         "unauthorized_client" | "unsupported_grant_type" => {
-            (Reason::ClientNotAuthorized, NotProcessed, Provider)
+            (Reason::ClientNotAuthorized, NotProcessed)
         }
-        "invalid_dpop_proof" => (Reason::ClientMisconfigured, NotProcessed, Provider),
-        "invalid_scope" => (Reason::ScopeNotGranted, NotProcessed, Grant),
-        "invalid_target" => (Reason::ResourceNotAllowed, NotProcessed, Grant),
-        "slow_down" => (Reason::ProviderRateLimited, NotProcessed, Provider),
-        "temporarily_unavailable" => (Reason::ProviderUnavailable, NotProcessed, Grant),
+        "invalid_dpop_proof" => (Reason::ClientMisconfigured, NotProcessed),
+        "invalid_scope" => (Reason::ScopeNotGranted, NotProcessed),
+        "invalid_target" => (Reason::ResourceNotAllowed, NotProcessed),
+        "slow_down" => (Reason::ProviderRateLimited, NotProcessed),
+        "temporarily_unavailable" => (Reason::ProviderUnavailable, NotProcessed),
         _ => return None,
     })
 }
 
-fn by_status(raw: &Raw<'_>, structured: bool) -> Reading {
-    use Concern::{Grant, Provider};
+fn by_status(raw: &Raw<'_>, structured: bool) -> Meant {
     use Disposition::NotProcessed;
     const UNKNOWN: Disposition = Disposition::Unknown(DoubtKind::Answered);
     match raw.status {
-        UNAUTHORIZED => (Reason::ClientCredentialsRejected, NotProcessed, Provider),
-        300..=399 | 404 | 405 | 415 => {
-            (Reason::ProviderEndpointMisconfigured, NotProcessed, Provider)
-        }
-        429 => (Reason::ProviderRateLimited, NotProcessed, Provider),
-        408 => (Reason::RefreshOutcomeUnknown, UNKNOWN, Grant),
-        400..=499 if structured => (Reason::ProviderUnrecognizedError, NotProcessed, Grant),
+        UNAUTHORIZED => (Reason::ClientCredentialsRejected, NotProcessed),
+        300..=399 | 404 | 405 | 415 => (Reason::ProviderEndpointMisconfigured, NotProcessed),
+        429 => (Reason::ProviderRateLimited, NotProcessed),
+        408 => (Reason::RefreshOutcomeUnknown, UNKNOWN),
+        400..=499 if structured => (Reason::ProviderUnrecognizedError, NotProcessed),
         // A page for people comes from a firewall or proxy, which knows nothing of the grant.
-        400..=499 => (Reason::ProviderUnavailable, NotProcessed, Grant),
+        400..=499 => (Reason::ProviderUnavailable, NotProcessed),
         // The provider may have spent the token before it broke.
-        _ => (Reason::RefreshOutcomeUnknown, UNKNOWN, Grant),
+        _ => (Reason::RefreshOutcomeUnknown, UNKNOWN),
     }
 }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 use token_broker::client::{CallError, Client};
 use token_broker::proto::force_refresh_request::Rejected;
-use token_broker::proto::{ForceRefreshRequest, GetTokenRequest};
+use token_broker::proto::{ForceRefreshRequest, GetTokenRequest, RotateGrantRequest};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -119,7 +119,12 @@ impl Trio {
             Fault::Herd => self.herd(),
             Fault::KillAt(moment) => {
                 self.restart(0, "TERM", &[("TOKEN_BROKER_STOP_AT", moment)]);
-                self.brokers[0].wait_for("stopped for a test");
+                // Others may be quicker, time after time: this one is asked until it is its turn.
+                let address = self.addresses.lock()[0].clone();
+                let (runtime, wanted) = (&self.runtime, grant(0));
+                self.brokers[0].wait_for_while("stopped for a test", || {
+                    runtime.block_on(rotate(&address, &wanted));
+                });
                 self.restart(0, "KILL", &[]);
             }
             Fault::KillInRequest { .. } => {
@@ -334,4 +339,15 @@ async fn replaced(address: &str, grant: &str, rejected: i64) -> i64 {
         let wait = error.retry_after.filter(|_| begin.elapsed() < PATIENCE);
         tokio::time::sleep(wait.unwrap_or_else(|| panic!("{error:?}"))).await;
     }
+}
+
+/// An operator has it refreshed, and waits no longer than a moment for that.
+async fn rotate(address: &str, grant: &str) {
+    let call = async {
+        let expected_generation = current(address, grant).await?;
+        let mut client = Client::connect(address).await.ok()?;
+        let grant_id = grant.to_owned();
+        client.admin.rotate_grant(RotateGrantRequest { grant_id, expected_generation }).await.ok()
+    };
+    let _ = tokio::time::timeout(Duration::from_millis(200), call).await;
 }

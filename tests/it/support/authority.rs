@@ -18,8 +18,8 @@ use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use token_broker::broker::endpoint::{
-    Concern, Consent, Disposition, Failure, Habits, Issued, NotRevoked, ProviderSummary, Question,
-    Reply, Request, Revocable, TokenEndpoint,
+    Consent, Disposition, Failure, Habits, Issued, NotRevoked, ProviderSummary, Question, Reply,
+    Request, Revocable, TokenEndpoint,
 };
 use token_broker::broker::model::{DoubtKind, ProviderId, Reason};
 use token_broker::secret::{AccessToken, RefreshToken};
@@ -211,6 +211,11 @@ impl Authority {
     /// From now on this goes wrong with every request for this person.
     pub(crate) fn dead(&self, person: &str, fault: Fault) {
         self.books().dead.insert(person.to_owned(), fault);
+    }
+
+    /// Nothing goes wrong with requests for this person any more.
+    pub(crate) fn alive(&self, person: &str) {
+        self.books().dead.remove(person);
     }
 
     /// A person consents; the family begins anew.
@@ -439,11 +444,6 @@ impl Books {
     }
 }
 
-fn failure(reason: Reason, disposition: Disposition, concern: Concern) -> Failure {
-    let (status, provider_error, retry_after) = (None, None, None);
-    Failure { reason, disposition, concern, status, provider_error, retry_after }
-}
-
 #[async_trait]
 impl TokenEndpoint for Authority {
     async fn exchange(&self, provider: &ProviderId, request: Request) -> Reply {
@@ -460,12 +460,11 @@ impl TokenEndpoint for Authority {
         let mut books = self.books();
         let (access, refresh) = match (&fault, request) {
             (Some(Fault::Unreachable), _) => {
-                return failure(Reason::ProviderUnreachable, Disposition::NotSent, Concern::Grant)
-                    .into();
+                return Failure::new(Reason::ProviderUnreachable, Disposition::NotSent).into();
             }
-            (Some(Fault::Answer(status, _)), _) => return answered(*status, None).into(),
+            (Some(Fault::Answer(status, body)), _) => return answered(*status, body, None).into(),
             (Some(Fault::AnswerLater(status, wait)), _) => {
-                return answered(*status, Some(*wait)).into();
+                return answered(*status, "", Some(*wait)).into();
             }
             (Some(Fault::Before(_) | Fault::After(_)), _) => panic!("over HTTP only"),
             (_, Request::ClientCredentials { .. } | Request::AuthorizationCode { .. }) => {
@@ -476,24 +475,22 @@ impl TokenEndpoint for Authority {
                 match books.spend(token.expose(), rotates) {
                     Answer::Pair(access, refresh) => (access, refresh),
                     Answer::Consent(..) | Answer::InvalidGrant => {
-                        return answered(400, None).into();
+                        return answered(400, "invalid_grant", None).into();
                     }
                 }
             }
         };
         if matches!(fault, Some(Fault::LostAnswer)) {
-            return failure(
+            return Failure::new(
                 Reason::RefreshOutcomeUnknown,
                 Disposition::Unknown(DoubtKind::Ended),
-                Concern::Grant,
             )
             .into();
         }
         let issued = match fault {
-            Some(Fault::OnlyRefreshToken) => Err(failure(
+            Some(Fault::OnlyRefreshToken) => Err(Failure::new(
                 Reason::RefreshReplyUnreadable,
                 Disposition::Unknown(DoubtKind::Unreadable),
-                Concern::Grant,
             )),
             _ => Ok(Issued {
                 access_token: AccessToken::new(access),
@@ -549,20 +546,28 @@ impl TokenEndpoint for Authority {
     }
 }
 
-/// What such a status means to the domain.
-fn answered(status: u16, retry_after: Option<Duration>) -> Failure {
-    let (reason, disposition, concern) = match status {
-        400 => (Reason::GrantReauthRequired, Disposition::Refused, Concern::Grant),
-        401 => (Reason::ClientCredentialsRejected, Disposition::NotProcessed, Concern::Provider),
-        418 => (Reason::ProviderUnrecognizedError, Disposition::NotProcessed, Concern::Grant),
-        429 => (Reason::ProviderRateLimited, Disposition::NotProcessed, Concern::Provider),
-        _ => (
-            Reason::RefreshOutcomeUnknown,
-            Disposition::Unknown(DoubtKind::Answered),
-            Concern::Grant,
-        ),
+/// What such an answer means to the domain.
+fn answered(status: u16, body: &str, retry_after: Option<Duration>) -> Failure {
+    let unknown = Disposition::Unknown(DoubtKind::Answered);
+    let (reason, disposition) = match status {
+        401 | 403 if body.contains("invalid_grant") => {
+            (Reason::GrantReauthRequired, Disposition::Refused)
+        }
+        403 if body.contains("unauthorized_client") => {
+            (Reason::ClientNotAuthorized, Disposition::NotProcessed)
+        }
+        403 => (Reason::ProviderUnavailable, Disposition::NotProcessed),
+        404 => (Reason::ProviderEndpointMisconfigured, Disposition::NotProcessed),
+        400 if body.contains("unknown") => {
+            (Reason::ProviderUnrecognizedError, Disposition::NotProcessed)
+        }
+        400 => (Reason::GrantReauthRequired, Disposition::Refused),
+        401 => (Reason::ClientCredentialsRejected, Disposition::NotProcessed),
+        418 => (Reason::ProviderUnrecognizedError, Disposition::NotProcessed),
+        429 => (Reason::ProviderRateLimited, Disposition::NotProcessed),
+        _ => (Reason::RefreshOutcomeUnknown, unknown),
     };
-    Failure { status: Some(status), retry_after, ..failure(reason, disposition, concern) }
+    Failure { status: Some(status), retry_after, ..Failure::new(reason, disposition) }
 }
 
 async fn token(State(authority): State<Authority>, headers: HeaderMap, body: String) -> Response {

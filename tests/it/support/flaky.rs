@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use token_broker::broker::model::{
-    Doubt, Ending, Enrolment, Generation, Grant, GrantId, Intent, Owner, Position, ProviderId,
-    Verdict,
+    Answer, Doubt, Ending, Enrolment, Evidence, Generation, Grant, GrantId, Intent, Millis, Owner,
+    Position, ProviderId, Verdict,
 };
 use token_broker::broker::store::{
     Amendment, Claim, Claims, DueIndex, Enrolments, Events, Finding, Found, Grants, Health, Heard,
-    Limit, Merged, Page, Rates, Seed, Slots, Slowing, Store, StoreError, Stored,
+    Limit, Merged, Page, Rates, Seed, Slots, Slowing, Store, StoreError, Stored, Troubles, Version,
 };
 use token_broker::secret::{Browser, EnrolmentId, EnrolmentState};
 use tokio::sync::mpsc::Sender;
@@ -154,8 +154,13 @@ impl Claims for Flaky {
     ) -> StoreResult<bool> {
         self.reach()?.doubt(id, intent, doubt, due_at).await
     }
-    async fn release(&self, id: &GrantId, intent: &Intent) -> StoreResult<bool> {
-        self.reach()?.release(id, intent).await
+    async fn release(
+        &self,
+        id: &GrantId,
+        intent: &Intent,
+        answer: Option<&Answer>,
+    ) -> StoreResult<bool> {
+        self.reach()?.release(id, intent, answer).await
     }
     async fn promote(&self, id: &GrantId, intent: &Intent) -> StoreResult<Option<Grant>> {
         self.reach()?.promote(id, intent).await
@@ -193,6 +198,22 @@ impl Rates for Flaky {
     }
     async fn slow_down(&self, provider: &ProviderId, slowing: Slowing) -> StoreResult<()> {
         self.reach()?.slow_down(provider, slowing).await
+    }
+}
+
+#[async_trait]
+impl Troubles for Flaky {
+    async fn trouble(&self, client: &str, now: Millis) -> StoreResult<(Evidence, Version)> {
+        self.reach()?.trouble(client, now).await
+    }
+    async fn put_trouble(
+        &self,
+        client: &str,
+        read: Version,
+        evidence: &Evidence,
+        now: Millis,
+    ) -> StoreResult<bool> {
+        self.reach()?.put_trouble(client, read, evidence, now).await
     }
 }
 

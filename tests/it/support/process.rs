@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Longest wait for a line of the log.
 const LINE_MAX: Duration = Duration::from_secs(30);
 
@@ -96,6 +98,21 @@ impl Program {
                 }
             }
         }
+    }
+
+    /// The same, and does something again and again until it comes.
+    pub(crate) fn wait_for_while(&mut self, part: &str, mut again: impl FnMut()) {
+        let begin = Instant::now();
+        while begin.elapsed() < LINE_MAX {
+            again();
+            while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(50)) {
+                self.seen.push(line);
+                if self.seen.last().is_some_and(|line| line.contains(part)) {
+                    return;
+                }
+            }
+        }
+        panic!("no line with {part:?} came:\n{}", self.seen.join("\n"));
     }
 
     /// Sends SIGTERM and waits for the end; gives the exit code and all that was printed.
