@@ -352,6 +352,9 @@ impl Broker {
         let doubt = doubt.filter(|_| goes_on);
         let held = grant.intent.as_ref().filter(|_| self.rotations.spends(grant));
         let silent = held.is_some_and(|held| self.silent(held));
+        let answer = grant.answer.as_ref();
+        let alone = answer.is_some_and(|answer| answer.alone);
+        let answered = answer.map(|answer| Arc::new(self.rotations.answered(grant, answer)));
         let spent_by_time = self.rotations.spent_by_time(grant).map(Standing::Refused);
         let (state, trouble) = match (spent_by_time.as_ref().unwrap_or(&grant.standing), &doubt) {
             (Standing::Refused(verdict), _) => {
@@ -369,6 +372,8 @@ impl Broker {
             (_, None) if silent => {
                 (State::OutcomeUnknown, Some(met(self.rotations.outcome_unknown(grant))))
             }
+            (_, None) if alone => (State::ReauthRequired, answered),
+            (_, None) if answered.is_some() => (State::Degraded, answered),
             (_, None) if trouble.is_some() => (State::Degraded, trouble),
             (_, None) => (State::Active, None),
         };

@@ -124,6 +124,8 @@ pub(crate) struct StoredAnswer {
     since: u64,
     count: u32,
     #[serde(default)]
+    asked_ms: Option<u64>,
+    #[serde(default)]
     alone: bool,
 }
 
@@ -216,7 +218,8 @@ impl StoredDoubt {
 
 impl From<&Answer> for StoredAnswer {
     fn from(answer: &Answer) -> Self {
-        let Answer { cause: Cause { reason, status, said }, sent_at, since, count, alone } = answer;
+        let Answer { cause, sent_at, since, count, asked, alone } = answer;
+        let Cause { reason, status, said } = cause;
         Self {
             reason: reason.name().to_owned(),
             status: *status,
@@ -224,6 +227,7 @@ impl From<&Answer> for StoredAnswer {
             sent_at: unix_ms(*sent_at),
             since: unix_ms(*since),
             count: *count,
+            asked_ms: asked.map(millis),
             alone: *alone,
         }
     }
@@ -239,6 +243,7 @@ impl From<&StoredAnswer> for Answer {
             sent_at: from_unix_ms(stored.sent_at),
             since: from_unix_ms(stored.since),
             count: stored.count,
+            asked: stored.asked_ms.map(Duration::from_millis),
             alone: stored.alone,
         }
     }

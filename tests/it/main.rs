@@ -34,6 +34,7 @@ mod reload;
 mod replies;
 mod revoke;
 mod secrets;
+mod situations;
 mod store_contract;
 mod support;
 mod telling;

@@ -1,6 +1,6 @@
 //! Answers that were no new token: what a provider said last of a grant that goes on.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::broker::model::reason::Reason;
 
@@ -27,6 +27,8 @@ pub struct Answer {
     pub since: SystemTime,
     /// How many there are in a row.
     pub count: u32,
+    /// How long the provider asks us to wait.
+    pub asked: Option<Duration>,
     /// It was refused often enough, while others of the same client succeeded: this grant is what is
     /// refused, whatever the answer says.
     pub alone: bool,
@@ -38,10 +40,21 @@ impl Answer {
         self.cause.reason == Reason::ProviderRefusesMany
     }
 
+    /// It has a pace of its own, which does not end with a trouble of the provider.
+    pub fn keeps_its_pace(&self) -> bool {
+        self.is_provisional() || self.alone
+    }
+
     /// The answer that follows `before`.
-    pub fn after(before: Option<&Self>, cause: Cause, sent_at: SystemTime) -> Self {
+    pub fn after(
+        before: Option<&Self>,
+        cause: Cause,
+        asked: Option<Duration>,
+        sent_at: SystemTime,
+    ) -> Self {
         let since = before.map_or(sent_at, |before| before.since);
         let count = before.map_or(0, |before| before.count).saturating_add(1);
-        Self { cause, sent_at, since, count, alone: before.is_some_and(|before| before.alone) }
+        let alone = before.is_some_and(|before| before.alone);
+        Self { cause, sent_at, since, count, asked, alone }
     }
 }

@@ -1,9 +1,9 @@
 //! Answers: what a reply, or its absence, means for the grant.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::broker::acts::ActKind;
@@ -23,6 +23,9 @@ use crate::broker::rules::evidence::{Failed, reading};
 use crate::broker::rules::pause::{is_alone, is_last};
 use crate::broker::store::{Amendment, PAGE, StoreError};
 use crate::clock::between;
+
+/// A verdict that was decided is in the store after this long.
+const VERDICTS_WRITTEN: Duration = Duration::from_secs(5);
 
 impl Rotations {
     /// Acts on what came back. The refresh token is made durable before anything else.
@@ -149,7 +152,10 @@ impl Rotations {
         if !failure.is_answer() {
             return (failure, None);
         }
-        let answer = Answer::after(grant.answer.as_ref(), failure.cause(), presented.at);
+        let answer = {
+            let before = grant.answer.as_ref();
+            Answer::after(before, failure.cause(), failure.retry_after, presented.at)
+        };
         let others_live = evidence.succeeded.is_some_and(|at| at > self.told_as(answer.since));
         let alone = answer.alone || is_alone(&answer, others_live);
         if alone && !answer.alone {
@@ -243,7 +249,7 @@ impl Rotations {
             self.lift_refusals(client.provider, self.clock.now() - self.settings.refusal_window);
         }
         let before = before.filter(|before| before.is_provisional());
-        let answer = Answer::after(before, cause, presented.at);
+        let answer = Answer::after(before, cause, None, presented.at);
         let (reason, disposition) = (Reason::ProviderRefusesMany, Disposition::NotProcessed);
         (Failure { reason, disposition, ..failure }, Some(answer))
     }
@@ -288,9 +294,15 @@ impl Rotations {
                 }
                 warn!(%provider, error = chain(failure), "verdicts on its grants are to be lifted once the store answers");
             };
+            let lift = async {
+                let lifted = rotations.insist(step, told).await;
+                // Some were decided before, and written after that was looked for.
+                sleep(VERDICTS_WRITTEN).await;
+                lifted + rotations.insist(step, told).await
+            };
             let lifted = tokio::select! {
                 () = rotations.drain.cancelled() => return,
-                lifted = rotations.insist(step, told) => lifted,
+                lifted = lift => lifted,
             };
             warn!(%provider, lifted, "verdicts of the last minutes are lifted: the provider refuses too many grants at once");
         });
@@ -326,8 +338,8 @@ impl Rotations {
     async fn lift_provisionally(&self, grant: &Grant, verdict: &Verdict) -> Result<bool, Error> {
         let Verdict { provider_status: status, provider_error: said, time, .. } = verdict.clone();
         let cause = Cause { reason: Reason::ProviderRefusesMany, status, said };
-        let answer = Answer::after(None, cause, time);
-        let due_at = time + self.pause_after(grant, &answer, None);
+        let answer = Answer::after(None, cause, None, time);
+        let due_at = time + self.pause_after(grant, &answer);
         let (answer, due_at) = (Some(answer), Some(due_at));
         let amendment = Amendment { lift: true, answer, due_at, ..Amendment::default() };
         self.lifted(grant, amendment).await

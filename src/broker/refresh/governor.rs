@@ -24,7 +24,7 @@ use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::Callers;
 use crate::broker::refresh::pacing::waiting;
 use crate::broker::refresh::queue::{NoTurn, Queue, Turn, Waiter, Worker};
-use crate::broker::refresh::troubles::{Client, Permit};
+use crate::broker::refresh::troubles::{Candidate, Client, Permit};
 use crate::broker::store::{Slots, Slowing};
 use crate::broker::view::View;
 
@@ -196,7 +196,7 @@ impl Rotations {
                 return Ok(None);
             }
             self.can_refresh(&now.grant)?;
-            let (failure, left) = match self.leave(&client, now.grant.failures(), callers).await {
+            let (failure, left) = match self.leave(&client, &now.grant, callers).await {
                 Ok(permit) => return Ok(Some((turn, permit))),
                 Err(denied) => denied,
             };
@@ -216,10 +216,13 @@ impl Rotations {
     pub(super) async fn leave(
         &self,
         client: &Client,
-        failures: u32,
+        grant: &Grant,
         callers: &Callers<'_>,
     ) -> Result<Permit, (Failure, Duration)> {
-        if callers.insist { Ok(Permit::free()) } else { self.permit(client, failures).await }
+        if callers.insist {
+            return Ok(Permit::free());
+        }
+        self.permit(client, Candidate::of(grant)).await
     }
 
     /// The provider says that we are too fast: all replicas slow down.

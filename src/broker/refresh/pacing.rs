@@ -54,8 +54,8 @@ impl Rotations {
         if matches!(trigger, Trigger::Admin | Trigger::Resolve) {
             return Ok(());
         }
-        let (now, client) = (Instant::now(), Client::of(&view.grant));
-        if let Some((error, left)) = self.paused(entry, &view.grant, doubt.is_some(), now) {
+        let client = Client::of(&view.grant);
+        if let Some((error, left)) = self.paused(entry, &view.grant, doubt.is_some()) {
             return Err(waiting(error, left));
         }
         let Some((failure, left)) = self.denial(&client, view.grant.failures()) else {
@@ -72,46 +72,42 @@ impl Rotations {
         })
     }
 
-    /// What befell the grant the last time, and for how long it is left alone after that. What befell it
-    /// in a trouble of its provider that is over counts no more.
-    fn paused(
-        &self,
-        entry: &Entry,
-        grant: &Grant,
-        doubted: bool,
-        now: Instant,
-    ) -> Option<(Error, Duration)> {
-        let client = Client::of(grant);
-        if let Some(trouble) = entry.trouble() {
-            // A doubt has a pace of its own.
-            let own_pace = doubted && trouble.error.in_doubt();
-            let over = own_pace || self.troubles.recovered_since(&client, trouble.at);
-            let left = trouble.until.saturating_duration_since(now);
-            return (!over && !left.is_zero()).then(|| (trouble.error.clone(), left));
-        }
-        // Another process met it, or this one before it was started.
-        let answer = grant.answer.as_ref()?;
-        let sent = now.checked_sub(between(answer.sent_at, self.clock.now()))?;
-        if self.troubles.recovered_since(&client, sent) {
-            return None;
-        }
-        let left = self.pause_after(grant, answer, None).saturating_sub(now - sent);
-        let error = || self.upstream(grant, told(answer));
-        (!left.is_zero()).then(|| (error(), left))
+    /// What is kept of an answer, as the trouble that it is.
+    pub(in crate::broker) fn answered(&self, grant: &Grant, answer: &Answer) -> Trouble {
+        let (now, error) = (Instant::now(), self.upstream(grant, told(answer)));
+        let passed = between(answer.sent_at, self.clock.now());
+        let left = self.pause_after(grant, answer).saturating_sub(passed);
+        let at = now.checked_sub(passed).unwrap_or(now);
+        Trouble { error, failures: answer.count, at, until: now + left }
+    }
+
+    /// What befell the grant the last time, here or at another process, and for how long it is left alone
+    /// after that. What befell it in a trouble of its provider that is over counts no more.
+    fn paused(&self, entry: &Entry, grant: &Grant, doubted: bool) -> Option<(Error, Duration)> {
+        let (now, client) = (Instant::now(), Client::of(grant));
+        let answered = grant.answer.as_ref().map(|answer| self.answered(grant, answer));
+        let met = entry.trouble().map(|trouble| Trouble::clone(&trouble));
+        // A doubt has a pace of its own.
+        let met = met.filter(|trouble| !(doubted && trouble.error.in_doubt()));
+        let keeps = grant.answer.as_ref().is_some_and(Answer::keeps_its_pace);
+        let over = |at| !keeps && self.troubles.recovered_since(&client, at);
+        let all = [answered, met].into_iter().flatten();
+        let open = all.filter(|trouble| now < trouble.until && !over(trouble.at));
+        let last = open.max_by_key(|trouble| trouble.until)?;
+        Some((last.error, last.until - now))
     }
 
     /// How long a grant is left alone after an answer, with one more try before callers need it.
-    pub(super) fn pause_after(
-        &self,
-        grant: &Grant,
-        answer: &Answer,
-        asked: Option<Duration>,
-    ) -> Duration {
+    pub(super) fn pause_after(&self, grant: &Grant, answer: &Answer) -> Duration {
         let Backoff { first, .. } = self.settings.retry_backoff;
         let backoff = Backoff::new(first, self.settings.client_probe.max);
         let asked_max = self.habits(&grant.descriptor.provider).retry_after_max;
-        let pause = pause(answer, asked, Waits { backoff, asked_max });
-        if answer.is_provisional() || answer.alone || asked.is_some() {
+        let pause = pause(answer, Waits { backoff, asked_max });
+        if answer.asked.is_some() {
+            return pause;
+        }
+        let pause = jittered(grant, answer.count.saturating_sub(1), pause);
+        if answer.keeps_its_pace() {
             return pause;
         }
         let window = grant.pair.token.as_ref().map(|token| Window::of(&grant.id, token));
@@ -140,12 +136,10 @@ impl Rotations {
 
     fn remember(&self, entry: &Entry, grant: &Grant, error: &Error) {
         let failures = entry.trouble().map_or(0, |trouble| trouble.failures);
-        let spread = spread(&grant.id, Generation(u64::from(failures)));
-        let jittered = |wait: Duration| wait.mul_f64(JITTER_FLOOR + (1.0 - JITTER_FLOOR) * spread);
+        let jittered = |wait| jittered(grant, failures, wait);
         let wait = match (error, &grant.answer) {
             (Error::Upstream { failure, .. }, Some(answer)) if failure.is_answer() => {
-                let pause = self.pause_after(grant, answer, failure.retry_after);
-                if failure.retry_after.is_some() { pause } else { jittered(pause) }
+                self.pause_after(grant, answer)
             }
             (Error::Upstream { failure, .. }, _) => {
                 let least = self.settings.retry_backoff.after(failures);
@@ -164,6 +158,12 @@ impl Rotations {
         let (failures, until) = (failures + 1, at + wait);
         entry.met(Trouble { error, failures, at, until });
     }
+}
+
+/// A wait, or part of it: grants that failed together do not come back together.
+fn jittered(grant: &Grant, failures: u32, wait: Duration) -> Duration {
+    let spread = spread(&grant.id, Generation(u64::from(failures)));
+    wait.mul_f64(JITTER_FLOOR + (1.0 - JITTER_FLOOR) * spread)
 }
 
 /// What is told on the strength of what is kept of an answer.

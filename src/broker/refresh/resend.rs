@@ -12,7 +12,9 @@ use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::freshness::spread;
 use crate::broker::metrics::Resend;
-use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, ProviderId, REMADE, Reason, Token};
+use crate::broker::model::{
+    Answer, Doubt, DoubtKind, Grant, Intent, ProviderId, REMADE, Reason, Token,
+};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::claim::Claimed;
 use crate::broker::refresh::doubt::{Next, Patience, Situation};
@@ -338,7 +340,7 @@ impl Rotations {
         if next != Next::In(Duration::ZERO) {
             return Err(in_doubt(&view.grant, doubt, next));
         }
-        let leave = self.leave(&Client::of(grant), grant.failures(), callers).await;
+        let leave = self.leave(&Client::of(grant), grant, callers).await;
         let permit = leave.map_err(|(_, left)| in_doubt(&view.grant, doubt, Next::In(left)))?;
         Ok(Some((turn, permit)))
     }
@@ -354,8 +356,11 @@ impl Rotations {
     /// Brings grants up again that wait for a provider which is well again.
     pub(in crate::broker) fn wake(self: &Arc<Self>, provider: ProviderId) {
         let rotations = Arc::clone(self);
-        let waits =
-            |entry: &Arc<Entry>| entry.trouble().is_some() || entry.view().grant.intent.is_some();
+        let waits = |entry: &Arc<Entry>| {
+            let view = entry.view();
+            let paced = view.grant.answer.as_ref().is_some_and(Answer::keeps_its_pace);
+            !paced && (view.trouble.is_some() || view.grant.intent.is_some())
+        };
         let waiting: Vec<_> = self.known.of(&provider).filter(waits).collect();
         self.tasks.spawn(async move {
             let mut turn = Instant::now();

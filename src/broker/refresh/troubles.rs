@@ -5,7 +5,8 @@
 //! Whoever wants to send asks for a permit. While a client is held, one probe goes out at a time in
 //! all processes together; when a success has ended that, one request goes out here, then two, then four.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,7 +18,9 @@ use tracing::debug;
 
 use crate::broker::endpoint::Failure;
 use crate::broker::error::chain;
-use crate::broker::model::{Cause, Evidence, Grant, GrantKind, Hold, Millis, ProviderId, Reason};
+use crate::broker::model::{
+    Cause, Evidence, Grant, GrantId, GrantKind, Hold, Millis, ProviderId, Reason,
+};
 use crate::broker::refresh::Rotations;
 use crate::broker::rules::evidence::{Admission, Gaps};
 use crate::broker::settings::Settings;
@@ -70,6 +73,8 @@ impl Client {
 pub(in crate::broker) struct Troubles {
     start: Instant,
     each: Mutex<HashMap<Client, Local>>,
+    /// Who wants the next probe, the best first.
+    waiting: Mutex<HashMap<Client, BTreeSet<Candidate>>>,
     /// When the next refresh token in doubt may be presented, by provider.
     resends: Mutex<HashMap<ProviderId, Instant>>,
     /// Something has ended, or may go out.
@@ -94,6 +99,50 @@ struct Ramp {
     running: u32,
     /// Successes since that was doubled.
     succeeded: u32,
+}
+
+/// Who wants to be the probe: who failed least goes first, then who succeeded last.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Candidate {
+    failures: u32,
+    succeeded: Reverse<SystemTime>,
+    grant: GrantId,
+}
+
+impl Candidate {
+    pub(super) fn of(grant: &Grant) -> Self {
+        let succeeded = Reverse(grant.pair.published_at);
+        Self { failures: grant.failures(), succeeded, grant: grant.id.clone() }
+    }
+}
+
+/// A candidate who waits, for as long as this lives.
+struct Waiting<'a> {
+    troubles: &'a Troubles,
+    client: &'a Client,
+    candidate: Candidate,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(troubles: &'a Troubles, client: &'a Client, candidate: Candidate) -> Self {
+        let mut waiting = troubles.waiting.lock();
+        waiting.entry(client.clone()).or_default().insert(candidate.clone());
+        drop(waiting);
+        Self { troubles, client, candidate }
+    }
+
+    fn is_first(&self) -> bool {
+        let waiting = self.troubles.waiting.lock();
+        waiting.get(self.client).and_then(BTreeSet::first) == Some(&self.candidate)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.troubles.waiting.lock().get_mut(self.client) {
+            waiting.remove(&self.candidate);
+        }
+    }
 }
 
 /// Leave to send one request.
@@ -125,6 +174,7 @@ impl Default for Troubles {
         Self {
             start: Instant::now(),
             each: Mutex::default(),
+            waiting: Mutex::default(),
             resends: Mutex::default(),
             changed: Notify::new(),
         }
@@ -260,12 +310,11 @@ impl Rotations {
         }
     }
 
-    /// Leave to send a request of a grant that failed so often in a row, or why there is none and for how
-    /// long.
+    /// Leave to send a request, or why there is none and for how long.
     pub(super) async fn permit(
         &self,
         client: &Client,
-        failures: u32,
+        candidate: Candidate,
     ) -> Result<Permit, (Failure, Duration)> {
         let Some(hold) = self.troubles.hold(client) else {
             return match self.troubles.place(client) {
@@ -276,10 +325,21 @@ impl Rotations {
                 Err(()) => Err((Failure::of_others(&recovering()), RAMP_LOOK)),
             };
         };
+        let failures = candidate.failures;
         if let Some(denied) = self.denial(client, failures) {
             return Err(denied);
         }
+        // Whoever is due at the same moment comes a little later or earlier.
+        let waiting = Waiting::new(&self.troubles, client, candidate);
         let gaps = self.troubles.gaps(client, &self.settings);
+        sleep(hold.grace(gaps)).await;
+        let denied = || {
+            let denied = self.denial(client, failures);
+            Err(denied.unwrap_or((Failure::of_others(&hold.cause), RAMP_LOOK)))
+        };
+        if !waiting.is_first() {
+            return denied();
+        }
         let taken =
             self.agree(client, |evidence, now| match evidence.admits(failures, gaps, now) {
                 Admission::Free => true,
@@ -289,11 +349,7 @@ impl Rotations {
                 }
                 Admission::Later(_) => false,
             });
-        if taken.await {
-            return Ok(Permit::free());
-        }
-        let denied = self.denial(client, failures);
-        Err(denied.unwrap_or((Failure::of_others(&hold.cause), RAMP_LOOK)))
+        if taken.await { Ok(Permit::free()) } else { denied() }
     }
 
     /// Changes what is known of a client, on top of what all others know. Without the store, this process

@@ -32,6 +32,10 @@ const MANY_MAX: usize = 50;
 const FEW: usize = 5;
 /// Probes that may follow each other quickly; from then on there is a least wait.
 const QUICK_PROBES: u32 = 2;
+/// Candidates for a probe are waited for this share of the gap, ...
+const GRACE_SHARE: u32 = 4;
+/// ... and no longer than this: by then whoever is due has come.
+const GRACE_MAX: Duration = Duration::from_secs(2);
 /// The least wait then: what locks a client out counts tries by the minute.
 const SLOW_PROBE: Duration = Duration::from_secs(10);
 
@@ -214,6 +218,14 @@ impl Evidence {
 
     fn forget(&mut self, now: Millis) {
         self.pieces.retain(|piece| now - piece.sent < PIECE_LIFE);
+    }
+}
+
+impl Hold {
+    /// For how long candidates for the next probe are waited for.
+    pub fn grace(&self, gaps: Gaps) -> Duration {
+        let gap = u64::try_from(gaps.after(self.reading, self.probes)).unwrap_or(0);
+        (Duration::from_millis(gap) / GRACE_SHARE).min(GRACE_MAX)
     }
 }
 

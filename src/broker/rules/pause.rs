@@ -31,8 +31,8 @@ pub struct Waits {
     pub asked_max: Duration,
 }
 
-/// How long a grant is left alone after this answer.
-pub fn pause(answer: &Answer, asked: Option<Duration>, waits: Waits) -> Duration {
+/// How long a grant is left alone after this answer, at most.
+pub fn pause(answer: &Answer, waits: Waits) -> Duration {
     let before = answer.count.saturating_sub(1);
     if answer.alone {
         return DAY;
@@ -46,7 +46,7 @@ pub fn pause(answer: &Answer, asked: Option<Duration>, waits: Waits) -> Duration
     } else {
         waits.backoff.after(before)
     };
-    asked.map_or(own, |asked| asked.min(waits.asked_max).max(waits.backoff.first))
+    answer.asked.map_or(own, |asked| asked.min(waits.asked_max).max(waits.backoff.first))
 }
 
 /// The refusal that follows so many provisional ones is believed.
@@ -91,13 +91,13 @@ mod tests {
     fn answer(reason: Reason, count: u32, since: Duration) -> Answer {
         let cause = Cause { reason, status: Some(403), said: None };
         let (since, sent_at) = (UNIX_EPOCH, UNIX_EPOCH + since);
-        Answer { cause, sent_at, since, count, alone: false }
+        Answer { cause, sent_at, since, count, asked: None, alone: false }
     }
 
     #[test]
     fn waits_double_to_five_minutes_and_come_hourly_after_a_day() {
         let wait = |count, since| {
-            pause(&answer(Reason::ClientNotAuthorized, count, since), None, WAITS).as_secs()
+            pause(&answer(Reason::ClientNotAuthorized, count, since), WAITS).as_secs()
         };
         assert_eq!([1, 2, 3, 9, 10, 99].map(|count| wait(count, MINUTE)), [1, 2, 4, 256, 300, 300]);
         assert_eq!(wait(300, DAY), 3_600);
@@ -106,14 +106,17 @@ mod tests {
     #[test]
     fn what_a_provider_asks_for_has_an_end() {
         let limited = answer(Reason::ProviderRateLimited, 1, Duration::ZERO);
-        let wait = |asked| pause(&limited, Some(Duration::from_secs(asked)), WAITS).as_secs();
+        let wait = |asked| {
+            let asked = Some(Duration::from_secs(asked));
+            pause(&Answer { asked, ..limited.clone() }, WAITS).as_secs()
+        };
         assert_eq!([0, 30, 86_400, u64::MAX].map(wait), [1, 30, 300, 300]);
     }
 
     #[test]
     fn provisional_refusals_are_presented_four_times() {
         let at = |count| answer(Reason::ProviderRefusesMany, count, Duration::ZERO);
-        let waits = [1, 2, 3, 4].map(|count| pause(&at(count), None, WAITS).as_secs() / 60);
+        let waits = [1, 2, 3, 4].map(|count| pause(&at(count), WAITS).as_secs() / 60);
         assert_eq!(waits, [5, 30, 120, 720]);
         assert!(!is_last(None) && !is_last(Some(&at(3))) && is_last(Some(&at(4))));
         assert!(!is_last(Some(&answer(Reason::ClientNotAuthorized, 9, DAY))));
@@ -127,7 +130,7 @@ mod tests {
         assert!(!is_alone(&refused(3, 10), false), "perhaps all are refused");
         assert!(!is_alone(&answer(Reason::ProviderRateLimited, 30, HOUR), true));
         let alone = Answer { alone: true, ..refused(3, 10) };
-        assert_eq!(pause(&alone, None, WAITS), DAY);
+        assert_eq!(pause(&alone, WAITS), DAY);
     }
 
     #[test]

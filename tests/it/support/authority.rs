@@ -96,6 +96,10 @@ struct Books {
     outage: Option<Fault>,
     /// What goes wrong with every request for these people.
     dead: HashMap<String, Fault>,
+    /// What goes wrong with one request in so many.
+    refuses_every: Option<(usize, Fault)>,
+    /// What goes wrong with requests of the client for itself.
+    refuses_services: Option<Fault>,
     habits: Habits,
     arrivals: Vec<tokio::time::Instant>,
     /// Requests in any second that it bears, and how many it has turned away.
@@ -211,6 +215,16 @@ impl Authority {
     /// From now on this goes wrong with every request for this person.
     pub(crate) fn dead(&self, person: &str, fault: Fault) {
         self.books().dead.insert(person.to_owned(), fault);
+    }
+
+    /// From now on this goes wrong with one request in so many.
+    pub(crate) fn refuses_every(&self, fault: Option<(usize, Fault)>) {
+        self.books().refuses_every = fault;
+    }
+
+    /// From now on this goes wrong with every request of the client for itself.
+    pub(crate) fn refuses_services(&self, fault: Option<Fault>) {
+        self.books().refuses_services = fault;
     }
 
     /// Nothing goes wrong with requests for this person any more.
@@ -349,6 +363,10 @@ impl Authority {
         let person = refresh_token.and_then(|token| books.owner.get(token));
         let dead = person.and_then(|person| books.dead.get(person)).cloned();
         let fault = books.faults.pop_front().or_else(|| books.outage.clone()).or(dead);
+        let service = books.refuses_services.clone().filter(|_| refresh_token.is_none());
+        let posts = books.posts;
+        let one_in = |(every, fault)| (posts % every == every - 1).then_some(fault);
+        let fault = fault.or(service).or_else(|| books.refuses_every.clone().and_then(one_in));
         if matches!(fault, Some(Fault::Unreachable)) {
             return (fault, books.delay);
         }
