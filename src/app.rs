@@ -123,7 +123,8 @@ impl App {
         // Whoever was first has chosen the same provider.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut signals = Signals::listen().map_err(AppError::Signals)?;
-        let start = clock.now();
+        let steady = clock.steady();
+        let start = steady.now();
         let mut registry = telemetry::registry();
         let stop_ops = CancellationToken::new();
         let mut tasks = Tasks::new();
@@ -156,13 +157,13 @@ impl App {
         let journal = opening::journal(&config)?;
         let endpoint = Arc::new(Http::new(config.providers.clone(), clock)?);
         let (store, replayed) = tokio::select! {
-            opened = opening::open_store(&config, Arc::clone(&ring), journal.as_ref(), clock) => opened?,
+            opened = opening::open_store(&config, Arc::clone(&ring), journal.as_ref(), steady) => opened?,
             () = signals.asked() => return Ok(None),
         };
         let mut settings = opening::settings(&config, journal.as_deref(), replayed);
         let pages = opening::pages(&config).await?;
         settings.pages = pages.as_ref().map(|pages| pages::addresses(&pages.base));
-        let broker = Broker::new(store, endpoint, clock, settings, metrics, random());
+        let broker = Broker::new(store, endpoint, steady, settings, metrics, random());
         let mut account = Account::default();
         let kept = record::keep_account(Arc::clone(&audit), broker.acts(), account.stop.clone());
         account.kept.spawn(kept);

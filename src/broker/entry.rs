@@ -129,7 +129,8 @@ impl Entry {
     pub(super) fn adopt(&self, grant: Grant) -> Arc<View> {
         self.change(|known| {
             let newer = known.grant.position <= grant.position;
-            newer.then(|| View::new(describe(grant, &known.grant)).after(known))
+            let grant = || describe(same_end(grant, &known.grant), &known.grant);
+            newer.then(|| View::new(grant()).after(known))
         })
     }
 
@@ -320,6 +321,18 @@ impl Entry {
     pub fn deleted(&self) -> bool {
         matches!(self.view.load().grant.standing, Standing::Deleted)
     }
+}
+
+/// The grant, with the end of its token as it was first known here: clocks may have been turned since.
+fn same_end(mut grant: Grant, known: &Grant) -> Grant {
+    if let (Some(token), Some(first)) = (&mut grant.pair.token, &known.pair.token)
+        && token.generation == first.generation
+        && token.access_token == first.access_token
+    {
+        (token.issued_at, token.lifetime) = (first.issued_at, first.lifetime);
+        token.refresh_in = first.refresh_in;
+    }
+    grant
 }
 
 /// The grant, with what operators said of it last: who refreshed it meanwhile may not have heard.

@@ -63,6 +63,7 @@ pub(super) fn provider(
     }
     for (key, span) in [
         ("default_lifetime", section.default_lifetime),
+        ("lifetime_max", section.lifetime_max),
         ("connect_timeout", section.connect_timeout),
         ("listen_max", section.listen_max),
     ] {
@@ -101,6 +102,7 @@ pub(super) fn provider(
         client_id: client_id?,
         credentials: credentials?,
         default_lifetime: section.default_lifetime.map_or(Duration::ZERO, |span| span.0),
+        lifetime_max: section.lifetime_max.map_or(Duration::ZERO, |span| span.0),
         connect_timeout,
         habits,
         account_field: field.map(str::to_owned),

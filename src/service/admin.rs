@@ -43,7 +43,7 @@ impl Admin {
     }
 
     fn show(&self, overview: &Overview) -> Grant {
-        convert::grant(overview, self.broker.clock().now())
+        convert::grant(overview, self.broker.clock())
     }
 
     fn hold(
@@ -305,10 +305,10 @@ impl GrantAdminService for Admin {
         request: Request<ListProvidersRequest>,
     ) -> Result<Response<ListProvidersResponse>, Status> {
         let run = |_, _| async move {
-            let now = self.broker.clock().now();
+            let clock = self.broker.clock();
             let providers = self.broker.providers().into_iter().map(|provider| {
                 let hold = self.hold(&provider);
-                convert::provider(provider, hold, now)
+                convert::provider(provider, hold, clock)
             });
             Ok(ListProvidersResponse { providers: providers.collect() })
         };

@@ -14,7 +14,7 @@ use crate::broker::serving::{Degraded, Rejected, Want};
 use crate::broker::store::{Finding, Grade, JournalCondition, Said};
 use crate::broker::view::{Encoded, Trouble, View};
 use crate::broker::{NewGrant, Overview, Resolution, State, endpoint};
-use crate::clock::between;
+use crate::clock::{Clock, between};
 use crate::proto;
 use crate::secret::RefreshToken;
 use crate::service::status::{classify, contract_reason};
@@ -267,9 +267,13 @@ pub(super) fn page_size(request: &proto::ListGrantsRequest) -> Result<usize, Err
 }
 
 /// The token; whole, because it is seldom asked for like this.
-pub(super) fn token(view: &View, degraded: Option<Degraded>, now: SystemTime) -> proto::Token {
-    let proto::Token { ttl, degraded_reason, retry_time, .. } = changing(view, degraded, now);
-    proto::Token { ttl, degraded_reason, retry_time, ..lasting(view) }
+pub(super) fn token(view: &View, degraded: Option<Degraded>, clock: Clock) -> proto::Token {
+    let mut token = lasting(view);
+    let rest = changing(view, degraded, clock.now(), clock);
+    (token.expire_time, token.ttl) = (rest.expire_time, rest.ttl);
+    (token.refresh_after_time, token.refresh_after) = (rest.refresh_after_time, rest.refresh_after);
+    (token.degraded_reason, token.retry_time) = (rest.degraded_reason, rest.retry_time);
+    token
 }
 
 /// The token; what stays the same from answer to answer is encoded once.
@@ -277,20 +281,19 @@ pub(super) fn reply(
     view: &View,
     degraded: Option<Degraded>,
     now: SystemTime,
+    clock: Clock,
 ) -> proto::GetTokenResponse {
     let Encoded(encoded) =
         view.encoded.get_or_init(|| Encoded(lasting(view).encode_to_vec().into()));
-    proto::GetTokenResponse::of(Arc::clone(encoded), changing(view, degraded, now))
+    proto::GetTokenResponse::of(Arc::clone(encoded), changing(view, degraded, now, clock))
 }
 
 /// What is the same in every answer with this token.
 fn lasting(view: &View) -> proto::Token {
-    let Some((token, window)) = view.token() else { return proto::Token::default() };
+    let Some((token, _)) = view.token() else { return proto::Token::default() };
     proto::Token {
         access_token: token.access_token.expose().to_owned(),
         token_type: token.token_type.clone(),
-        expire_time: Some(window.expires_at.into()),
-        refresh_after_time: Some(window.soft_at.into()),
         generation: signed(token.generation),
         fingerprint: view.fingerprint.clone(),
         scopes: token.scopes.clone(),
@@ -299,18 +302,29 @@ fn lasting(view: &View) -> proto::Token {
     }
 }
 
-/// What is not.
-fn changing(view: &View, degraded: Option<Degraded>, now: SystemTime) -> proto::Token {
+/// What is not: all of it comes from the one end of the token, as the clocks stand now.
+fn changing(
+    view: &View,
+    degraded: Option<Degraded>,
+    now: SystemTime,
+    clock: Clock,
+) -> proto::Token {
     let reason = degraded.map(|degraded| contract_reason(degraded.reason));
+    let wall = |at| Some(clock.to_wall(at).into());
+    let window = view.window;
     proto::Token {
-        ttl: view.window.and_then(|window| window.ttl(now).try_into().ok()),
+        expire_time: window.and_then(|window| wall(window.expires_at)),
+        ttl: window.and_then(|window| window.ttl(now).try_into().ok()),
+        refresh_after_time: window.and_then(|window| wall(window.soft_at)),
+        refresh_after: window.and_then(|window| between(now, window.soft_at).try_into().ok()),
         degraded_reason: reason.unwrap_or(proto::ErrorReason::Unspecified).into(),
-        retry_time: degraded.and_then(|degraded| degraded.retry_at).map(Into::into),
+        retry_time: degraded.and_then(|degraded| degraded.retry_at).and_then(wall),
         ..proto::Token::default()
     }
 }
 
-pub(super) fn grant(overview: &Overview, now: SystemTime) -> proto::Grant {
+pub(super) fn grant(overview: &Overview, clock: Clock) -> proto::Grant {
+    let wall = |at| clock.to_wall(at).into();
     let grant = &overview.view.grant;
     let token = overview.view.token();
     let descriptor = &grant.descriptor;
@@ -337,21 +351,21 @@ pub(super) fn grant(overview: &Overview, now: SystemTime) -> proto::Grant {
         keep_warm: descriptor.keep_warm,
         generation: signed(grant.generation()),
         token_fingerprint: token.map(|_| overview.view.fingerprint.clone()).unwrap_or_default(),
-        token_expire_time: token.map(|(_, window)| window.expires_at.into()),
-        refresh_token_expire_time: grant.pair.refresh_token_expires_at.map(Into::into),
-        last_refresh_time: token.map(|_| grant.pair.published_at.into()),
-        next_refresh_time: overview.due_at.map(Into::into),
+        token_expire_time: token.map(|(_, window)| wall(window.expires_at)),
+        refresh_token_expire_time: grant.pair.refresh_token_expires_at.map(wall),
+        last_refresh_time: token.map(|_| wall(grant.pair.published_at)),
+        next_refresh_time: overview.due_at.map(wall),
         consecutive_failures: i32::try_from(failures).unwrap_or(i32::MAX),
         last_failure: overview
             .trouble
             .as_ref()
-            .map(|trouble| failure(trouble, overview.state, now)),
+            .map(|trouble| failure(trouble, overview.state, clock)),
         create_time: Some(descriptor.create_time.into()),
         etag: grant.etag(),
         doubt: overview
             .doubt
             .as_ref()
-            .map(|(doubt, next)| self::doubt(doubt, *next, overview.holder.as_deref())),
+            .map(|(doubt, next)| self::doubt(doubt, *next, overview.holder.as_deref(), clock)),
     }
 }
 
@@ -381,8 +395,14 @@ pub(super) fn journal(journal: &JournalCondition) -> proto::JournalStatus {
     }
 }
 
-fn doubt(doubt: &Doubt, next: Option<SystemTime>, holder: Option<&str>) -> proto::GrantDoubt {
+fn doubt(
+    doubt: &Doubt,
+    next: Option<SystemTime>,
+    holder: Option<&str>,
+    clock: Clock,
+) -> proto::GrantDoubt {
     use proto::grant_doubt::Kind;
+    let wall = |at| clock.to_wall(at).into();
     let kind = match doubt.kind {
         DoubtKind::Answered => Kind::Answered,
         DoubtKind::Unreadable => Kind::Unreadable,
@@ -395,15 +415,15 @@ fn doubt(doubt: &Doubt, next: Option<SystemTime>, holder: Option<&str>) -> proto
     proto::GrantDoubt {
         kind: kind.into(),
         provider_status: doubt.status.map_or(0, i32::from),
-        since_time: Some(doubt.since.into()),
-        last_sent_time: Some(doubt.sent_at.into()),
+        since_time: Some(wall(doubt.since)),
+        last_sent_time: Some(wall(doubt.sent_at)),
         attempts: i32::try_from(doubt.attempts).unwrap_or(i32::MAX),
         holder: holder.unwrap_or_default().to_owned(),
-        retry_time: next.map(Into::into),
+        retry_time: next.map(wall),
     }
 }
 
-fn failure(trouble: &Trouble, state: State, now: SystemTime) -> proto::GrantFailure {
+fn failure(trouble: &Trouble, state: State, clock: Clock) -> proto::GrantFailure {
     let (reason, message) = (classify(&trouble.error).1, trouble.error.to_string());
     let (provider_error, status, time) = match &trouble.error {
         Error::Upstream { failure, time, .. } => {
@@ -424,15 +444,15 @@ fn failure(trouble: &Trouble, state: State, now: SystemTime) -> proto::GrantFail
         message,
         provider_error: provider_error.unwrap_or_default(),
         provider_status: status.map_or(0, i32::from),
-        time: time.map(Into::into),
-        retry_time: left.map(|left| (now + left).into()),
+        time: time.map(|at| clock.to_wall(at).into()),
+        retry_time: left.map(|left| clock.to_wall(clock.now() + left).into()),
     }
 }
 
 pub(super) fn provider(
     provider: endpoint::ProviderSummary,
     hold: Option<(endpoint::Failure, Duration)>,
-    now: SystemTime,
+    clock: Clock,
 ) -> proto::Provider {
     proto::Provider {
         provider_id: provider.id.to_string(),
@@ -445,7 +465,7 @@ pub(super) fn provider(
             provider_error: failure.provider_error.unwrap_or_default(),
             provider_status: failure.status.map_or(0, i32::from),
             time: None,
-            retry_time: Some((now + left).into()),
+            retry_time: Some(clock.to_wall(clock.now() + left).into()),
         }),
     }
 }

@@ -59,11 +59,11 @@ impl TokenService for Tokens {
                     self.observe.gate().require(&call.who, force, Some(id.as_str()))?;
                 }
                 write_down(self.observe.audit(), &call, &served.view, None);
-                return Ok(convert::reply(&served.view, served.degraded, now));
+                return Ok(convert::reply(&served.view, served.degraded, now, self.broker.clock()));
             }
             let at_once = self.broker.from_memory(&id, want, |view, degraded, now| {
                 write_down(self.observe.audit(), &call, view, None);
-                convert::reply(view, degraded, now)
+                convert::reply(view, degraded, now, self.broker.clock())
             });
             if let Some(reply) = at_once {
                 return Ok(reply);
@@ -71,7 +71,8 @@ impl TokenService for Tokens {
             // Boxed, so that answers from memory do not carry what only a wait needs.
             let served = Box::pin(self.broker.get_token(&id, want, call.deadline)).await?;
             write_down(self.observe.audit(), &call, &served.view, None);
-            Ok(convert::reply(&served.view, served.degraded, self.broker.clock().now()))
+            let clock = self.broker.clock();
+            Ok(convert::reply(&served.view, served.degraded, clock.now(), clock))
         };
         self.observe.call(Action::GetToken, request, run).await
     }
@@ -101,7 +102,7 @@ impl TokenService for Tokens {
                 }
             };
             write_down(self.observe.audit(), &call, &served.view, Some(how));
-            let token = convert::token(&served.view, served.degraded, self.broker.clock().now());
+            let token = convert::token(&served.view, served.degraded, self.broker.clock());
             Ok(ForceRefreshResponse { token: Some(token), outcome: outcome.into() })
         };
         self.observe.call(Action::ForceRefresh, request, run).await

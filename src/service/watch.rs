@@ -60,8 +60,7 @@ impl Watcher {
         Ok(match news {
             News::Token(served) => {
                 write_down(self.observe.audit(), &self.call, &served.view, None);
-                let now = self.clock.now();
-                Event::Token(convert::token(&served.view, served.degraded, now))
+                Event::Token(convert::token(&served.view, served.degraded, self.clock))
             }
             News::Unavailable(error) => {
                 let (_, reason, _) = classify(&error);

@@ -1,6 +1,6 @@
 //! The seam between sealing and keeping: sealed records, and the steps that change them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc::Sender;
@@ -45,6 +45,10 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// Whether it is somebody's store, and no empty one.
     async fn exists(&self) -> StoreResult<bool>;
+
+    /// A moment of ours by the clock that the store goes by, and back.
+    fn by_its_clock(&self, ours: SystemTime) -> SystemTime;
+    fn by_our_clock(&self, its: SystemTime) -> SystemTime;
 
     /// Says whose store it is; a store that belongs to nobody gets the identity `proposed`.
     async fn identity(&self, proposed: &Identity) -> StoreResult<Identity>;

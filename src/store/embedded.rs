@@ -8,7 +8,7 @@ use std::future::pending;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -166,6 +166,15 @@ impl Backend for Embedded {
             Ok(meta.get(IDENTITY).map_err(unavailable)?.is_some())
         })
         .await
+    }
+
+    /// Other processes, before and after, know of this one's clock only what the wall clock showed.
+    fn by_its_clock(&self, ours: SystemTime) -> SystemTime {
+        self.inner.clock.to_wall(ours)
+    }
+
+    fn by_our_clock(&self, its: SystemTime) -> SystemTime {
+        self.inner.clock.of_wall(its)
     }
 
     async fn identity(&self, proposed: &Identity) -> StoreResult<Identity> {

@@ -6,7 +6,7 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use crate::broker::model::{GrantId, ProviderId};
 use crate::broker::store::{
     Claim, Finding, Grade, Heard, Limit, Merged, Peers, Slowing, StoreError, TOMBSTONE_LIFE,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, from_unix_ms, unix_ms};
 use crate::store::backend::{
     Amend, Backend, Change, Claiming, Format1, Inspected, Over, Publishing, Records, StoreResult,
 };
@@ -160,7 +160,7 @@ impl Redis {
     }
 
     /// Ages of claims and doubts are told by our clock from here on.
-    fn by_our_clock(&self, mut record: Record) -> Record {
+    fn told_by_us(&self, mut record: Record) -> Record {
         record.intent = record.intent.map(|held| held.told(|at| self.time.of_ours(at)));
         record.answer = record.answer.map(|answer| answer.told(|at| self.time.of_ours(at)));
         record
@@ -328,6 +328,14 @@ impl Backend for Redis {
         self.session.query(&read).await.map_err(unavailable)
     }
 
+    fn by_its_clock(&self, ours: SystemTime) -> SystemTime {
+        from_unix_ms(self.time.of_server(unix_ms(ours)))
+    }
+
+    fn by_our_clock(&self, its: SystemTime) -> SystemTime {
+        from_unix_ms(self.time.of_ours(unix_ms(its)))
+    }
+
     async fn identity(&self, proposed: &Identity) -> StoreResult<Identity> {
         let meta = self.layout.meta();
         let propose = redis::cmd("HSETNX").arg(&meta).arg("identity").arg(json(proposed)).clone();
@@ -359,7 +367,7 @@ impl Backend for Redis {
 
     async fn read(&self, id: &GrantId) -> StoreResult<Option<Record>> {
         let record = fields::record(id, &self.hash(id).await?)?;
-        Ok(record.map(|record| self.by_our_clock(record)))
+        Ok(record.map(|record| self.told_by_us(record)))
     }
 
     async fn page(&self, after: Option<&str>, limit: usize) -> StoreResult<Records> {
@@ -371,7 +379,7 @@ impl Backend for Redis {
         let record = |(id, row): (GrantId, &Result<Fields, RedisError>)| {
             let row = row.as_ref().map_err(|_| fields::damaged(&id));
             let record = row.and_then(|row| fields::record(&id, row)).transpose()?;
-            let record = record.map(|record| self.by_our_clock(record));
+            let record = record.map(|record| self.told_by_us(record));
             let dead = matches!(&record, Ok(record) if record.deleted_at.is_some());
             (!dead).then_some((id, record))
         };

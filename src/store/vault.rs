@@ -29,6 +29,7 @@ mod enrolments;
 mod events;
 mod grants;
 mod marks;
+mod moments;
 mod rates;
 mod replay;
 mod troubles;
@@ -176,7 +177,7 @@ impl Vault {
         Publishing {
             at: *at,
             descriptor: self.seal.descriptor(id, *described, descriptor),
-            pair: self.seal.pair(id, *at, descriptor, pair),
+            pair: self.seal_pair(id, *at, descriptor, pair),
             remake: false,
             held_by: grant.intent.as_ref().map(|held| held.owner.clone().into()),
             due_at: due_at.map(unix_ms),
@@ -187,7 +188,7 @@ impl Vault {
         if record.deleted_at.is_some() {
             return Ok(Stored::Deleted(record.position()));
         }
-        self.seal.grant(id, record).map(Stored::Grant)
+        self.open_grant(id, record).map(Stored::Grant)
     }
 
     /// What operators say from the change on that has this fence.

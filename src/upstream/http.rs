@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use reqwest::header::{
@@ -59,13 +59,14 @@ struct Arrived {
     whole: bool,
     deflated: bool,
     retry_after: Option<Duration>,
+    at: SystemTime,
 }
 
 impl Arrived {
     /// The same, as an answer to `sent`.
     fn raw<'a>(&'a self, sent: Option<&'a RefreshToken>) -> Raw<'a> {
-        let Self { status, whole, deflated, retry_after, .. } = *self;
-        Raw { status, body: &self.body, whole, deflated, retry_after, sent }
+        let Self { status, whole, deflated, retry_after, at: now, .. } = *self;
+        Raw { status, body: &self.body, whole, deflated, retry_after, sent, now }
     }
 }
 
@@ -109,7 +110,7 @@ impl Http {
         let retry_after = self.retry_after(response.headers());
         let deflated = response.headers().get(CONTENT_ENCODING).is_some_and(|how| how == "deflate");
         let (body, whole) = read(response, deadline).await;
-        Arrived { status, body, whole, deflated, retry_after }
+        Arrived { status, body, whole, deflated, retry_after, at: self.clock.now() }
     }
 
     /// What a request brings; its refresh token stands apart.

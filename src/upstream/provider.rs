@@ -35,6 +35,8 @@ pub struct Provider {
     pub credentials: Arc<Credentials>,
     /// Lifetime of a token whose reply names none.
     pub default_lifetime: Duration,
+    /// Longest lifetime of a token that is believed.
+    pub lifetime_max: Duration,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
     /// How it treats requests and refresh tokens.

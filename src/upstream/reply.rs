@@ -7,6 +7,8 @@
 //! `raw` is what came and how it becomes text, `value` reads members, `salvage` finds tokens in what
 //! cannot be read, `refusal` says why there is none.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use crate::broker::endpoint::{Disposition, Failure, Issued, Reply};
@@ -24,12 +26,15 @@ pub(crate) use person::{Person, person};
 pub(crate) use raw::Raw;
 
 use raw::Text;
-use refusal::{refused, unreadable};
-use value::{attributes, scopes, seconds, text, visible};
+use refusal::{over, refused, unreadable};
+use value::{attributes, lifetime, scopes, text, visible};
 
 /// What providers call the lifetime of the refresh token.
 const REFRESH_LIFETIMES: [&str; 3] =
     ["refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"];
+
+/// The longest end of a refresh token that is believed: ten years.
+const REFRESH_LIFETIME_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Reads an answer.
 pub(crate) fn judge(provider: &Provider, raw: &Raw<'_>) -> Reply {
@@ -52,7 +57,10 @@ pub(crate) fn judge(provider: &Provider, raw: &Raw<'_>) -> Reply {
     let mut lifetimes = REFRESH_LIFETIMES.iter();
     Reply {
         refresh_token,
-        refresh_token_lifetime: lifetimes.find_map(|name| seconds(fields.get(*name)?)),
+        // 0 is what some say of one that does not end.
+        refresh_token_lifetime: lifetimes
+            .find_map(|name| lifetime(fields.get(*name)?, raw.now, REFRESH_LIFETIME_MAX))
+            .filter(|lifetime| !lifetime.is_zero()),
         ..Reply::of(issued)
     }
 }
@@ -89,14 +97,19 @@ fn issued(
     let access_token = text(fields, "access_token")
         .filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '))
         .ok_or_else(|| unreadable(raw, Some(fields)))?;
+    let given = |name| lifetime(fields.get(name)?, raw.now, provider.lifetime_max);
+    let lifetime = given("expires_in").unwrap_or(provider.default_lifetime);
+    if lifetime.is_zero() {
+        return Err(over(raw));
+    }
     Ok(Issued {
         access_token: AccessToken::new(access_token),
         token_type: text(fields, "token_type")
             .filter(|word| visible(word))
             .unwrap_or("Bearer")
             .to_owned(),
-        lifetime: fields.get("expires_in").and_then(seconds).unwrap_or(provider.default_lifetime),
-        refresh_in: fields.get("refresh_in").and_then(seconds),
+        lifetime,
+        refresh_in: given("refresh_in").filter(|time| !time.is_zero()),
         scopes: scopes(fields.get("scope")),
         attributes: attributes(&provider.attributes, fields),
     })
@@ -147,6 +160,7 @@ pub(crate) mod tests {
             client_id: "id".to_owned(),
             credentials: std::sync::Arc::new(Credentials::new(ClientAuth::None, Vec::new())),
             default_lifetime: Duration::from_secs(600),
+            lifetime_max: Duration::from_secs(86_400),
             connect_timeout: Duration::from_secs(3),
             habits: Habits::default(),
             account_field: None,
@@ -195,13 +209,29 @@ pub(crate) mod tests {
             ("3600.5", 3600),
             ("\" 3600.5 \"", 3600),
             ("null", 600),
-            ("0", 600),
-            ("-1", 600),
             ("\"soon\"", 600),
             ("[]", 600),
-            ("1e300", 315_360_000),
+            ("1e300", 86_400),
+            ("999999999", 86_400),
+            // A moment, in seconds or milliseconds.
+            ("1800003600", 3600),
+            ("\"1800003600\"", 3600),
+            ("1800003600000", 3600),
         ] {
             assert_eq!(lifetime(given), read, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_over_is_not_served() {
+        for given in ["0", "-1", "\"0\"", "0.0", "-3600", "1799999999", "1000000000000"] {
+            let body =
+                format!(r#"{{"access_token":"a","refresh_token":"r","expires_in":{given}}}"#);
+            let reply = reply(200, &body);
+            let failure = reply.issued.unwrap_err();
+            assert_eq!(failure.reason, Reason::ProviderUnavailable, "{given}");
+            assert_eq!(failure.disposition, Disposition::NotProcessed);
+            assert_eq!(reply.refresh_token, Some(RefreshToken::new("r")), "it is kept");
         }
     }
 

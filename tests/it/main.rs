@@ -8,6 +8,7 @@ mod audit;
 mod bounds;
 mod callers;
 mod chaos;
+mod clocks;
 mod config;
 mod continuity;
 mod crash;

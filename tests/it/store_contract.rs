@@ -56,7 +56,7 @@ pub(crate) async fn open_redis(server: &RedisServer, ring: Arc<Keyring>) -> Vaul
 /// The due index brings a claimed grant up after this.
 const WATCH: Duration = Duration::from_secs(69);
 
-fn id(name: &str) -> GrantId {
+pub(crate) fn id(name: &str) -> GrantId {
     GrantId::parse(name).unwrap()
 }
 
@@ -69,7 +69,7 @@ fn descriptor(kind: GrantKind) -> Descriptor {
         labels: BTreeMap::from([("team".to_owned(), "shop".to_owned())]),
         keep_warm: true,
         disabled: false,
-        create_time: UNIX_EPOCH + Duration::from_millis(1_800_000_000_123),
+        create_time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
     }
 }
 
@@ -81,13 +81,13 @@ fn pair(name: &str) -> Pair {
             access_token: AccessToken::new(format!("access-{name}")),
             token_type: "Bearer".to_owned(),
             generation: Generation(7),
-            issued_at: UNIX_EPOCH + Duration::from_millis(1_800_000_000_456),
+            issued_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_456),
             lifetime: Duration::from_secs(1800),
             refresh_in: Some(Duration::from_secs(900)),
             scopes: vec!["x".to_owned()],
             attributes: BTreeMap::from([("instance_url".to_owned(), "https://i".to_owned())]),
         }),
-        published_at: UNIX_EPOCH + Duration::from_millis(1_800_000_000_789),
+        published_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_789),
     }
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn verdict() -> Verdict {
         reason: Reason::GrantReauthRequired,
         provider_error: Some("invalid_grant".to_owned()),
         provider_status: Some(400),
-        time: UNIX_EPOCH + Duration::from_secs(1_800_000_001),
+        time: UNIX_EPOCH + Duration::from_secs(1_700_000_001),
         token_rejected: true,
         given_up: None,
     }
@@ -223,8 +223,8 @@ fn doubt(intent: &Intent) -> Doubt {
     Doubt {
         kind: DoubtKind::Answered,
         status: Some(503),
-        since: UNIX_EPOCH + Duration::from_millis(1_800_000_000_111),
-        sent_at: UNIX_EPOCH + Duration::from_millis(1_800_000_000_222),
+        since: UNIX_EPOCH + Duration::from_millis(1_700_000_000_111),
+        sent_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_222),
         attempts: 2,
         fence: intent.fence,
     }

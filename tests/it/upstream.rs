@@ -102,6 +102,7 @@ async fn exchange(url: &str) -> Reply {
             Vec::new(),
         )),
         default_lifetime: Duration::from_secs(600),
+        lifetime_max: Duration::from_secs(86_400),
         connect_timeout: Duration::from_millis(300),
         habits: Habits { listen_max: Duration::from_millis(600), ..Habits::default() },
         attributes: Vec::new(),

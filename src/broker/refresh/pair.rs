@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::broker::endpoint::{Failure, Issued, Reply};
 use crate::broker::model::{Descriptor, Generation, Intent, Pair, Token};
+use crate::clock::between;
 use crate::secret::RefreshToken;
 
 /// A request that was sent.
@@ -53,7 +54,8 @@ pub(super) fn received(
     let (token, failure) = match (reply.issued, &fresh) {
         (Ok(issued), _) => {
             let asked = &sent.descriptor.scopes;
-            (Some(token(issued, sent.generation, sent.at, asked)), None)
+            let token = token(issued, sent.generation, sent.at, asked);
+            (Some(no_later(token, before.token.as_ref())), None)
         }
         (Err(failure), Some(_)) => (before.token.clone(), Some(failure)),
         (Err(failure), None) => return Err(failure),
@@ -68,6 +70,16 @@ pub(super) fn received(
         published_at: now,
     };
     Ok(Received { pair, failure })
+}
+
+/// A token that is the one of before ends when that ends.
+fn no_later(token: Token, before: Option<&Token>) -> Token {
+    let same = before.filter(|before| before.access_token == token.access_token);
+    let Some(before) = same else { return token };
+    let end = before.expires_at().min(token.expires_at());
+    let lifetime = between(token.issued_at, end);
+    // Asked at once again, the provider would say the same.
+    Token { lifetime, refresh_in: Some(token.refresh_in.unwrap_or(lifetime / 2)), ..token }
 }
 
 /// The token of this generation that was issued to a request sent `at` that time. Scopes that are
@@ -144,6 +156,24 @@ mod tests {
             scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
             attributes: BTreeMap::new(),
         }
+    }
+
+    #[test]
+    fn the_same_access_token_is_never_given_a_later_end() {
+        let mut grant = old();
+        let before = token(issued(&[]), grant.generation(), from_unix_ms(1_000), &[]);
+        grant.pair.token = Some(before.clone());
+        let sent = Sent {
+            before: &grant.pair,
+            descriptor: &grant.descriptor,
+            generation: grant.generation().next(),
+            at: from_unix_ms(5_000),
+        };
+        let again = received(&sent, reply(None, Ok(issued(&[]))), from_unix_ms(5_001)).unwrap();
+        assert_eq!(again.pair.token.unwrap().expires_at(), before.expires_at());
+        let other = Issued { access_token: AccessToken::new("other"), ..issued(&[]) };
+        let other = received(&sent, reply(None, Ok(other)), from_unix_ms(5_001)).unwrap();
+        assert!(other.pair.token.unwrap().expires_at() > before.expires_at());
     }
 
     fn failure() -> Failure {

@@ -57,6 +57,8 @@ pub(in crate::config) struct ProviderSection {
     pub(in crate::config) basic_encoding: Option<BasicEncoding>,
     /// Lifetime of a token whose reply names none.
     pub(in crate::config) default_lifetime: Option<Span>,
+    /// Longest lifetime of a token that is believed.
+    pub(in crate::config) lifetime_max: Option<Span>,
     /// Longest wait for a connection.
     pub(in crate::config) connect_timeout: Option<Span>,
     /// For how long an answer is listened for, 5m at most. Callers stop waiting far sooner

@@ -72,13 +72,13 @@ impl Claims for Vault {
         let Some(record) = self.backend.read(id).await? else { return Ok(None) };
         let opened = record.siblings.iter().rev().find_map(|(fence, blob)| {
             // What cannot be opened cannot be tried.
-            Some((*fence, self.seal.sibling(id, &record, Fence(*fence), blob).ok()?))
+            Some((*fence, self.open_sibling(id, &record, Fence(*fence), blob).ok()?))
         });
         let Some((sibling, pair)) = opened else { return Ok(None) };
-        let Grant { descriptor, pair: refused, .. } = self.seal.grant(id, &record)?;
+        let Grant { descriptor, pair: refused, .. } = self.open_grant(id, &record)?;
         let pair = Pair { token: refused.token, published_at: self.clock.now(), ..pair };
         let at = Position { generation: intent.generation, fence: intent.fence };
-        let pair = self.seal.pair(id, at, &descriptor, &pair);
+        let pair = self.seal_pair(id, at, &descriptor, &pair);
         let promoted =
             self.backend.change(id, Change::Promote { hold: hold(intent), sibling, pair }).await?;
         if promoted { Ok(self.load(id).await?.and_then(Stored::grant)) } else { Ok(None) }

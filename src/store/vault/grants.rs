@@ -28,7 +28,7 @@ impl Grants for Vault {
         let after = after.map(|token| self.seal.place(token)).transpose()?;
         let page = self.backend.page(after.as_deref(), limit).await?;
         let opened = page.records.into_iter().filter_map(|(id, record)| {
-            let grant = record.and_then(|record| self.seal.grant(&id, &record));
+            let grant = record.and_then(|record| self.open_grant(&id, &record));
             grant.inspect_err(|error| self.tell_damaged(&id, error)).ok()
         });
         let next = page.next.map(|place| self.seal.page_token(&place));
@@ -54,7 +54,7 @@ impl Grants for Vault {
                 expected: known.as_ref().map(Record::stamp),
                 at,
                 descriptor: self.seal.descriptor(id, at.fence, descriptor),
-                pair: self.seal.pair(id, at, descriptor, pair),
+                pair: self.seal_pair(id, at, descriptor, pair),
                 due_at: due_at.map(unix_ms),
             };
             if self.backend.change(id, start).await? {
@@ -79,7 +79,7 @@ impl Grants for Vault {
         let start = Change::StartOver {
             at,
             descriptor: self.seal.descriptor(id, at.fence, descriptor),
-            pair: self.seal.pair(id, at, descriptor, pair),
+            pair: self.seal_pair(id, at, descriptor, pair),
             due_at: due_at.map(unix_ms),
         };
         let started = self.backend.change(id, start).await?;

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::io::Read as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use flate2::read::{GzDecoder, ZlibDecoder};
 
+#[cfg(test)]
+use crate::clock::from_unix_ms;
 use crate::secret::RefreshToken;
 
 /// Most that a packed reply may become.
@@ -24,6 +26,8 @@ pub(crate) struct Raw<'a> {
     pub(crate) retry_after: Option<Duration>,
     /// The refresh token that it answers.
     pub(crate) sent: Option<&'a RefreshToken>,
+    /// When it came, by the wall clock.
+    pub(crate) now: SystemTime,
 }
 
 /// The body as text.
@@ -37,7 +41,15 @@ impl<'a> Raw<'a> {
     /// A whole reply without headers that matter.
     #[cfg(test)]
     pub(crate) fn answered(status: u16, body: &'a [u8]) -> Self {
-        Self { status, body, whole: true, deflated: false, retry_after: None, sent: None }
+        Self {
+            status,
+            body,
+            whole: true,
+            deflated: false,
+            retry_after: None,
+            sent: None,
+            now: from_unix_ms(1_800_000_000_000),
+        }
     }
 
     /// Unpacks what came packed although nobody asked for that, and reads what is not UTF-8 as far

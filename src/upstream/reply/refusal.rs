@@ -28,6 +28,14 @@ pub(super) fn unreadable(raw: &Raw<'_>, fields: Option<&Map<String, Value>>) -> 
     }
 }
 
+/// A success with an access token that is past its end: servers that report what is left say so in its
+/// last second. Nothing is in doubt.
+pub(super) fn over(raw: &Raw<'_>) -> Failure {
+    let failure = Failure::new(Reason::ProviderUnavailable, Disposition::NotProcessed);
+    let said = "the access token that it sent is past its end (expires_in)".to_owned();
+    Failure { status: Some(raw.status), provider_error: Some(said), ..failure }
+}
+
 /// Reads a refusal: first by the provider's own rules, then by the standard's error code, then by
 /// the HTTP status. A code outweighs the status: providers send `invalid_grant` with 401 and 403, too.
 pub(super) fn refused(

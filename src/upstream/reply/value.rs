@@ -1,28 +1,37 @@
 //! The members of a reply: leniently read, and nothing that could harm whoever gets them. Pure.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
-/// Longest lifetime that is believed: ten years.
-const LIFETIME_MAX_S: f64 = 10.0 * 365.0 * 86_400.0;
-/// Shortest lifetime that is believed.
-const LIFETIME_MIN_S: f64 = 1.0;
+/// Numbers from here on can only be a moment, in seconds since 1970, and from there on in milliseconds:
+/// nothing lives for thirty years.
+const MOMENT_S: f64 = 1e9;
+const MOMENT_MS: f64 = 1e12;
 
 pub(super) fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     fields.get(name)?.as_str().filter(|text| !text.is_empty())
 }
 
-/// Seconds as number, float or text; nothing for what is not above zero.
-pub(super) fn seconds(value: &Value) -> Option<Duration> {
+/// A lifetime in seconds, as number, float or text; zero for what is over. A moment since 1970 stands
+/// for what is left until then.
+pub(super) fn lifetime(value: &Value, now: SystemTime, max: Duration) -> Option<Duration> {
     let number = match value {
         Value::Number(number) => number.as_f64()?,
         Value::String(text) => text.trim().parse().ok()?,
         _ => return None,
     };
-    (number > 0.0 && number.is_finite())
-        .then(|| Duration::from_secs_f64(number.clamp(LIFETIME_MIN_S, LIFETIME_MAX_S)))
+    if !number.is_finite() {
+        return None;
+    }
+    let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let seconds = match number {
+        ms if ms >= MOMENT_MS => ms / 1_000.0 - since_1970,
+        s if s >= MOMENT_S => s - since_1970,
+        seconds => seconds,
+    };
+    Some(Duration::from_secs_f64(seconds.clamp(0.0, max.as_secs_f64())))
 }
 
 /// Scopes in one text or in a list. What is no scope by RFC 6749 section 3.3 is left out: callers

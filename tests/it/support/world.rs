@@ -59,7 +59,7 @@ impl World {
         authority: Authority,
         wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     ) -> Self {
-        let clock = Clock::simulated(UNIX_EPOCH + EPOCH);
+        let clock = Clock::simulated(UNIX_EPOCH + EPOCH).steady();
         let store = Vault::in_memory(Arc::new(Keyring::generate()), clock).unwrap();
         let alone = Settings {
             send_gate: None,
@@ -106,6 +106,16 @@ impl World {
             admin: GrantAdminServiceClient::new(GrantAdminServiceServer::new(admin)),
         };
         Self { authority, broker, calls, registry: Arc::new(registry), store, clock }
+    }
+
+    /// Sets the wall clock ahead, or back, while the broker runs.
+    pub(crate) fn turn(&self, seconds: i64) {
+        self.clock.turn(seconds);
+    }
+
+    /// What the wall clock shows.
+    pub(crate) fn wall(&self) -> std::time::SystemTime {
+        self.clock.to_wall(self.clock.now())
     }
 
     /// The work that goes on unasked.
