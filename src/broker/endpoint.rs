@@ -17,7 +17,7 @@ use async_trait::async_trait;
 #[async_trait]
 pub trait TokenEndpoint: Send + Sync + 'static {
     /// Sends `request` to `provider` once.
-    async fn exchange(&self, provider: &ProviderId, request: Request) -> Reply;
+    async fn exchange(&self, provider: &ProviderId, request: Request, proof: Proof) -> Reply;
 
     /// Sees to it that `exchange` knows where to send: asked before anything is claimed, because it
     /// may take a while.
@@ -43,6 +43,16 @@ pub trait TokenEndpoint: Send + Sync + 'static {
         provider: &ProviderId,
         question: Question<'_>,
     ) -> Result<Option<String>, Failure>;
+}
+
+/// What we prove ourselves by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Proof {
+    /// What was taken last.
+    #[default]
+    InUse,
+    /// The other secret, where that was refused.
+    Other,
 }
 
 /// What can be taken back.

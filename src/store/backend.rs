@@ -189,6 +189,8 @@ pub(crate) struct Publishing {
     pub(crate) pair: Blob,
     /// A missing grant is made anew.
     pub(crate) remake: bool,
+    /// What the provider said with it, if that was no success.
+    pub(crate) answer: Option<StoredAnswer>,
     /// And is held by this one from then on.
     pub(crate) held_by: Option<StoredOwner>,
     pub(crate) due_at: Option<u64>,

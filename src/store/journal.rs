@@ -70,7 +70,7 @@ impl Entry {
     pub(crate) fn publishing(&self, remake: bool) -> Publishing {
         let (descriptor, pair) = (self.descriptor.clone(), self.pair.clone());
         let (at, due_at) = (self.position(), self.due_at);
-        Publishing { at, descriptor, pair, remake, held_by: None, due_at }
+        Publishing { at, descriptor, pair, remake, answer: None, held_by: None, due_at }
     }
 
     fn key(&self) -> Key {
@@ -360,7 +360,8 @@ mod tests {
         let at = Position { generation: Generation(generation), fence: Fence(generation) };
         let (descriptor, pair) = (Sealed::default(), Blob(vec![7; 100]));
         let (held_by, due_at) = (None, Some(9));
-        let publishing = Publishing { at, descriptor, pair, remake: false, held_by, due_at };
+        let publishing =
+            Publishing { at, descriptor, pair, remake: false, answer: None, held_by, due_at };
         Entry::new(&GrantId::parse(grant).unwrap(), "ours", publishing, 1)
     }
 

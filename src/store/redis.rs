@@ -419,7 +419,9 @@ impl Backend for Redis {
     }
 
     async fn publish(&self, id: &GrantId, publishing: Publishing) -> StoreResult<Option<Merged>> {
-        let arguments: [&[u8]; 9] = [
+        let answer = publishing.answer.clone();
+        let answer = answer.map(|answer| json(&answer.told(|at| self.time.of_server(at))));
+        let arguments: [&[u8]; 10] = [
             &text(publishing.at.generation.0),
             &text(publishing.at.fence.0),
             &publishing.pair.0,
@@ -429,6 +431,7 @@ impl Backend for Redis {
             &text(publishing.descriptor.fence),
             if publishing.remake { b"1" } else { b"" },
             &publishing.held_by.as_ref().map(json).unwrap_or_default(),
+            &answer.unwrap_or_default(),
         ];
         let keys = self.layout.keys(id);
         let merged = self.session.call("merge", &keys.with_names(), &arguments).await;
@@ -556,7 +559,7 @@ impl Backend for Redis {
 
     async fn share(&self, name: &str, read: u64, value: Blob, life: Duration) -> StoreResult<bool> {
         let arguments: [&[u8]; 3] = [&text(read), &value.0, &text(millis(life))];
-        self.changed("share", &[&self.layout.trouble(name)], &arguments).await
+        self.changed("exchange", &[&self.layout.trouble(name)], &arguments).await
     }
 
     async fn listen(&self, heard: Sender<Heard>, silence: Duration) -> StoreResult<()> {

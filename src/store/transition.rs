@@ -3,7 +3,7 @@
 use crate::broker::model::{Fence, Intent, Position};
 use crate::broker::store::{Claim, Merged};
 use crate::store::backend::{Amend, Change, Claiming, Hold, Over, Publishing};
-use crate::store::record::{Blob, Record, Sealed, Stamp, StoredDoubt, StoredIntent};
+use crate::store::record::{Blob, Record, Sealed, Stamp, StoredAnswer, StoredDoubt, StoredIntent};
 
 /// Claims the generation, if it is current, usable, and free or to be taken over.
 pub(crate) fn claim(slot: &mut Option<Record>, claiming: Claiming, now: u64) -> Claim {
@@ -46,7 +46,7 @@ pub(crate) fn publish(
     publishing: Publishing,
     now: u64,
 ) -> Option<Merged> {
-    let Publishing { at, descriptor, pair, remake, held_by, due_at } = publishing;
+    let Publishing { at, descriptor, pair, remake, answer, held_by, due_at } = publishing;
     // A tombstone keeps out whatever is not above it.
     let keeps_out =
         |record: &Record| record.deleted_at.is_some() && record.generation >= at.generation.0;
@@ -56,7 +56,7 @@ pub(crate) fn publish(
     let Some(record) = slot.as_mut().filter(|record| record.deleted_at.is_none()) else {
         // The chain goes on where it was lost.
         return remake.then(|| {
-            let mut record = Record { due_at, ..Record::start(at, descriptor, pair) };
+            let mut record = Record { due_at, answer, ..Record::start(at, descriptor, pair) };
             if let Some(owner) = held_by {
                 let (generation, fence) = (record.generation, record.last_fence + 1);
                 record.last_fence = fence;
@@ -67,7 +67,7 @@ pub(crate) fn publish(
             Merged::Remade
         });
     };
-    let merged = merge(record, (at.generation.0, at.fence.0), pair, due_at);
+    let merged = merge(record, (at.generation.0, at.fence.0), pair, answer, due_at);
     if merged != Merged::Old && record.descriptor.fence < descriptor.fence {
         record.descriptor = descriptor;
     }
@@ -78,6 +78,7 @@ fn merge(
     record: &mut Record,
     (generation, fence): (u64, u64),
     pair: Blob,
+    answer: Option<StoredAnswer>,
     due_at: Option<u64>,
 ) -> Merged {
     if record.generation > generation {
@@ -98,7 +99,7 @@ fn merge(
         record.siblings.clear();
         record.refusal = None;
         record.intent = None;
-        record.answer = None;
+        record.answer = answer;
     }
     record.generation = generation;
     record.published_fence = fence;

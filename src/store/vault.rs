@@ -18,7 +18,7 @@ use crate::store::embedded::Embedded;
 use crate::store::format_1;
 use crate::store::identity::Identity;
 use crate::store::journal::Journal;
-use crate::store::record::{Record, Sealed};
+use crate::store::record::{Record, Sealed, StoredAnswer};
 use crate::store::redis::{Address, Admission, Redis};
 use crate::store::seal::Seal;
 use crate::store::vault::marks::Marks;
@@ -179,6 +179,7 @@ impl Vault {
             descriptor: self.seal.descriptor(id, *described, descriptor),
             pair: self.seal_pair(id, *at, descriptor, pair),
             remake: false,
+            answer: grant.answer.as_ref().map(StoredAnswer::from),
             held_by: grant.intent.as_ref().map(|held| held.owner.clone().into()),
             due_at: due_at.map(unix_ms),
         }

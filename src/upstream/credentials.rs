@@ -3,11 +3,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use crate::secret::ClientSecret;
 use crate::upstream::assertion::ClientKey;
@@ -42,9 +39,6 @@ pub enum BasicEncoding {
     Raw,
 }
 
-/// What was refused is not worth trying again for so long.
-const REFUSED_FOR: Duration = Duration::from_secs(10);
-
 /// How we prove to a provider who we are: in one way, or in another where that is refused.
 #[derive(Debug)]
 pub struct Credentials(ArcSwap<Ways>);
@@ -55,7 +49,6 @@ struct Ways {
     all: Vec<ClientAuth>,
     /// The one that is used.
     at: AtomicUsize,
-    refused: Mutex<Vec<Option<Instant>>>,
 }
 
 /// One way, as it is used for one request.
@@ -66,7 +59,7 @@ pub(crate) struct InUse<'a> {
 }
 
 impl Credentials {
-    /// The first is used, until it is refused; then the next.
+    /// The first is used, until it is refused and the next one is not.
     pub fn new(first: ClientAuth, others: Vec<ClientAuth>) -> Self {
         Self(ArcSwap::from_pointee(Ways::new(first, others)))
     }
@@ -78,8 +71,17 @@ impl Credentials {
 
     /// The one to use now.
     pub(crate) fn current(&self) -> InUse<'_> {
+        self.after(0)
+    }
+
+    /// The one to try where that was refused.
+    pub(crate) fn other(&self) -> InUse<'_> {
+        self.after(1)
+    }
+
+    fn after(&self, steps: usize) -> InUse<'_> {
         let ways = self.0.load_full();
-        let at = ways.at.load(Ordering::Relaxed);
+        let at = (ways.at.load(Ordering::Relaxed) + steps) % ways.all.len();
         InUse { owner: self, ways, at }
     }
 }
@@ -87,8 +89,7 @@ impl Credentials {
 impl Ways {
     fn new(first: ClientAuth, others: Vec<ClientAuth>) -> Self {
         let all: Vec<_> = std::iter::once(first).chain(others).collect();
-        let refused = Mutex::new(vec![None; all.len()]);
-        Self { all, at: AtomicUsize::new(0), refused }
+        Self { all, at: AtomicUsize::new(0) }
     }
 }
 
@@ -97,22 +98,14 @@ impl InUse<'_> {
         &self.ways.all[self.at]
     }
 
-    /// The provider does not take it. Whether there is another one worth trying.
-    pub(crate) fn refused(&self) -> bool {
-        if !Arc::ptr_eq(&self.ways, &self.owner.0.load()) {
-            // The file holds something else meanwhile.
-            return true;
-        }
-        let mut refused = self.ways.refused.lock();
-        refused[self.at] = Some(Instant::now());
-        let next = (self.at + 1) % refused.len();
-        if next == self.at {
-            return false;
-        }
-        // Others may have found out, too.
-        let (was, order) = (self.at, Ordering::Relaxed);
-        let _ = self.ways.at.compare_exchange(was, next, order, order);
-        refused[next].is_none_or(|at| at.elapsed() >= REFUSED_FOR)
+    /// There is another one to try: a second, or what the file holds meanwhile.
+    pub(crate) fn has_other(&self) -> bool {
+        self.ways.all.len() > 1 || !Arc::ptr_eq(&self.ways, &self.owner.0.load())
+    }
+
+    /// The provider takes it; `true`: it took another one before.
+    pub(crate) fn taken(&self) -> bool {
+        self.ways.at.swap(self.at, Ordering::Relaxed) != self.at
     }
 }
 
@@ -124,28 +117,27 @@ mod tests {
         ClientAuth::Post { secret: ClientSecret::new(secret) }
     }
 
-    fn shown(credentials: &Credentials) -> String {
-        match credentials.current().auth() {
+    fn shown(in_use: &InUse<'_>) -> String {
+        match in_use.auth() {
             ClientAuth::Post { secret } => secret.expose().to_owned(),
             _ => String::new(),
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_refused_gives_way_to_the_other() {
+    #[test]
+    fn the_other_one_is_used_once_it_was_taken() {
         let one = Credentials::new(post("only"), Vec::new());
-        assert!(!one.current().refused() && shown(&one) == "only");
+        assert!(!one.current().has_other() && shown(&one.other()) == "only");
 
         let two = Credentials::new(post("new"), vec![post("old")]);
-        let (first, late) = (two.current(), two.current());
-        assert!(first.refused() && shown(&two) == "old", "not in force yet");
-        assert!(late.refused() && shown(&two) == "old", "whoever was under way finds the same");
-        assert!(!two.current().refused(), "both were refused just now");
-        tokio::time::advance(REFUSED_FOR).await;
-        assert!(two.current().refused() && shown(&two) == "old", "the other is worth another try");
+        assert!(two.current().has_other());
+        assert_eq!((shown(&two.current()), shown(&two.other())), ("new".into(), "old".into()));
+        assert_eq!(shown(&two.current()), "new", "a refusal alone moves nothing");
+        assert!(two.other().taken() && shown(&two.current()) == "old");
+        assert!(!two.current().taken() && shown(&two.other()) == "new");
 
         let before = two.current();
         two.renew(post("newest"), Vec::new());
-        assert!(before.refused() && shown(&two) == "newest", "the file had changed by then");
+        assert!(before.has_other() && shown(&two.current()) == "newest", "the file had changed");
     }
 }

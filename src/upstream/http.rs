@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::broker::endpoint::{
-    self, Consent, Disposition, Failure, NotRevoked, Question, Reply, Request, Revocable,
+    self, Consent, Disposition, Failure, NotRevoked, Proof, Question, Reply, Request, Revocable,
     TokenEndpoint,
 };
 use crate::broker::model::{DoubtKind, ProviderId, Reason};
@@ -114,7 +114,12 @@ impl Http {
     }
 
     /// What a request brings; its refresh token stands apart.
-    async fn request(&self, id: &ProviderId, request: &Request) -> Result<Reply, Failure> {
+    async fn request(
+        &self,
+        id: &ProviderId,
+        request: &Request,
+        proof: Proof,
+    ) -> Result<Reply, Failure> {
         let upstream = self.upstream(id)?;
         let provider = &upstream.provider;
         let endpoints = upstream.known();
@@ -122,7 +127,10 @@ impl Http {
         let unknown = || Failure::new(Reason::ProviderUnreachable, Disposition::NotSent);
         let url = endpoints.token.as_deref().ok_or_else(unknown)?;
         let deadline = Instant::now() + provider.habits.listen_max;
-        let in_use = provider.credentials.current();
+        let in_use = match proof {
+            Proof::InUse => provider.credentials.current(),
+            Proof::Other => provider.credentials.other(),
+        };
         let form = Form::exchange(provider, in_use.auth(), request, url, self.clock.now());
         let response = upstream.post(url, form, deadline).await?;
         let sent = match request {
@@ -136,14 +144,12 @@ impl Http {
         if reply.issued.as_ref().err().is_some_and(gone) {
             upstream.metadata.forget();
         }
-        if let Err(failure) = &mut reply.issued
-            && failure.reason == Reason::ClientCredentialsRejected
-            // Whoever else answers 401 knows nothing of the client, nor of what became of the request.
-            && failure.provider_error.as_deref() == Some("invalid_client")
-            && in_use.refused()
-        {
-            info!(provider = %id, "the client secret is refused; the other one is tried");
-            failure.other_secret = true;
+        match &mut reply.issued {
+            Ok(_) if in_use.taken() => info!(provider = %id, "the other client secret is taken"),
+            Err(failure) if refuses_client(failure) && proof == Proof::InUse => {
+                failure.other_secret = in_use.has_other();
+            }
+            Ok(_) | Err(_) => {}
         }
         if let Request::AuthorizationCode { nonce, .. } = request
             && reply.issued.is_ok()
@@ -214,6 +220,14 @@ impl Http {
     }
 }
 
+/// Our client is refused, by a code or by what is known of the provider. Whoever answers 401 and says
+/// nothing may know nothing of the client.
+fn refuses_client(failure: &Failure) -> bool {
+    let refused =
+        matches!(failure.reason, Reason::ClientCredentialsRejected | Reason::ClientNotAuthorized);
+    refused && failure.provider_error.is_some()
+}
+
 /// The token is good for nothing: some providers say so instead of success.
 fn is_unknown(failure: &Failure) -> bool {
     failure.disposition == Disposition::Refused
@@ -264,8 +278,8 @@ impl Upstream {
 
 #[async_trait]
 impl TokenEndpoint for Http {
-    async fn exchange(&self, provider: &ProviderId, request: Request) -> Reply {
-        self.request(provider, &request).await.unwrap_or_else(Reply::from)
+    async fn exchange(&self, provider: &ProviderId, request: Request, proof: Proof) -> Reply {
+        self.request(provider, &request, proof).await.unwrap_or_else(Reply::from)
     }
 
     async fn ready(&self, provider: &ProviderId) -> Result<(), Failure> {

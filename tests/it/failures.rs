@@ -331,13 +331,8 @@ async fn a_refresh_token_in_a_broken_reply_is_kept() {
     pass(3_000).await;
     calls.get(ALICE).await.unwrap();
     pass(1).await;
-    let served = calls.get(ALICE).await.unwrap();
-    assert_eq!(served.generation, first.generation, "the old token is still good");
-    pass(2).await;
-    calls.get(ALICE).await.unwrap();
-    pass(1).await;
     let next = calls.get(ALICE).await.unwrap();
-    assert_eq!(next.generation, first.generation + 2);
+    assert_eq!(next.generation, first.generation + 2, "what came of it bought the rest at once");
     world.authority.audit();
 }
 
@@ -451,4 +446,33 @@ async fn draining_waits_for_the_pair_and_starts_nothing_new() {
     let error = calls.get("kroger/bob").await.unwrap_err();
     assert_eq!((error.code, error.reason), (Code::Unavailable, ErrorReason::Draining));
     assert_eq!(world.authority.posts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_broke_off_is_followed_up_at_once() {
+    let world = World::new();
+    world.alice().await;
+    let mut calls = world.calls.clone();
+    let first = calls.get(ALICE).await.unwrap();
+    pass(60).await;
+    world.authority.next(Fault::OnlyRefreshToken);
+    let replaced = calls.reject(ALICE, first.generation).await.unwrap().token.unwrap();
+    assert_ne!(replaced.access_token, first.access_token, "no token that may be dead");
+    assert_eq!(replaced.generation, first.generation + 2);
+    world.authority.audit();
+    // Where it goes on so, it is not asked in a circle.
+    let posts = world.authority.posts();
+    world.authority.outage(Some(Fault::OnlyRefreshToken));
+    pass(3_600).await;
+    for _ in 0..600 {
+        let _ = calls.get_within(ALICE, Duration::from_millis(900)).await;
+        pass(1).await;
+    }
+    let asked = world.authority.posts() - posts;
+    assert!(asked <= 40, "{asked} requests in ten minutes");
+    assert_eq!(calls.show(ALICE).await.unwrap().state(), GrantState::Degraded);
+    world.authority.outage(None);
+    pass(400).await;
+    assert!(calls.get(ALICE).await.is_ok());
+    world.authority.audit();
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::{Certificate, ClientTlsConfig};
 
 use crate::callers::claims;
-use crate::support::authority::Authority;
+use crate::support::authority::{Authority, Fault};
 use crate::support::process::{Program, run};
 use crate::support::redis::RedisServer;
 use crate::support::signer::Signer;
@@ -97,6 +97,59 @@ impl World {
     fn is_in_use(&self, file: &str) -> bool {
         let line = format!("tokenbroker_config_last_reload_successful{{file=\"{file}\"}} 1");
         self.program.page("/metrics").contains(&line)
+    }
+}
+
+/// Keycloak's words for a wrong secret, Kroger's, and the standard's.
+const WRONG_SECRET: [(u16, &str); 3] = [
+    (401, r#"{"error":"unauthorized_client"}"#),
+    (400, r#"{"error":"unauthorized"}"#),
+    (401, r#"{"error":"invalid_client"}"#),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_secret_is_tried_whatever_the_refusal_is_called() {
+    let mut world = World::new("", &[]).await;
+    world.import(&[]);
+    let mut before = "old";
+    for ((status, body), next) in WRONG_SECRET.into_iter().zip(["new", "newer", "newest"]) {
+        world.authority.says_of_others(status, body);
+        world.write("secret", &format!("{next}\n{before}\n"));
+        world.program.signal("HUP");
+        world.program.wait_for("as SIGHUP asked for");
+        world.authority.takes(&[before]);
+        let (ok, _, errors) = world.program.cli(&["refresh", GRANT]);
+        assert!(ok, "not in force yet, {status} {body}: {errors}");
+        // It comes into force moments after it was refused.
+        world.authority.takes(&[next]);
+        let (ok, _, errors) = world.program.cli(&["refresh", GRANT]);
+        assert!(ok, "in force, {status} {body}: {errors}");
+        before = next;
+    }
+    world.authority.audit();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_grant_takes_nobody_the_right_secret() {
+    let world = World::new("", &[("secret", "new\nold\n")]).await;
+    world.import(&[]);
+    world.authority.takes(&["new"]);
+    world.authority.dead("bob", Fault::Answer(401, r#"{"error":"unauthorized_client"}"#));
+    let file = world.dir.path().join("bob");
+    std::fs::write(&file, world.authority.consent("bob")).unwrap();
+    let file = file.display().to_string();
+    let import = ["grant", "import", "kroger/bob", "--provider", "default"];
+    let (ok, _, errors) =
+        world.program.cli(&[&import[..], &["--refresh-token-file", &file]].concat());
+    assert!(ok, "{errors}");
+    for _ in 0..3 {
+        let (ok, ..) = world.program.cli(&["get", "kroger/bob"]);
+        assert!(!ok);
+        let posts = world.authority.posts();
+        let (ok, _, errors) = world.program.cli(&["refresh", GRANT]);
+        assert!(ok, "{errors}");
+        assert!(world.authority.posts() - posts <= 2, "alice's, and perhaps another try of bob's");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

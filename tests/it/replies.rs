@@ -12,7 +12,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use token_broker::broker::endpoint::{Disposition, Reply, Request, TokenEndpoint as _};
+use token_broker::broker::endpoint::{Disposition, Proof, Reply, Request, TokenEndpoint as _};
 use token_broker::broker::model::ProviderId;
 use token_broker::clock::Clock;
 use token_broker::config;
@@ -181,7 +181,7 @@ async fn no_refresh_token_is_lost_in_any_reply() {
         let endpoint = endpoint(profile, &serve(case.wire.clone()));
         let request = Request::RefreshToken(RefreshToken::new(SENT));
         let provider = ProviderId::new("p");
-        let asked = endpoint.exchange(&provider, request);
+        let asked = endpoint.exchange(&provider, request, Proof::InUse);
         let Ok(reply) = tokio::time::timeout(SOON, asked).await else {
             wrong.push(format!("{}: hangs", case.name));
             continue;

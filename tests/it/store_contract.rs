@@ -6,8 +6,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tempfile::TempDir;
 use token_broker::broker::model::{
-    Descriptor, Doubt, DoubtKind, Fence, Generation, Grant, GrantId, GrantKind, Intent, Owner,
-    Pair, Position, ProviderId, Reason, Standing, Token, Verdict,
+    Answer, Cause, Descriptor, Doubt, DoubtKind, Evidence, Fence, Generation, Grant, GrantId,
+    GrantKind, Hold, Intent, Owner, Pair, Piece, Position, ProviderId, Reading, Reason, Standing,
+    Token, Verdict,
 };
 use token_broker::broker::store::{
     Amendment, Claim, Claims as _, DueIndex as _, Grants as _, Limit, Merged, Rates as _, Said,
@@ -718,4 +719,90 @@ async fn tombstones_are_let_go_after_their_life() {
     assert_eq!(live(&store, "a/2").await.position, again.position);
     assert!(store.load(&id("a/1")).await.unwrap().is_none());
     live(&store, "a/3").await;
+}
+
+fn answer(count: u32) -> Answer {
+    Answer {
+        cause: Cause {
+            reason: Reason::ClientNotAuthorized,
+            status: Some(403),
+            said: Some("unauthorized_client".to_owned()),
+        },
+        sent_at: UNIX_EPOCH + Duration::from_secs(1_700_000_300),
+        since: UNIX_EPOCH + Duration::from_secs(1_700_000_200),
+        count,
+        asked: Some(Duration::from_secs(40)),
+        alone: count > 2,
+    }
+}
+
+#[tokio::test]
+async fn what_a_provider_said_is_kept_until_it_gives_a_pair() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let grant = start(store, "a/1").await;
+        let id = grant.id.as_str();
+        for count in 1..4 {
+            let intent = claim(store, &grant, u64::from(count)).await;
+            let told = answer(count);
+            assert!(store.release(&grant.id, &intent, Some(&told)).await.unwrap());
+            assert_eq!(live(store, id).await.answer, Some(told));
+        }
+        let intent = claim(store, &grant, 9).await;
+        assert!(store.release(&grant.id, &intent, None).await.unwrap(), "nothing new");
+        assert_eq!(live(store, id).await.answer, Some(answer(3)));
+        // A pair that came with no access token says so; one that did ends it.
+        let intent = claim(store, &grant, 10).await;
+        let next = successor(&grant.id, grant.generation().next(), intent.fence, "1");
+        let broken = Grant { answer: Some(answer(1)), ..next };
+        store.merge(&broken, None).await.unwrap();
+        assert_eq!(live(store, id).await.answer, Some(answer(1)));
+        let last = broken.generation().next();
+        store.merge(&successor(&grant.id, last, intent.fence, "2"), None).await.unwrap();
+        assert_eq!(live(store, id).await.answer, None);
+    }
+}
+
+#[tokio::test]
+async fn troubles_are_changed_on_top_of_what_others_know() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let (nothing, first) = store.trouble("kroger/refresh_token", 5_000).await.unwrap();
+        assert_eq!(nothing, Evidence::default());
+        let cause = answer(1).cause;
+        let hold = Hold {
+            reading: Reading::Client,
+            cause,
+            since: 1_000,
+            grants: vec![id("a/1")],
+            probes: 2,
+            next_probe: 9_000,
+        };
+        let evidence = Evidence {
+            pieces: vec![Piece {
+                grant: id("a/1"),
+                reading: Reading::Client,
+                sent: 500,
+                tried: true,
+            }],
+            succeeded: Some(100),
+            hold: Some(hold),
+            ended: Some(50),
+            refused: vec![(id("a/2"), 700)],
+            unproven: true,
+        };
+        let put = async |version, now| {
+            store.put_trouble("kroger/refresh_token", version, &evidence, now).await.unwrap()
+        };
+        assert!(put(first, 5_000).await);
+        assert!(!put(first, 5_000).await, "somebody was quicker");
+        // Another process reads it by a clock of its own.
+        let (read, second) = store.trouble("kroger/refresh_token", 105_000).await.unwrap();
+        let ahead = read.hold.as_ref().unwrap().next_probe - 9_000;
+        assert!((99_000..=100_000).contains(&ahead), "{ahead}");
+        assert_eq!(read.shifted(-ahead), evidence);
+        assert!(second != first && put(second, 105_000).await);
+        let (other, _) = store.trouble("kroger/client_credentials", 0).await.unwrap();
+        assert_eq!(other, Evidence::default());
+    }
 }

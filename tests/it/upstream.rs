@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use token_broker::broker::endpoint::{Disposition, Habits, Reply, Request, TokenEndpoint as _};
+use token_broker::broker::endpoint::{
+    Disposition, Habits, Proof, Reply, Request, TokenEndpoint as _,
+};
 use token_broker::broker::model::{DoubtKind, ProviderId, Reason};
 use token_broker::clock::Clock;
 use token_broker::secret::{ClientSecret, RefreshToken};
@@ -110,7 +112,12 @@ async fn exchange(url: &str) -> Reply {
     };
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let http = Http::new(vec![provider], Clock::system()).unwrap();
-    http.exchange(&ProviderId::new("kroger"), Request::RefreshToken(RefreshToken::new("r"))).await
+    http.exchange(
+        &ProviderId::new("kroger"),
+        Request::RefreshToken(RefreshToken::new("r")),
+        Proof::InUse,
+    )
+    .await
 }
 
 async fn failure(url: &str) -> (Reason, Disposition) {

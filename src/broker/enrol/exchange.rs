@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use tracing::warn;
 
 use crate::broker::acts::ActKind;
-use crate::broker::endpoint::{Consent, Disposition, Issued, Reply, Request};
+use crate::broker::endpoint::{Consent, Disposition, Issued, Proof, Reply, Request};
 use crate::broker::error::{Error, chain};
 use crate::broker::metrics::Enrolled;
 use crate::broker::model::{Ending, Enrolment, Reason};
@@ -77,7 +77,8 @@ impl Broker {
         let request =
             Request::AuthorizationCode { code: answer.code, redirect_uri, verifier, nonce };
         let at = self.rotations.clock.now();
-        let reply = self.rotations.endpoint.exchange(&enrolment.provider, request).await;
+        let reply =
+            self.rotations.endpoint.exchange(&enrolment.provider, request, Proof::InUse).await;
         first(enrolment, reply, at)
     }
 

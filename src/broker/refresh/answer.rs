@@ -55,17 +55,15 @@ impl Rotations {
             self.count_resend(&grant, doubt, "pair");
         }
         let callers = failure.is_none().then_some(callers);
-        let view = self.publish(entry, grant, intent, pair, callers).await;
+        let failure = failure.map(rescued);
+        let answer = failure.as_ref().map(|failure| {
+            let before = grant.answer.as_ref();
+            Answer::after(before, failure.cause(), None, presented.at)
+        });
+        let view = self.publish(entry, grant, intent, pair, answer, callers).await;
         entry.answered(intent);
         let view = view?;
-        match failure {
-            None => Ok(view),
-            // The refresh token that came is unspent: the next try need not wait in doubt.
-            Some(failure) => {
-                let disposition = Disposition::NotProcessed;
-                Err(self.upstream(&view.grant, Failure { disposition, ..failure }))
-            }
-        }
+        failure.map_or_else(|| Ok(Arc::clone(&view)), |met| Err(self.upstream(&view.grant, met)))
     }
 
     /// Acts on a failure that brought no refresh token.
@@ -458,6 +456,17 @@ impl Rotations {
             retry_after: None,
         }
     }
+}
+
+/// The same failure where a new refresh token came with it: that is unspent, and nothing in doubt.
+fn rescued(failure: Failure) -> Failure {
+    let reason = match failure.reason {
+        Reason::RefreshReplyUnreadable | Reason::RefreshOutcomeUnknown => {
+            Reason::ProviderUnavailable
+        }
+        other => other,
+    };
+    Failure { reason, disposition: Disposition::NotProcessed, ..failure }
 }
 
 /// The same failure where nothing is spent: no outcome is in doubt, and no grant dies of a no.

@@ -14,7 +14,7 @@ use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::freshness::{end_due, idle_due, soft_due};
 use crate::broker::metrics::ByProvider;
-use crate::broker::model::{Grant, Intent, Owner, Pair, Position, REMADE, Standing};
+use crate::broker::model::{Answer, Grant, Intent, Owner, Pair, Position, REMADE, Standing};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::{Callers, Refreshed};
 use crate::broker::refresh::rotation::usable;
@@ -125,6 +125,7 @@ impl Rotations {
         grant: Grant,
         intent: &Intent,
         pair: Pair,
+        answer: Option<Answer>,
         callers: Option<&Callers<'_>>,
     ) -> Refreshed {
         let generation = intent.generation.next();
@@ -134,7 +135,7 @@ impl Rotations {
         let latest = if known.grant.continues(intent.generation) { &known.grant } else { &grant };
         let (descriptor, described) = (latest.descriptor.clone(), latest.described);
         let (id, standing) = (grant.id.clone(), Standing::Usable);
-        let (intent, answer) = (None, None);
+        let intent = None;
         let next = Grant { id, position, descriptor, described, pair, standing, intent, answer };
         let due_at = self.due_at(&next, next.descriptor.keep_warm);
         if let Err(failure) = self.store.journal(&next, due_at).await {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
-use crate::broker::endpoint::{Disposition, Failure, Met, Request};
+use crate::broker::endpoint::{Disposition, Failure, Met, Proof, Request};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::metrics::{ByProvider, Refresh};
@@ -92,12 +92,12 @@ impl Rotations {
     async fn rotate(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
-        generation: Generation,
+        mut generation: Generation,
         callers: &Callers<'_>,
     ) -> Refreshed {
-        let (mut tries, mut limited) = (0, None);
+        let (mut tries, mut limited, mut proof) = (0, None, Proof::InUse);
         loop {
-            let ended = self.attempt(entry, generation, callers).await;
+            let ended = self.attempt(entry, generation, callers, proof).await;
             tries += 1;
             let Err(Error::Upstream { failure, .. }) = &ended else { return ended };
             // Why it has to wait in the queue is more than that it does.
@@ -107,11 +107,18 @@ impl Rotations {
             if tries >= self.settings.attempts_max || self.draining() {
                 return ended;
             }
+            // The answer broke off, and all that came of it is a new refresh token: it buys the rest.
+            let now = entry.view().grant.generation();
+            let rescued = now == generation.next();
+            proof = if failure.other_secret { Proof::Other } else { Proof::InUse };
             if self.soon_over(entry, failure) {
                 limited = ended.err();
-            } else if failure.other_secret
+            } else if proof == Proof::Other {
+                info!(grant.id = %entry.id, "the client secret is refused; the other one is tried");
+            } else if rescued
                 || (failure.disposition == Disposition::NotSent && failure.met == Met::Itself)
             {
+                generation = if rescued { now } else { generation };
                 sleep(self.settings.attempt_backoff.after(tries - 1)).await;
             } else {
                 return ended;
@@ -132,6 +139,7 @@ impl Rotations {
         entry: &Arc<Entry>,
         generation: Generation,
         callers: &Callers<'_>,
+        proof: Proof,
     ) -> Refreshed {
         let view = self.reconcile(entry).await?;
         if view.grant.generation() != generation {
@@ -160,7 +168,7 @@ impl Rotations {
             turn.sends();
         }
         let sent = Instant::now();
-        let reply = self.endpoint.exchange(&grant.descriptor.provider, request).await;
+        let reply = self.endpoint.exchange(&grant.descriptor.provider, request, proof).await;
         drop(turn);
         crash::reached(stop_at, Moment::AfterReply).await;
         let sent = Presented { intent: &intent, at: sent_at, sent };

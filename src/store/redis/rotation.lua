@@ -140,7 +140,8 @@ local function release(keys, args)
 end
 
 -- keys: grant due ids   args: generation, fence, sealed pair, due time ('' = none), grant_id, what
--- operators say and its fence, '1' makes a missing grant again, who holds it from then on ('' = nobody)
+-- operators say and its fence, '1' makes a missing grant again, who holds it from then on ('' = nobody),
+-- what the provider said with the pair ('' = nothing but success)
 -- returns: published | same | sibling | old | remade | missing
 local function merge(keys, args)
   local grant, due = keys[1], keys[2]
@@ -154,6 +155,9 @@ local function merge(keys, args)
       return 'missing'
     end
     begin(keys, id, generation, fence, about, described, blob, due_at)
+    if args[10] ~= '' then
+      redis.call('HSET', grant, 'an', args[10])
+    end
     if args[9] ~= '' then
       local held = decimal(number(fence) + 1)
       redis.call('HSET', grant, 'f', held, 'igen', generation, 'io', args[9], 'ifn', held, 'it', decimal(time_ms()))
@@ -179,6 +183,9 @@ local function merge(keys, args)
     clear_siblings(grant)
     clear_intent(grant)
     redis.call('HDEL', grant, 'v', 'vf', 'an')
+    if args[10] ~= '' then
+      redis.call('HSET', grant, 'an', args[10])
+    end
   end
   local last = decimal(math.max(number(f), number(fence)))
   redis.call('HSET', grant, 'gen', generation, 'pf', fence, 'f', last, 'b', blob)
@@ -458,7 +465,7 @@ local function shared(keys)
 end
 
 -- keys: shared   args: the change that was read (0 = none), value, its life in ms   returns: 1 | 0
-local function share(keys, args)
+local function exchange(keys, args)
   local change = redis.call('HGET', keys[1], 'n') or '0'
   if change ~= args[1] then
     return 0
@@ -592,7 +599,7 @@ register('keep', keep, {})
 register('look', look, { 'no-writes' })
 register('pick', pick, { 'allow-oom' })
 register('shared', shared, { 'no-writes' })
-register('share', share, { 'allow-oom' })
+register('exchange', exchange, { 'allow-oom' })
 register('start_over', telling(start_over), {})
 register('discard', telling(discard), { 'allow-oom' })
 register('entomb', telling(entomb), { 'allow-oom' })

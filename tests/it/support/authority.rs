@@ -18,8 +18,8 @@ use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use token_broker::broker::endpoint::{
-    Consent, Disposition, Failure, Habits, Issued, NotRevoked, ProviderSummary, Question, Reply,
-    Request, Revocable, TokenEndpoint,
+    Consent, Disposition, Failure, Habits, Issued, NotRevoked, Proof, ProviderSummary, Question,
+    Reply, Request, Revocable, TokenEndpoint,
 };
 use token_broker::broker::model::{DoubtKind, ProviderId, Reason};
 use token_broker::secret::{AccessToken, RefreshToken};
@@ -126,6 +126,8 @@ struct Books {
     client: Option<Signer>,
     /// Passwords of clients that it takes, if it looks at them.
     passwords: Option<Vec<String>>,
+    /// What it says of others.
+    refusal: Option<(u16, &'static str)>,
     /// Words that were used once, in assertions.
     words: std::collections::BTreeSet<String>,
 }
@@ -303,6 +305,11 @@ impl Authority {
         self.books().passwords = Some(passwords.iter().map(|it| (*it).to_owned()).collect());
     }
 
+    /// What it says of clients with another password, from now on.
+    pub(crate) fn says_of_others(&self, status: u16, body: &'static str) {
+        self.books().refusal = Some((status, body));
+    }
+
     /// The client comes with another password than those.
     fn refuses(&self, headers: &HeaderMap) -> bool {
         let books = self.books();
@@ -464,7 +471,7 @@ impl Books {
 
 #[async_trait]
 impl TokenEndpoint for Authority {
-    async fn exchange(&self, provider: &ProviderId, request: Request) -> Reply {
+    async fn exchange(&self, provider: &ProviderId, request: Request, _: Proof) -> Reply {
         let refresh_token = match &request {
             Request::RefreshToken(token) => Some(token.expose()),
             Request::ClientCredentials { .. } | Request::AuthorizationCode { .. } => None,
@@ -592,8 +599,9 @@ async fn token(State(authority): State<Authority>, headers: HeaderMap, body: Str
     let form: HashMap<String, String> =
         form_urlencoded::parse(body.as_bytes()).into_owned().collect();
     if authority.refuses(&headers) {
-        let body = r#"{"error":"invalid_client"}"#;
-        return (StatusCode::UNAUTHORIZED, body).into_response();
+        let refusal = authority.books().refusal;
+        let (status, body) = refusal.unwrap_or((401, r#"{"error":"invalid_client"}"#));
+        return (StatusCode::from_u16(status).unwrap(), body).into_response();
     }
     authority.books().knows(&headers, &form);
     let (fault, delay) = authority.arrive(form.get("refresh_token").map(String::as_str));
