@@ -4,7 +4,7 @@
 //! and [`view`] what this process knows, [`serving`] what a caller gets, [`watching`] what one who
 //! stays hears, [`refresh`] how a grant is kept fresh, [`admin`] what operators do ([`describe`] what
 //! they say of a grant), [`enrol`] how a person's consent becomes a grant, [`census`] what they see at
-//! a glance, [`rules`] what follows from what, [`resolve`] what they do about grants that do not go on by themselves, [`revoke`] how they
+//! a glance, [`rules`] what follows from what, [`standing`] how providers stand, [`resolve`] what they do about grants that do not go on by themselves, [`revoke`] how they
 //! end one, [`acts`] what is told of what the broker does by itself. The process ends at two traits,
 //! [`store::Store`] and [`endpoint::TokenEndpoint`].
 
@@ -13,11 +13,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
-use tokio::time::Instant;
 use tracing::warn;
 
 use crate::broker::acts::Act;
-use crate::broker::endpoint::{Failure, TokenEndpoint};
+use crate::broker::endpoint::TokenEndpoint;
 use crate::broker::error::{Error, chain};
 use crate::broker::metrics::Metrics;
 use crate::broker::model::{Evidence, ProviderId};
@@ -48,6 +47,7 @@ pub mod revoke;
 pub mod rules;
 pub mod serving;
 pub mod settings;
+pub mod standing;
 pub mod store;
 pub mod view;
 pub mod watching;
@@ -159,14 +159,5 @@ impl Broker {
     /// What the broker does by itself from now on. Whoever listens and is slow misses some.
     pub fn acts(&self) -> broadcast::Receiver<Act> {
         self.rotations.acts.listen()
-    }
-
-    /// Why one request at a time goes to the provider, and when the next may go; for operators.
-    pub fn provider_waits(&self, provider: &ProviderId) -> Option<(Failure, Instant)> {
-        let troubles = &self.rotations.troubles;
-        let holds = Client::all_of(provider).map(|client| troubles.hold(&client));
-        let hold = holds.into_iter().flatten().next()?;
-        let until = Instant::now() + troubles.until(hold.next_probe);
-        Some((Failure::of_others(&hold.cause), until))
     }
 }

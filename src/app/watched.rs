@@ -73,8 +73,9 @@ pub(super) fn all(config: &Config, held: Held) -> Vec<Watched> {
         let (setting, files) = (client.setting.clone(), vec![client.file.clone()]);
         let broker = Arc::clone(&broker);
         all.push(Watched::new(setting, files, move || {
-            client.read_again()?;
-            broker.client_changed(&client.provider);
+            if client.read_again()? {
+                broker.client_changed(&client.provider);
+            }
             Ok(AT_ONCE)
         }));
     }

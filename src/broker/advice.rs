@@ -39,7 +39,8 @@ pub fn advice(reason: Reason) -> &'static str {
         }
         Reason::ResourceNotAllowed => "the provider refused the resource that was asked for",
         Reason::ProviderUnreachable => {
-            "the provider could not be reached and nothing was sent; it is tried again"
+            "the provider could not be reached and nothing was sent; it is tried again. Look at its \
+             address, the network and, for TLS, at whom this machine trusts"
         }
         Reason::ProviderRateLimited => {
             "the rate limit is reached, the provider's or our `rate` for it; it is tried again later"

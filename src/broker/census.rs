@@ -85,7 +85,7 @@ impl Broker {
     /// Shows which providers nobody asks at present.
     pub fn show_holds(&self) {
         for provider in self.providers() {
-            let held = self.provider_waits(&provider.id).is_some();
+            let held = self.provider_trouble(&provider.id).hold.is_some();
             let label = ByProvider { provider: provider.id.as_str().to_owned() };
             self.metrics().held_providers.get_or_create(&label).set(i64::from(held));
         }

@@ -259,6 +259,34 @@ pub enum Disposition {
     Unknown(DoubtKind),
 }
 
+/// Why a provider was not reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unreached {
+    /// Its name leads nowhere.
+    Name,
+    /// No connection came about.
+    Connection,
+    /// It came about, and TLS did not.
+    Tls,
+    /// Nothing came back in time.
+    Silence,
+}
+
+impl Unreached {
+    /// All values, for tables and tests.
+    pub const ALL: [Self; 4] = [Self::Name, Self::Connection, Self::Tls, Self::Silence];
+
+    /// Label in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Connection => "connection",
+            Self::Tls => "tls",
+            Self::Silence => "silence",
+        }
+    }
+}
+
 /// Whose request met a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Met {
@@ -283,8 +311,12 @@ pub struct Failure {
     pub other_secret: bool,
     /// HTTP status, if there was a reply.
     pub status: Option<u16>,
-    /// What the provider said, cut and cleaned.
+    /// The provider's error code, cut and cleaned.
     pub provider_error: Option<String>,
+    /// What else it said, for operators, or why it was not reached; cut and cleaned.
+    pub detail: Option<String>,
+    /// Why it was not reached, if it was not.
+    pub unreached: Option<Unreached>,
     /// How long the provider asks us to wait.
     pub retry_after: Option<Duration>,
 }
@@ -299,15 +331,17 @@ impl Failure {
             other_secret: false,
             status: None,
             provider_error: None,
+            detail: None,
+            unreached: None,
             retry_after: None,
         }
     }
 
     /// What those are told for whom nothing is sent, because others met this.
     pub fn of_others(cause: &Cause) -> Self {
-        let Cause { reason, status, said } = cause.clone();
+        let Cause { reason, status, said, detail } = cause.clone();
         let failure = Self::new(reason, Disposition::NotProcessed);
-        Self { met: Met::Others, status, provider_error: said, ..failure }
+        Self { met: Met::Others, status, provider_error: said, detail, ..failure }
     }
 
     /// The provider has answered this grant's request, and did not process it.
@@ -319,7 +353,7 @@ impl Failure {
 
     /// The same, as it is kept.
     pub fn cause(&self) -> Cause {
-        let Self { reason, status, provider_error, .. } = self.clone();
-        Cause { reason, status, said: provider_error }
+        let Self { reason, status, provider_error: said, detail, .. } = self.clone();
+        Cause { reason, status, said, detail }
     }
 }

@@ -116,7 +116,7 @@ pub enum Error {
     #[error("no provider {0} is configured; add it under `providers` in the configuration")]
     ProviderNotConfigured(ProviderId),
     /// The provider's side failed.
-    #[error("grant {grant}, provider {provider}: {}{}", advice(.failure.reason), answered(.failure.status, .failure.provider_error.as_deref()))]
+    #[error("grant {grant}, provider {provider}: {}{}", advice(.failure.reason), met(.failure))]
     Upstream {
         /// The grant.
         grant: GrantId,
@@ -153,7 +153,7 @@ pub enum Error {
         failure: Failure,
     },
     /// The code was not processed; nobody tries again by itself.
-    #[error("the enrolment failed; provider {provider}: {}{}. When that is mended, begin the enrolment again", failed(.failure.reason), answered(.failure.status, .failure.provider_error.as_deref()))]
+    #[error("the enrolment failed; provider {provider}: {}{}. When that is mended, begin the enrolment again", failed(.failure.reason), met(.failure))]
     EnrolmentFailed {
         /// The provider.
         provider: ProviderId,
@@ -306,6 +306,14 @@ impl Error {
             | Self::NotImplemented(_)
             | Self::Internal => None,
         }
+    }
+}
+
+/// What the provider said, or why it was not reached.
+fn met(failure: &Failure) -> String {
+    match (&failure.unreached, &failure.detail) {
+        (Some(_), Some(why)) => format!(" ({why})"),
+        _ => answered(failure.status, failure.provider_error.as_deref()),
     }
 }
 

@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::broker::endpoint::Unreached;
 use crate::broker::model::ProviderId;
 
 /// Counters of the domain, registered once and passed in.
@@ -35,6 +36,8 @@ pub struct Metrics {
     pub ending: Family<ByProvider, Gauge>,
     /// Refresh tokens in doubt, as they were counted last.
     pub doubts: Family<Doubted, Gauge>,
+    /// Refreshes that did not reach their provider.
+    pub unreachable: Family<Unreachable, Counter>,
     /// Providers that nobody asks at present.
     pub held_providers: Family<ByProvider, Gauge>,
     /// Refreshes that wait for their turn.
@@ -61,6 +64,15 @@ pub struct Metrics {
     pub journal_entries: Gauge,
     /// Of these, what the store cannot be given.
     pub journal_stuck: Gauge,
+}
+
+/// Labels of a provider that was not reached.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Unreachable {
+    /// The provider.
+    pub provider: String,
+    /// `name`, `connection`, `tls` or `silence`.
+    pub cause: &'static str,
 }
 
 /// Label of a provider.
@@ -165,6 +177,7 @@ impl Metrics {
             grants: Family::default(),
             ending: Family::default(),
             doubts: Family::default(),
+            unreachable: Family::default(),
             held_providers: Family::default(),
             queued: Family::default(),
             rate: Family::default(),
@@ -220,21 +233,6 @@ impl Metrics {
         );
         registry.register("doubts", "Refresh tokens in doubt", metrics.doubts.clone());
         registry.register(
-            "provider_held",
-            "The provider is not asked at present, because of its own trouble or our client's",
-            metrics.held_providers.clone(),
-        );
-        registry.register(
-            "refreshes_queued",
-            "Refreshes that wait for their turn to ask the provider, and for whom",
-            metrics.queued.clone(),
-        );
-        registry.register(
-            "provider_rate",
-            "Refreshes in a second that all replicas together send at most, as the provider bears it",
-            metrics.rate.clone(),
-        );
-        registry.register(
             "known_grants",
             "Grants in memory: those that somebody asked for lately",
             metrics.known_grants.clone(),
@@ -245,6 +243,7 @@ impl Metrics {
             "Pairs that the provider issued and the store has not taken yet",
             metrics.unpublished_pairs.clone(),
         );
+        metrics.register_providers(registry);
         metrics.register_store(registry);
         metrics
     }
@@ -288,10 +287,37 @@ impl Metrics {
         );
     }
 
+    fn register_providers(&self, registry: &mut Registry) {
+        registry.register(
+            "provider_unreachable",
+            "Refreshes that did not reach their provider, by what was in the way: its name, the connection, TLS, silence",
+            self.unreachable.clone(),
+        );
+        registry.register(
+            "provider_held",
+            "The provider is not asked at present, because of its own trouble or our client's",
+            self.held_providers.clone(),
+        );
+        registry.register(
+            "refreshes_queued",
+            "Refreshes that wait for their turn to ask the provider, and for whom",
+            self.queued.clone(),
+        );
+        registry.register(
+            "provider_rate",
+            "Refreshes in a second that all replicas together send at most, as the provider bears it",
+            self.rate.clone(),
+        );
+    }
+
     /// Makes the counters that alarms look at: they must be there before the first failure.
     pub(super) fn prepare<'a>(&self, providers: impl Iterator<Item = &'a ProviderId>) {
         for provider in providers {
             let provider = provider.as_str().to_owned();
+            for cause in Unreached::ALL {
+                let (provider, cause) = (provider.clone(), cause.name());
+                let _ = self.unreachable.get_or_create(&Unreachable { provider, cause });
+            }
             for alarm in [&self.persist_failures, &self.remade_grants] {
                 let _ = alarm.get_or_create(&ByProvider { provider: provider.clone() });
             }

@@ -133,6 +133,7 @@ impl Broker {
             let verdict = Verdict {
                 reason: Reason::GrantRefreshTokenLost,
                 provider_error: None,
+                detail: None,
                 provider_status: doubt.status,
                 time: broker.rotations.clock.now(),
                 token_rejected: entry.token_rejected(&grant),

@@ -5,7 +5,7 @@ use clap::Subcommand;
 use crate::cli::token::connect;
 use crate::cli::{Failure, Target, out, view};
 use crate::config;
-use crate::proto::{ListProvidersRequest, Provider as Message};
+use crate::proto::{ListProvidersRequest, Provider as Message, ReleaseProviderRequest};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Provider {
@@ -18,6 +18,16 @@ pub(super) enum Provider {
     Show {
         /// The provider, as the configuration names it.
         provider_id: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// End the hold of a provider, at all replicas: refreshes go out again.
+    Release {
+        /// The provider, as the configuration names it.
+        provider_id: String,
+        /// Believe that the grants which it refused together are dead, instead of presenting them again.
+        #[arg(long)]
+        believe: bool,
         #[command(flatten)]
         target: Target,
     },
@@ -42,6 +52,20 @@ impl Provider {
                     format!("no provider {provider_id} is configured; `token-broker provider list` lists them")
                 })?;
                 out::line(view::provider(&named, target.json));
+                Ok(())
+            }
+            Self::Release { provider_id, believe, target } => {
+                let mut client = connect(&target).await?;
+                let request = ReleaseProviderRequest { provider_id, believe };
+                let released = client.admin.release_provider(request).await;
+                let released = released.map_err(view::failure)?.into_inner();
+                if believe {
+                    let count = released.believed;
+                    out::note(format_args!(
+                        "{count} grants are taken for dead; people must consent again"
+                    ));
+                }
+                out::line(view::provider(&released.provider.unwrap_or_default(), target.json));
                 Ok(())
             }
             Self::Profile { name: None } => {

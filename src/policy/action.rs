@@ -41,6 +41,8 @@ pub enum Action {
     GetBrokerStatus,
     /// Say that the store is as it is meant to be.
     ConfirmStore,
+    /// End the hold of a provider.
+    ReleaseProvider,
     /// Seal all records anew.
     RewrapKeys,
 }
@@ -50,7 +52,7 @@ pub(super) const ALL_OF_OPERATORS: &str = "admin.*";
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::GetToken,
         Self::WatchToken,
         Self::ForceRefresh,
@@ -69,6 +71,7 @@ impl Action {
         Self::ListProviders,
         Self::GetBrokerStatus,
         Self::ConfirmStore,
+        Self::ReleaseProvider,
         Self::RewrapKeys,
     ];
 
@@ -93,6 +96,7 @@ impl Action {
             Self::ListProviders => "admin.providers",
             Self::GetBrokerStatus => "admin.status",
             Self::ConfirmStore => "admin.confirm_store",
+            Self::ReleaseProvider => "admin.release_provider",
             Self::RewrapKeys => "admin.rewrap",
         }
     }

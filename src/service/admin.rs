@@ -4,14 +4,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tonic::{Request, Response, Status};
 
 use crate::broker::enrol::Stage;
 use crate::broker::error::Error;
-use crate::broker::model::Enrolment;
+use crate::broker::model::{Enrolment, ProviderId};
 use crate::broker::{Broker, Overview, endpoint};
 use crate::policy;
+use crate::proto;
 use crate::proto::grant_admin_service_server::GrantAdminService;
 use crate::proto::{
     CancelEnrollmentRequest, CancelEnrollmentResponse, CompleteEnrollmentRequest,
@@ -21,9 +22,10 @@ use crate::proto::{
     GetBrokerStatusRequest, GetBrokerStatusResponse, GetEnrollmentRequest, GetEnrollmentResponse,
     GetGrantRequest, GetGrantResponse, Grant, ImportGrantRequest, ImportGrantResponse,
     ListGrantsRequest, ListGrantsResponse, ListProvidersRequest, ListProvidersResponse,
-    ResolveGrantRequest, ResolveGrantResponse, RevokeGrantRequest, RevokeGrantResponse,
-    RewrapKeysRequest, RewrapKeysResponse, RotateGrantRequest, RotateGrantResponse,
-    StartEnrollmentRequest, StartEnrollmentResponse, UpdateGrantRequest, UpdateGrantResponse,
+    ReleaseProviderRequest, ReleaseProviderResponse, ResolveGrantRequest, ResolveGrantResponse,
+    RevokeGrantRequest, RevokeGrantResponse, RewrapKeysRequest, RewrapKeysResponse,
+    RotateGrantRequest, RotateGrantResponse, StartEnrollmentRequest, StartEnrollmentResponse,
+    UpdateGrantRequest, UpdateGrantResponse,
 };
 use crate::secret::EnrolmentId;
 use crate::service::call::{Action, Call};
@@ -46,12 +48,9 @@ impl Admin {
         convert::grant(overview, self.broker.clock())
     }
 
-    fn hold(
-        &self,
-        provider: &endpoint::ProviderSummary,
-    ) -> Option<(endpoint::Failure, std::time::Duration)> {
-        let (failure, until) = self.broker.provider_waits(&provider.id)?;
-        Some((failure, until.saturating_duration_since(Instant::now())))
+    fn show_provider(&self, provider: endpoint::ProviderSummary) -> proto::Provider {
+        let trouble = self.broker.provider_trouble(&provider.id);
+        convert::provider(provider, trouble, self.broker.clock())
     }
 
     /// An enrolment of a grant that the caller may enroll; of others nothing is said.
@@ -305,11 +304,8 @@ impl GrantAdminService for Admin {
         request: Request<ListProvidersRequest>,
     ) -> Result<Response<ListProvidersResponse>, Status> {
         let run = |_, _| async move {
-            let clock = self.broker.clock();
-            let providers = self.broker.providers().into_iter().map(|provider| {
-                let hold = self.hold(&provider);
-                convert::provider(provider, hold, clock)
-            });
+            let providers = self.broker.providers().into_iter();
+            let providers = providers.map(|provider| self.show_provider(provider));
             Ok(ListProvidersResponse { providers: providers.collect() })
         };
         self.observe.call(Action::ListProviders, request, run).await
@@ -333,6 +329,23 @@ impl GrantAdminService for Admin {
             Ok(ConfirmEmptyStoreResponse { replicas })
         };
         self.observe.call(Action::ConfirmEmptyStore, request, run).await
+    }
+
+    async fn release_provider(
+        &self,
+        request: Request<ReleaseProviderRequest>,
+    ) -> Result<Response<ReleaseProviderResponse>, Status> {
+        let run = |request: ReleaseProviderRequest, _| async move {
+            let id = ProviderId::new(&request.provider_id);
+            let believed = self.broker.release_provider(&id, request.believe).await?;
+            let mut providers = self.broker.providers().into_iter();
+            let provider = providers.find(|provider| provider.id == id);
+            Ok(ReleaseProviderResponse {
+                provider: provider.map(|provider| self.show_provider(provider)),
+                believed: i32::try_from(believed).unwrap_or(i32::MAX),
+            })
+        };
+        self.observe.call(Action::ReleaseProvider, request, run).await
     }
 
     async fn update_grant(

@@ -94,6 +94,7 @@ nameless!(
     proto::ListProvidersRequest,
     proto::GetBrokerStatusRequest,
     proto::ConfirmEmptyStoreRequest,
+    proto::ReleaseProviderRequest,
     proto::RewrapKeysRequest,
 );
 
@@ -127,6 +128,7 @@ pub(super) enum Action {
     ListProviders,
     GetBrokerStatus,
     ConfirmEmptyStore,
+    ReleaseProvider,
     RewrapKeys,
 }
 
@@ -158,6 +160,7 @@ impl Action {
             Self::ListProviders => "tokenbroker.v1.GrantAdminService/ListProviders",
             Self::GetBrokerStatus => "tokenbroker.v1.GrantAdminService/GetBrokerStatus",
             Self::ConfirmEmptyStore => "tokenbroker.v1.GrantAdminService/ConfirmEmptyStore",
+            Self::ReleaseProvider => "tokenbroker.v1.GrantAdminService/ReleaseProvider",
             Self::RewrapKeys => "tokenbroker.v1.GrantAdminService/RewrapKeys",
         }
     }
@@ -186,6 +189,7 @@ impl Action {
             Self::ListProviders => policy::Action::ListProviders,
             Self::GetBrokerStatus => policy::Action::GetBrokerStatus,
             Self::ConfirmEmptyStore => policy::Action::ConfirmStore,
+            Self::ReleaseProvider => policy::Action::ReleaseProvider,
             Self::RewrapKeys => policy::Action::RewrapKeys,
         }
     }
@@ -214,6 +218,7 @@ impl Action {
             | Self::EnableGrant
             | Self::ResolveGrant
             | Self::ConfirmEmptyStore
+            | Self::ReleaseProvider
             | Self::RewrapKeys => true,
         }
     }

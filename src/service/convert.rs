@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use crate::broker::advice::advice;
 use crate::broker::error::{Error, Violation};
-use crate::broker::model::{Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
+use crate::broker::model::{Cause, Doubt, DoubtKind, Generation, GrantId, GrantKind, ProviderId};
 use crate::broker::serving::{Degraded, Rejected, Want};
+use crate::broker::standing::Trouble as ProviderTrouble;
 use crate::broker::store::{Finding, Grade, JournalCondition, Said};
 use crate::broker::view::{Encoded, Trouble, View};
 use crate::broker::{NewGrant, Overview, Resolution, State, endpoint};
@@ -425,14 +426,14 @@ fn doubt(
 
 fn failure(trouble: &Trouble, state: State, clock: Clock) -> proto::GrantFailure {
     let (reason, message) = (classify(&trouble.error).1, trouble.error.to_string());
-    let (provider_error, status, time) = match &trouble.error {
-        Error::Upstream { failure, time, .. } => {
-            (failure.provider_error.clone(), failure.status, Some(*time))
+    let (provider_error, detail, status, time) = match &trouble.error {
+        Error::Upstream { failure: met, time, .. } => {
+            (met.provider_error.clone(), met.detail.clone(), met.status, Some(*time))
         }
-        Error::GrantRefused { verdict, .. } => {
-            (verdict.provider_error.clone(), verdict.provider_status, Some(verdict.time))
+        Error::GrantRefused { verdict: no, .. } => {
+            (no.provider_error.clone(), no.detail.clone(), no.provider_status, Some(no.time))
         }
-        _ => (None, None, None),
+        _ => (None, None, None, None),
     };
     let left = match (state, trouble.error.retry_after()) {
         (State::Degraded, _) => Some(trouble.until.saturating_duration_since(Instant::now())),
@@ -444,6 +445,7 @@ fn failure(trouble: &Trouble, state: State, clock: Clock) -> proto::GrantFailure
         message,
         provider_error: provider_error.unwrap_or_default(),
         provider_status: status.map_or(0, i32::from),
+        provider_detail: detail.unwrap_or_default(),
         time: time.map(|at| clock.to_wall(at).into()),
         retry_time: left.map(|left| clock.to_wall(clock.now() + left).into()),
     }
@@ -451,22 +453,44 @@ fn failure(trouble: &Trouble, state: State, clock: Clock) -> proto::GrantFailure
 
 pub(super) fn provider(
     provider: endpoint::ProviderSummary,
-    hold: Option<(endpoint::Failure, Duration)>,
+    trouble: ProviderTrouble,
     clock: Clock,
 ) -> proto::Provider {
+    let now = clock.now();
+    let wall = |at| Some(clock.to_wall(at).into());
+    let ago = |age: Duration| now.checked_sub(age).and_then(wall);
+    let ProviderTrouble { hold, last, next_due } = trouble;
+    let (held_grant_ids, probes) = hold.as_ref().map_or_else(Default::default, |(hold, ..)| {
+        (hold.grants.iter().map(ToString::to_string).collect(), hold.probes)
+    });
+    let (next_due_grant_id, next_due_time) =
+        next_due.map_or_else(Default::default, |(grant, due_at)| (grant.to_string(), wall(due_at)));
     proto::Provider {
         provider_id: provider.id.to_string(),
         profile: provider.profile,
         token_endpoint: provider.token_endpoint,
         client_id: provider.client_id,
-        hold: hold.map(|(failure, left)| proto::GrantFailure {
-            reason: contract_reason(failure.reason).into(),
-            message: advice(failure.reason).to_owned(),
-            provider_error: failure.provider_error.unwrap_or_default(),
-            provider_status: failure.status.map_or(0, i32::from),
-            time: None,
-            retry_time: Some(clock.to_wall(clock.now() + left).into()),
+        hold: hold.map(|(hold, age, left)| proto::GrantFailure {
+            time: ago(age),
+            retry_time: wall(now + left),
+            ..cause(&hold.cause)
         }),
+        held_grant_ids,
+        probes: i32::try_from(probes).unwrap_or(i32::MAX),
+        next_due_grant_id,
+        next_due_time,
+        last_failure: last.map(|(met, age)| proto::GrantFailure { time: ago(age), ..cause(&met) }),
+    }
+}
+
+fn cause(cause: &Cause) -> proto::GrantFailure {
+    proto::GrantFailure {
+        reason: contract_reason(cause.reason).into(),
+        message: advice(cause.reason).to_owned(),
+        provider_error: cause.said.clone().unwrap_or_default(),
+        provider_status: cause.status.map_or(0, i32::from),
+        provider_detail: cause.detail.clone().unwrap_or_default(),
+        ..proto::GrantFailure::default()
     }
 }
 

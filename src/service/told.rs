@@ -60,6 +60,7 @@ tells!(
     proto::ListProvidersResponse,
     proto::GetBrokerStatusResponse,
     proto::ConfirmEmptyStoreResponse,
+    proto::ReleaseProviderResponse,
     proto::RewrapKeysResponse,
 );
 

@@ -51,6 +51,8 @@ enum Kind {
 pub(crate) struct PlainVerdict {
     reason: String,
     provider_error: Option<String>,
+    #[serde(default)]
+    detail: Option<String>,
     provider_status: Option<u16>,
     time: u64,
     #[serde(default)]
@@ -124,6 +126,7 @@ impl PlainVerdict {
         Self {
             reason: verdict.reason.name().to_owned(),
             provider_error: verdict.provider_error.clone(),
+            detail: verdict.detail.clone(),
             provider_status: verdict.provider_status,
             time: unix_ms(verdict.time),
             token_rejected: verdict.token_rejected,
@@ -138,6 +141,7 @@ impl From<PlainVerdict> for Verdict {
             // A reason of a later version means re-authorization all the same.
             reason: Reason::from_name(&plain.reason).unwrap_or(Reason::GrantReauthRequired),
             provider_error: plain.provider_error,
+            detail: plain.detail,
             provider_status: plain.provider_status,
             time: from_unix_ms(plain.time),
             token_rejected: plain.token_rejected,

@@ -120,6 +120,8 @@ pub(crate) struct StoredAnswer {
     reason: String,
     status: Option<u16>,
     said: Option<String>,
+    #[serde(default)]
+    detail: Option<String>,
     sent_at: u64,
     since: u64,
     count: u32,
@@ -219,11 +221,12 @@ impl StoredDoubt {
 impl From<&Answer> for StoredAnswer {
     fn from(answer: &Answer) -> Self {
         let Answer { cause, sent_at, since, count, asked, alone } = answer;
-        let Cause { reason, status, said } = cause;
+        let Cause { reason, status, said, detail } = cause;
         Self {
             reason: reason.name().to_owned(),
             status: *status,
             said: said.clone(),
+            detail: detail.clone(),
             sent_at: unix_ms(*sent_at),
             since: unix_ms(*since),
             count: *count,
@@ -239,7 +242,12 @@ impl From<&StoredAnswer> for Answer {
         let reason = Reason::from_name(&stored.reason);
         let reason = reason.unwrap_or(Reason::ProviderUnrecognizedError);
         Self {
-            cause: Cause { reason, status: stored.status, said: stored.said.clone() },
+            cause: Cause {
+                reason,
+                status: stored.status,
+                said: stored.said.clone(),
+                detail: stored.detail.clone(),
+            },
             sent_at: from_unix_ms(stored.sent_at),
             since: from_unix_ms(stored.since),
             count: stored.count,

@@ -56,7 +56,7 @@ pub(crate) fn publish(
     let Some(record) = slot.as_mut().filter(|record| record.deleted_at.is_none()) else {
         // The chain goes on where it was lost.
         return remake.then(|| {
-            let mut record = Record { due_at, answer, ..Record::start(at, descriptor, pair) };
+            let mut record = Record { answer, due_at, ..Record::start(at, descriptor, pair) };
             if let Some(owner) = held_by {
                 let (generation, fence) = (record.generation, record.last_fence + 1);
                 record.last_fence = fence;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest::SHA256;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde::Serialize;
 
@@ -18,10 +19,21 @@ const LIFE: Duration = Duration::from_secs(120);
 #[derive(Clone)]
 pub struct ClientKey {
     key: EncodingKey,
+    /// Tells it from others.
+    digest: [u8; 32],
     algorithm: Algorithm,
     id: Option<String>,
     audience: Option<String>,
 }
+
+impl PartialEq for ClientKey {
+    fn eq(&self, other: &Self) -> bool {
+        let described = |key: &Self| (key.id.clone(), key.audience.clone());
+        self.digest == other.digest && described(self) == described(other)
+    }
+}
+
+impl Eq for ClientKey {}
 
 impl fmt::Debug for ClientKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,6 +57,8 @@ impl ClientKey {
     /// endpoint.
     pub fn read(pem: &str, id: Option<&str>, audience: Option<&str>) -> Result<Self, &'static str> {
         let pem = pem.as_bytes();
+        let mut digest = [0; 32];
+        digest.copy_from_slice(aws_lc_rs::digest::digest(&SHA256, pem).as_ref());
         let keys = [
             (Algorithm::RS256, EncodingKey::from_rsa_pem(pem)),
             (Algorithm::ES256, EncodingKey::from_ec_pem(pem)),
@@ -53,7 +67,7 @@ impl ClientKey {
         ];
         let signs = |(algorithm, key): (Algorithm, Result<EncodingKey, _>)| {
             let (id, audience) = (id.map(str::to_owned), audience.map(str::to_owned));
-            let key = Self { key: key.ok()?, algorithm, id, audience };
+            let key = Self { key: key.ok()?, digest, algorithm, id, audience };
             // A key of the other curve is read, and does not sign.
             key.assertion("", "", SystemTime::UNIX_EPOCH).map(|_| key)
         };

@@ -10,7 +10,7 @@ use crate::secret::ClientSecret;
 use crate::upstream::assertion::ClientKey;
 
 /// How the client proves who it is (RFC 6749 section 2.3).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientAuth {
     /// Name and password in the `Authorization` header.
     Basic {
@@ -64,9 +64,14 @@ impl Credentials {
         Self(ArcSwap::from_pointee(Ways::new(first, others)))
     }
 
-    /// From now on these are used.
-    pub fn renew(&self, first: ClientAuth, others: Vec<ClientAuth>) {
-        self.0.store(Arc::new(Ways::new(first, others)));
+    /// From now on these are used; `false`: they are those of before.
+    pub fn renew(&self, first: ClientAuth, others: Vec<ClientAuth>) -> bool {
+        let newer = Ways::new(first, others);
+        let changed = self.0.load().all != newer.all;
+        if changed {
+            self.0.store(Arc::new(newer));
+        }
+        changed
     }
 
     /// The one to use now.
@@ -137,7 +142,8 @@ mod tests {
         assert!(!two.current().taken() && shown(&two.other()) == "new");
 
         let before = two.current();
-        two.renew(post("newest"), Vec::new());
+        assert!(!two.renew(post("new"), vec![post("old")]), "nothing new");
+        assert!(two.renew(post("newest"), Vec::new()));
         assert!(before.has_other() && shown(&two.current()) == "newest", "the file had changed");
     }
 }

@@ -19,11 +19,13 @@ use crate::upstream::provider::Provider;
 mod person;
 mod raw;
 mod refusal;
+mod said;
 mod salvage;
 mod value;
 
 pub(crate) use person::{Person, person};
 pub(crate) use raw::Raw;
+pub(crate) use said::cleaned;
 
 use raw::Text;
 use refusal::{over, refused, unreadable};

@@ -163,7 +163,8 @@ impl Situation {
             // What a provider that is away costs is not counted here, nor the first moments after it.
             let well = self.beside != Beside::Outage || second * 4 / self.lasts != 1;
             seen.failed += self.ask(&worlds, second, step, well).await;
-            let waits = worlds[0].broker.provider_waits(&ProviderId::new("kroger")).is_some();
+            let waits =
+                worlds[0].broker.provider_trouble(&ProviderId::new("kroger")).hold.is_some();
             seen.holds += usize::from(waits && !held && well);
             seen.held_s += if waits && well { step } else { 0 };
             held = waits;

@@ -100,6 +100,7 @@ pub(crate) fn verdict() -> Verdict {
     Verdict {
         reason: Reason::GrantReauthRequired,
         provider_error: Some("invalid_grant".to_owned()),
+        detail: Some("message: gone".to_owned()),
         provider_status: Some(400),
         time: UNIX_EPOCH + Duration::from_secs(1_700_000_001),
         token_rejected: true,
@@ -727,6 +728,7 @@ fn answer(count: u32) -> Answer {
             reason: Reason::ClientNotAuthorized,
             status: Some(403),
             said: Some("unauthorized_client".to_owned()),
+            detail: Some("error_description: refresh_token is invalid".to_owned()),
         },
         sent_at: UNIX_EPOCH + Duration::from_secs(1_700_000_300),
         since: UNIX_EPOCH + Duration::from_secs(1_700_000_200),

@@ -11,8 +11,10 @@ pub struct Cause {
     pub reason: Reason,
     /// HTTP status, if there was a reply.
     pub status: Option<u16>,
-    /// What the provider said, cut and cleaned.
+    /// The provider's error code, cut and cleaned.
     pub said: Option<String>,
+    /// What else it said, or why it was not reached; for operators, cut and cleaned.
+    pub detail: Option<String>,
 }
 
 /// The last definite answer about a grant, where it was no success and did not end the grant. A success

@@ -12,6 +12,8 @@ pub struct Verdict {
     pub reason: Reason,
     /// The provider's error code, sanitised.
     pub provider_error: Option<String>,
+    /// What else it said; for operators, cut and cleaned.
+    pub detail: Option<String>,
     /// HTTP status of the reply.
     pub provider_status: Option<u16>,
     /// When.

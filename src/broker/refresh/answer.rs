@@ -189,6 +189,9 @@ impl Rotations {
             || entry
                 .trouble()
                 .is_some_and(|trouble| matches!(trouble.error, Error::Upstream { .. }));
+        if !failed_before || self.troubles.last(&client).is_some() {
+            self.troubles.met(&client, cause.clone(), sent);
+        }
         let gaps = self.troubles.gaps(&client, &self.settings);
         let limited = |answer: &&Answer| answer.cause.reason == Reason::ProviderRateLimited;
         let limited_at = grant.answer.as_ref().filter(limited).map(|answer| answer.sent_at);
@@ -334,8 +337,9 @@ impl Rotations {
 
     /// Makes a refused grant usable again, as one that was refused together with many others.
     async fn lift_provisionally(&self, grant: &Grant, verdict: &Verdict) -> Result<bool, Error> {
-        let Verdict { provider_status: status, provider_error: said, time, .. } = verdict.clone();
-        let cause = Cause { reason: Reason::ProviderRefusesMany, status, said };
+        let Verdict { provider_status: status, provider_error: said, detail, time, .. } =
+            verdict.clone();
+        let cause = Cause { reason: Reason::ProviderRefusesMany, status, said, detail };
         let answer = Answer::after(None, cause, None, time);
         let due_at = time + self.pause_after(grant, &answer);
         let (answer, due_at) = (Some(answer), Some(due_at));
@@ -385,6 +389,7 @@ impl Rotations {
         let verdict = Verdict {
             reason: lost.map_or(failure.reason, |_| Reason::GrantRefreshTokenLost),
             provider_error: failure.provider_error.clone(),
+            detail: failure.detail.clone(),
             provider_status: failure.status,
             time: self.clock.now(),
             token_rejected: entry.token_rejected(grant),

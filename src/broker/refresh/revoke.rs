@@ -37,6 +37,7 @@ impl Rotations {
         let verdict = Verdict {
             reason: Reason::GrantRevoked,
             provider_error: None,
+            detail: None,
             provider_status: None,
             time: self.clock.now(),
             token_rejected: true,

@@ -9,7 +9,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use crate::broker::endpoint::{Disposition, Failure, Met, Proof, Request};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::metrics::{ByProvider, Refresh};
+use crate::broker::metrics::{ByProvider, Refresh, Unreachable};
 use crate::broker::model::{Generation, Grant, Reason, Standing, Verdict};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::claim::Claimed;
@@ -46,8 +46,13 @@ impl Rotations {
             .refresh_duration
             .get_or_create(&ByProvider { provider: provider.clone() })
             .observe(start.elapsed().as_secs_f64());
-        let refresh = Refresh { provider, trigger: trigger.name(), result };
+        let refresh = Refresh { provider: provider.clone(), trigger: trigger.name(), result };
         self.metrics.refreshes.get_or_create(&refresh).inc();
+        if let Err(Error::Upstream { failure: Failure { unreached: Some(cause), .. }, .. }) = &ended
+        {
+            let label = Unreachable { provider: provider.clone(), cause: cause.name() };
+            self.metrics.unreachable.get_or_create(&label).inc();
+        }
         self.learn(entry, generation, &ended);
         if let Err(Error::Upstream { failure, retry_after, .. }) = &ended
             && !matches!(failure.disposition, Disposition::Unknown(_))
@@ -84,7 +89,12 @@ impl Rotations {
         if known {
             debug!(%generation, error = chain(error), "not refreshed");
         } else {
-            warn!(%generation, error = chain(error), "not refreshed");
+            let said = match error {
+                Error::Upstream { failure, .. } => failure.detail.clone(),
+                Error::GrantRefused { verdict, .. } => verdict.detail.clone(),
+                _ => None,
+            };
+            warn!(%generation, error = chain(error), provider_said = said, "not refreshed");
         }
     }
 
@@ -209,6 +219,7 @@ impl Rotations {
         Some(Verdict {
             reason,
             provider_error: None,
+            detail: None,
             provider_status: None,
             time: end.unwrap_or(now),
             token_rejected: false,

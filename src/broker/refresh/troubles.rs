@@ -89,6 +89,8 @@ struct Local {
     /// The shortest time between a token's being due and callers' waiting that was seen.
     shortest_lead: Option<Duration>,
     told_at: Option<Instant>,
+    /// What a grant that was well before met last, if nothing has succeeded since.
+    last: Option<(Cause, Millis)>,
 }
 
 /// A hold has ended, and requests come back.
@@ -258,6 +260,28 @@ impl Troubles {
         self.each.lock().get(client)?.evidence.hold.clone()
     }
 
+    /// What a grant that was well before met last, and when, if nothing has succeeded since.
+    pub(in crate::broker) fn last(&self, client: &Client) -> Option<(Cause, Millis)> {
+        self.each.lock().get(client)?.last.clone()
+    }
+
+    /// A grant that was well before met this.
+    pub(super) fn met(&self, client: &Client, cause: Cause, sent: Millis) {
+        self.each.lock().entry(client.clone()).or_default().last = Some((cause, sent));
+    }
+
+    /// Something that was sent then has succeeded, here or elsewhere.
+    fn lived(&self, client: &Client, sent: Option<Millis>) {
+        if let Some(local) = self.each.lock().get_mut(client) {
+            local.last.take_if(|(_, met)| sent.is_some_and(|sent| sent > *met));
+        }
+    }
+
+    /// How long ago that moment was.
+    pub(in crate::broker) fn since(&self, at: Millis) -> Duration {
+        Duration::from_millis(u64::try_from(self.now() - at).unwrap_or(0))
+    }
+
     /// How long it is until that moment.
     pub(in crate::broker) fn until(&self, at: Millis) -> Duration {
         Duration::from_millis(u64::try_from(at - self.now()).unwrap_or(0))
@@ -403,6 +427,7 @@ impl Rotations {
         let tell = {
             let mut each = troubles.each.lock();
             let local = each.entry(client.clone()).or_default();
+            local.last.take_if(|(_, met)| sent > *met);
             let tell = !quiet || local.told_at.is_none_or(|at| at.elapsed() >= TOLD_AGAIN);
             if tell {
                 local.told_at = Some(Instant::now());
@@ -430,6 +455,7 @@ impl Rotations {
         let Some(client) = Client::named(name) else { return };
         let Ok((evidence, _)) = self.store.trouble(name, self.troubles.now()).await else { return };
         let before = self.troubles.hold(&client);
+        self.troubles.lived(&client, evidence.succeeded);
         self.troubles.adopt(&client, evidence);
         if before.is_some() && self.troubles.hold(&client).is_none() {
             self.wake(client.provider);
@@ -457,5 +483,5 @@ impl Rotations {
 /// What those are told who wait for a place behind the first requests after a hold.
 fn recovering() -> Cause {
     let reason = Reason::ProviderUnavailable;
-    Cause { reason, status: None, said: None }
+    Cause { reason, status: None, said: None, detail: None }
 }

@@ -142,12 +142,12 @@ impl Evidence {
         ended
     }
 
-    /// The hold ends for another reason: an operator said so, or what the client is known by changed.
-    pub fn release(&mut self, now: Millis) -> Option<Hold> {
-        let ended = self.hold.take()?;
-        self.ended = Some(now);
+    /// An operator says that what was seen so far is no trouble.
+    pub fn release(&mut self, now: Millis) {
+        self.hold = None;
         self.pieces.clear();
-        Some(ended)
+        self.refused.clear();
+        self.ended = Some(now);
     }
 
     /// Whether a request of a grant may go out that has failed so often in a row. Who failed lets those
@@ -209,10 +209,7 @@ impl Evidence {
 
     /// What the client is known by has changed: what was refused before says nothing any more.
     pub fn changed(&mut self, now: Millis) {
-        self.pieces.clear();
-        self.refused.clear();
-        self.hold = None;
-        self.ended = Some(now);
+        self.release(now);
         self.unproven = true;
     }
 

@@ -89,7 +89,7 @@ mod tests {
     };
 
     fn answer(reason: Reason, count: u32, since: Duration) -> Answer {
-        let cause = Cause { reason, status: Some(403), said: None };
+        let cause = Cause { reason, status: Some(403), said: None, detail: None };
         let (since, sent_at) = (UNIX_EPOCH, UNIX_EPOCH + since);
         Answer { cause, sent_at, since, count, asked: None, alone: false }
     }

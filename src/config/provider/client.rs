@@ -48,14 +48,14 @@ impl ClientFile {
         Some(Self { setting, file, provider, section, credentials })
     }
 
-    /// From now on requests hold what it holds now; or why that cannot be used.
-    pub fn read_again(&self) -> Result<(), String> {
+    /// From now on requests hold what it holds now, and whether that is something else; or why it cannot
+    /// be used.
+    pub fn read_again(&self) -> Result<bool, String> {
         let mut problems = Vec::new();
         let read = client_auth(&self.section, &str::to_owned, &mut problems);
         let told = problems.into_iter().map(|problem| problem.message).next();
         let (first, others) = read.ok_or_else(|| told.unwrap_or_default())?;
-        self.credentials.renew(first, others);
-        Ok(())
+        Ok(self.credentials.renew(first, others))
     }
 }
 

@@ -28,6 +28,8 @@ struct PlainHold {
     reason: String,
     status: Option<u16>,
     said: Option<String>,
+    #[serde(default)]
+    detail: Option<String>,
     since: Millis,
     grants: Vec<GrantId>,
     probes: u32,
@@ -44,8 +46,8 @@ impl From<Evidence> for PlainEvidence {
         let hold = hold.map(|hold| {
             let Hold { reading, cause, since, grants, probes, next_probe } = hold;
             let (reading, reason) = (reading.name().to_owned(), cause.reason.name().to_owned());
-            let Cause { status, said, .. } = cause;
-            PlainHold { reading, reason, status, said, since, grants, probes, next_probe }
+            let Cause { status, said, detail, .. } = cause;
+            PlainHold { reading, reason, status, said, detail, since, grants, probes, next_probe }
         });
         Self { pieces: pieces.collect(), succeeded, hold, ended, refused, unproven }
     }
@@ -59,8 +61,8 @@ impl From<PlainEvidence> for Evidence {
             Some(Piece { grant, reading: Reading::from_name(&reading)?, sent, tried })
         });
         let hold = hold.and_then(|hold| {
-            let PlainHold { status, said, since, grants, probes, next_probe, .. } = hold;
-            let cause = Cause { reason: Reason::from_name(&hold.reason)?, status, said };
+            let PlainHold { status, said, detail, since, grants, probes, next_probe, .. } = hold;
+            let cause = Cause { reason: Reason::from_name(&hold.reason)?, status, said, detail };
             let reading = Reading::from_name(&hold.reading)?;
             Some(Hold { reading, cause, since, grants, probes, next_probe })
         });

@@ -10,10 +10,11 @@ use reqwest::{Client, Response, redirect, retry};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
-use crate::broker::endpoint::{Disposition, Failure};
+use crate::broker::endpoint::{Disposition, Failure, Unreached};
 use crate::broker::error::chain;
 use crate::broker::model::{DoubtKind, ProviderId, Reason};
 use crate::upstream::provider::Provider;
+use crate::upstream::reply::cleaned;
 
 /// How long what had arrived at the deadline may take from the socket to us.
 const LAST_LOOK: Duration = Duration::from_millis(100);
@@ -96,11 +97,30 @@ pub(super) fn unanswered(id: &ProviderId, error: reqwest::Error) -> Failure {
     if !unsent {
         return unknown(DoubtKind::Ended);
     }
-    // A certificate that does not fit will not fit the next time.
-    if cause.contains("certificate") {
-        return Failure::new(Reason::ProviderEndpointMisconfigured, Disposition::NotSent);
+    let (unreached, cause) = unreached(&error);
+    let failure = Failure::new(Reason::ProviderUnreachable, Disposition::NotSent);
+    Failure { unreached: Some(unreached), detail: Some(cleaned(&cause, &[])), ..failure }
+}
+
+/// Why no connection came about: its kind, and the innermost cause.
+fn unreached(error: &reqwest::Error) -> (Unreached, String) {
+    let causes = || successors(error.source(), |&error| error.source());
+    let innermost = causes().last().map_or_else(|| error.to_string(), ToString::to_string);
+    let tls = causes().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause.is::<rustls::Error>()
+            || io.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+    });
+    // The library keeps the kind of a failed look-up to itself.
+    let named = causes().any(|cause| cause.to_string().contains("dns error"));
+    match () {
+        () if tls => (Unreached::Tls, format!("TLS: {innermost}")),
+        () if named => (Unreached::Name, format!("its name is not found: {innermost}")),
+        () if error.is_timeout() => {
+            (Unreached::Silence, "nothing came back from its address in time".to_owned())
+        }
+        () => (Unreached::Connection, innermost),
     }
-    Failure::new(Reason::ProviderUnreachable, Disposition::NotSent)
 }
 
 /// An answer came, and is no HTTP.

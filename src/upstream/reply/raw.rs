@@ -38,6 +38,11 @@ pub(super) struct Text<'a> {
 }
 
 impl<'a> Raw<'a> {
+    /// What must not be repeated of it.
+    pub(super) fn known(&self) -> Vec<&str> {
+        self.sent.iter().map(|token| token.expose()).collect()
+    }
+
     /// A whole reply without headers that matter.
     #[cfg(test)]
     pub(crate) fn answered(status: u16, body: &'a [u8]) -> Self {

@@ -8,6 +8,7 @@ use crate::broker::endpoint::{Disposition, Failure};
 use crate::broker::model::{DoubtKind, Reason};
 use crate::upstream::provider::{Meaning, Provider};
 use crate::upstream::reply::raw::Raw;
+use crate::upstream::reply::said::said;
 
 /// Longest wait that a provider can ask for: a day.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
@@ -24,6 +25,7 @@ pub(super) fn unreadable(raw: &Raw<'_>, fields: Option<&Map<String, Value>>) -> 
     Failure {
         status: Some(raw.status),
         provider_error: fields.and_then(code).map(|code| sanitised(&code)),
+        detail: said(fields, &raw.known()),
         ..Failure::new(Reason::RefreshReplyUnreadable, unknown)
     }
 }
@@ -32,8 +34,8 @@ pub(super) fn unreadable(raw: &Raw<'_>, fields: Option<&Map<String, Value>>) -> 
 /// last second. Nothing is in doubt.
 pub(super) fn over(raw: &Raw<'_>) -> Failure {
     let failure = Failure::new(Reason::ProviderUnavailable, Disposition::NotProcessed);
-    let said = "the access token that it sent is past its end (expires_in)".to_owned();
-    Failure { status: Some(raw.status), provider_error: Some(said), ..failure }
+    let detail = "the access token that it sent is past its end (expires_in)".to_owned();
+    Failure { status: Some(raw.status), detail: Some(detail), ..failure }
 }
 
 /// Reads a refusal: first by the provider's own rules, then by the standard's error code, then by
@@ -59,6 +61,7 @@ pub(super) fn refused(
     Failure {
         status: Some(raw.status),
         provider_error: code.map(|code| sanitised(&code)),
+        detail: said(fields, &raw.known()),
         retry_after: raw.retry_after.map(|wait| wait.min(RETRY_AFTER_MAX)),
         ..Failure::new(reason, disposition)
     }

@@ -24,7 +24,8 @@ use Event::{Again, Fails, Late, Lives};
 use Reading::{Client, Endpoint, Limited, Silent};
 
 fn cause() -> Cause {
-    Cause { reason: Reason::ClientCredentialsRejected, status: Some(401), said: None }
+    let reason = Reason::ClientCredentialsRejected;
+    Cause { reason, status: Some(401), said: None, detail: None }
 }
 
 fn fails(grant: &str, reading: Reading, sent: Millis) -> Piece {
