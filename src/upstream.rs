@@ -17,4 +17,4 @@ pub mod reply;
 pub use assertion::ClientKey;
 pub use credentials::{BasicEncoding, ClientAuth, Credentials};
 pub use http::Http;
-pub use provider::{Endpoints, Meaning, Provider, Rule, is_private};
+pub use provider::{Endpoints, ErrorMap, Meaning, Provider, Rule, is_private};

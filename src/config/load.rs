@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use crate::config::file::File;
 use crate::config::{Config, Environment, Problem, Written, check, form};
 use crate::textfile;
+use crate::upstream::Provider;
 
 /// Longest configuration.
 const FILE_LEN_MAX: u64 = 4 * 1024 * 1024;
@@ -75,10 +76,20 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Config, Ve
     Ok(Config { file: path.map(Path::to_owned), written, ..config })
 }
 
-/// Loads the same again, and says which settings have changed.
+/// Loads the same again, and says which settings have changed that hold from the next start on. What
+/// failures of providers mean holds at once.
 pub fn load_again(before: &Config) -> Result<Vec<String>, Vec<Problem>> {
     let newer = load(before.file.as_deref(), &before.written.environment)?;
-    Ok(before.written.changes(&newer.written))
+    let mut changes = before.written.changes(&newer.written);
+    for provider in &before.providers {
+        let same = |other: &&Provider| other.id == provider.id;
+        if let Some(newer) = newer.providers.iter().find(same) {
+            provider.error_map.renew(&newer.error_map);
+            let setting = format!("providers.{}.error_map", provider.id);
+            changes.retain(|change| *change != setting);
+        }
+    }
+    Ok(changes)
 }
 
 /// The level of the log as it is written now, whatever else stands there; `None`: it is none.

@@ -9,7 +9,7 @@ use crate::broker::endpoint::Habits;
 use crate::broker::model::ProviderId;
 use crate::config::profile::filled;
 use crate::config::{Problem, file};
-use crate::upstream::{Credentials, Endpoints, Meaning, Provider, Rule, is_private};
+use crate::upstream::{Credentials, Endpoints, ErrorMap, Meaning, Provider, Rule, is_private};
 
 mod client;
 
@@ -86,7 +86,7 @@ pub(super) fn provider(
         ));
     }
     vague_rules(section, &path, problems);
-    let error_map = section.error_map.iter().map(rule).collect();
+    let error_map = ErrorMap::new(section.error_map.iter().map(rule).collect());
     if problems.len() > before {
         return None;
     }
@@ -279,6 +279,7 @@ fn rule(rule: &file::Rule) -> Rule {
             file::Meaning::Client => Meaning::Client,
             file::Meaning::Unavailable => Meaning::Unavailable,
             file::Meaning::Conflict => Meaning::Conflict,
+            file::Meaning::RateLimited => Meaning::RateLimited,
         },
     }
 }
@@ -353,7 +354,8 @@ mod tests {
     #[test]
     fn krogers_own_failures_mean_what_its_document_says() {
         let mut provider = provider();
-        provider.error_map = filled(&of(Profile::Kroger)).error_map.iter().map(rule).collect();
+        let rules = filled(&of(Profile::Kroger)).error_map.iter().map(rule).collect();
+        provider.error_map = ErrorMap::new(rules);
         for (status, body, reason, disposition) in KROGER {
             let raw = Raw::answered(status, body.as_bytes());
             let failure = judge(&provider, &raw).issued.unwrap_err();

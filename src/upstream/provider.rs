@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use url::{Host, Url};
 
 use crate::broker::endpoint::Habits;
@@ -46,7 +47,7 @@ pub struct Provider {
     /// Fields of the reply that callers get to see.
     pub attributes: Vec<String>,
     /// What this provider's failures mean, before the rules of the standard.
-    pub error_map: Vec<Rule>,
+    pub error_map: ErrorMap,
 }
 
 /// Where a provider is.
@@ -75,6 +76,41 @@ pub fn is_private(url: &Url) -> bool {
     url.scheme() == "https" || (url.scheme() == "http" && local)
 }
 
+/// What failures mean, as it is configured now.
+#[derive(Debug, Clone, Default)]
+pub struct ErrorMap(Arc<ArcSwap<Vec<Rule>>>);
+
+impl ErrorMap {
+    /// These rules, the first that fits counts.
+    pub fn new(rules: Vec<Rule>) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(rules)))
+    }
+
+    /// From now on it says what the other one says.
+    pub fn renew(&self, other: &Self) {
+        self.0.store(other.0.load_full());
+    }
+
+    /// What a failure means.
+    pub fn meaning(&self, status: u16, code: Option<&str>, body: &str) -> Option<Meaning> {
+        let rules = self.0.load();
+        rules.iter().find(|rule| rule.matches(status, code, body)).map(|rule| rule.meaning)
+    }
+
+    /// What a success means that is none: only rules that name its words are about it.
+    pub fn meaning_of_success(
+        &self,
+        status: u16,
+        code: Option<&str>,
+        body: &str,
+    ) -> Option<Meaning> {
+        let rules = self.0.load();
+        let named = |rule: &&Rule| rule.code.is_some() || rule.text.is_some();
+        let mut named = rules.iter().filter(named);
+        named.find(|rule| rule.matches(status, code, body)).map(|rule| rule.meaning)
+    }
+}
+
 /// Gives a meaning to failures that look like this; what is left out matches anything.
 #[derive(Debug, Clone)]
 pub struct Rule {
@@ -99,6 +135,8 @@ pub enum Meaning {
     Unavailable,
     /// It passes, and the request was not processed because of another one.
     Conflict,
+    /// We ask too often.
+    RateLimited,
 }
 
 impl Rule {

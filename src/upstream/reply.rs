@@ -28,7 +28,7 @@ pub(crate) use raw::Raw;
 pub(crate) use said::cleaned;
 
 use raw::Text;
-use refusal::{over, refused, unreadable};
+use refusal::{mapped, over, refused, unreadable};
 use value::{attributes, lifetime, scopes, text, visible};
 
 /// What providers call the lifetime of the refresh token.
@@ -87,6 +87,9 @@ fn issued(
     body: &Text<'_>,
     fields: &Map<String, Value>,
 ) -> Result<Issued, Failure> {
+    if let Some(failure) = mapped(provider, raw, &body.text, fields) {
+        return Err(failure);
+    }
     // Some providers always send the member, empty or false where all went well.
     let failed = fields.get("error").is_some_and(|error| match error {
         Value::String(text) => !text.is_empty(),
@@ -144,7 +147,7 @@ pub(crate) mod tests {
     use crate::broker::endpoint::Habits;
     use crate::broker::model::{ProviderId, Reason};
     use crate::upstream::credentials::{ClientAuth, Credentials};
-    use crate::upstream::provider::{Endpoints, Meaning, Rule};
+    use crate::upstream::provider::{Endpoints, ErrorMap, Meaning, Rule};
 
     pub(crate) fn provider() -> Provider {
         Provider {
@@ -167,12 +170,12 @@ pub(crate) mod tests {
             habits: Habits::default(),
             account_field: None,
             attributes: vec!["instance_url".to_owned()],
-            error_map: vec![Rule {
+            error_map: ErrorMap::new(vec![Rule {
                 status: Some(400),
                 code: None,
                 text: Some("refresh token".to_owned()),
                 meaning: Meaning::Reauth,
-            }],
+            }]),
         }
     }
 
@@ -222,6 +225,30 @@ pub(crate) mod tests {
         ] {
             assert_eq!(lifetime(given), read, "{given}");
         }
+    }
+
+    #[test]
+    fn a_rule_that_names_its_words_holds_for_a_success_too() {
+        let rule = |code: &str, meaning| Rule {
+            status: None,
+            code: Some(code.to_owned()),
+            text: None,
+            meaning,
+        };
+        let anything = Rule { status: Some(200), code: None, text: None, meaning: Meaning::Client };
+        let rules =
+            vec![anything, rule("slow", Meaning::RateLimited), rule("gone", Meaning::Reauth)];
+        let provider = Provider { error_map: ErrorMap::new(rules), ..provider() };
+        for (code, reason) in
+            [("slow", Reason::ProviderRateLimited), ("gone", Reason::GrantReauthRequired)]
+        {
+            let body = format!(r#"{{"error":"{code}","access_token":"a","refresh_token":"r"}}"#);
+            let reply = judge(&provider, &Raw::answered(200, body.as_bytes()));
+            assert_eq!(reply.issued.unwrap_err().reason, reason);
+            assert_eq!(reply.refresh_token, Some(RefreshToken::new("r")), "it is kept");
+        }
+        let well = judge(&provider, &Raw::answered(200, br#"{"access_token":"a"}"#));
+        assert!(well.issued.is_ok(), "a status alone is no failure where there are tokens");
     }
 
     #[test]

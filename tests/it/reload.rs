@@ -130,6 +130,31 @@ async fn the_other_secret_is_tried_whatever_the_refusal_is_called() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_failure_means_holds_without_a_restart() {
+    let mut world = World::new("", &[]).await;
+    world.import(&[]);
+    let odd = r#"{"error":"bad_day","message":"the account is closed"}"#;
+    world.authority.dead("alice", Fault::Answer(400, odd));
+    let (ok, _, errors) = world.program.cli(&["get", GRANT]);
+    assert!(!ok && errors.contains("PROVIDER_UNRECOGNIZED_ERROR"), "{errors}");
+    let (_, shown, _) = world.program.cli(&["grant", "show", GRANT]);
+    assert!(shown.contains("message: the account is closed"), "{shown}");
+    let mapped = config(&world.base, "").replace(
+        "client_secret_file: secret",
+        "client_secret_file: secret, error_map: [{code: bad_day, means: reauth}]",
+    );
+    world.write("config.yaml", &mapped);
+    world.program.signal("HUP");
+    world.program.wait_for("as SIGHUP asked for");
+    until("the grant ends", || {
+        let errors = world.program.cli(&["get", GRANT]).2;
+        errors.contains("GRANT_REAUTH_REQUIRED")
+    })
+    .await;
+    assert!(!world.program.seen.iter().any(|line| line.contains("hold from the next start")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_grant_takes_nobody_the_right_secret() {
     let world = World::new("", &[("secret", "new\nold\n")]).await;
     world.import(&[]);

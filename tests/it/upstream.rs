@@ -13,7 +13,9 @@ use token_broker::broker::endpoint::{
 use token_broker::broker::model::{DoubtKind, ProviderId, Reason};
 use token_broker::clock::Clock;
 use token_broker::secret::{ClientSecret, RefreshToken};
-use token_broker::upstream::{BasicEncoding, ClientAuth, Credentials, Endpoints, Http, Provider};
+use token_broker::upstream::{
+    BasicEncoding, ClientAuth, Credentials, Endpoints, ErrorMap, Http, Provider,
+};
 
 use crate::support::redis::free_port;
 
@@ -108,7 +110,7 @@ async fn exchange(url: &str) -> Reply {
         connect_timeout: Duration::from_millis(300),
         habits: Habits { listen_max: Duration::from_millis(600), ..Habits::default() },
         attributes: Vec::new(),
-        error_map: Vec::new(),
+        error_map: ErrorMap::default(),
     };
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let http = Http::new(vec![provider], Clock::system()).unwrap();

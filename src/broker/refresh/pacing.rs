@@ -76,21 +76,24 @@ impl Rotations {
     pub(in crate::broker) fn answered(&self, grant: &Grant, answer: &Answer) -> Trouble {
         let (now, error) = (Instant::now(), self.upstream(grant, told(answer)));
         let passed = between(answer.sent_at, self.clock.now());
-        let left = self.pause_after(grant, answer).saturating_sub(passed);
-        let at = now.checked_sub(passed).unwrap_or(now);
-        Trouble { error, failures: answer.count, at, until: now + left }
+        let pause = self.pause_after(grant, answer);
+        let at = now.checked_sub(passed);
+        // A machine may have been booted after it.
+        let until = at.map_or(now + pause.saturating_sub(passed), |at| at + pause);
+        Trouble { error, failures: answer.count, at: at.unwrap_or(now), until }
     }
 
     /// What befell the grant the last time, here or at another process, and for how long it is left alone
     /// after that. What befell it in a trouble of its provider that is over counts no more.
     fn paused(&self, entry: &Entry, grant: &Grant, doubted: bool) -> Option<(Error, Duration)> {
-        let (now, client) = (Instant::now(), Client::of(grant));
+        let client = Client::of(grant);
         let answered = grant.answer.as_ref().map(|answer| self.answered(grant, answer));
         let met = entry.trouble().map(|trouble| Trouble::clone(&trouble));
         // A doubt has a pace of its own.
         let met = met.filter(|trouble| !(doubted && trouble.error.in_doubt()));
         let keeps = grant.answer.as_ref().is_some_and(Answer::keeps_its_pace);
         let over = |at| !keeps && self.troubles.recovered_since(&client, at);
+        let now = Instant::now();
         let all = [answered, met].into_iter().flatten();
         let open = all.filter(|trouble| now < trouble.until && !over(trouble.at));
         let last = open.max_by_key(|trouble| trouble.until)?;

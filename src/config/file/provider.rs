@@ -97,7 +97,8 @@ pub(in crate::config) struct ProviderSection {
     pub(in crate::config) account_field: Option<String>,
     /// Fields of the token reply that callers get to see, such as `instance_url`.
     pub(in crate::config) attributes: Vec<String>,
-    /// What failures of this provider mean, before the rules of the standard.
+    /// What failures of this provider mean, before the rules of the standard. A rule that names a `code` or
+    /// a `text` holds for a success (2xx) with tokens, too. Read again when the file changes.
     pub(in crate::config) error_map: Vec<Rule>,
 }
 
@@ -193,4 +194,6 @@ pub(in crate::config) enum Meaning {
     Unavailable,
     /// It passes, and the request was not processed because of another one.
     Conflict,
+    /// We ask too often, and the request was not processed.
+    RateLimited,
 }

@@ -106,11 +106,7 @@ pub(super) fn unanswered(id: &ProviderId, error: reqwest::Error) -> Failure {
 fn unreached(error: &reqwest::Error) -> (Unreached, String) {
     let causes = || successors(error.source(), |&error| error.source());
     let innermost = causes().last().map_or_else(|| error.to_string(), ToString::to_string);
-    let tls = causes().any(|cause| {
-        let io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        cause.is::<rustls::Error>()
-            || io.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
-    });
+    let tls = causes().any(of_tls);
     // The library keeps the kind of a failed look-up to itself.
     let named = causes().any(|cause| cause.to_string().contains("dns error"));
     match () {
@@ -121,6 +117,12 @@ fn unreached(error: &reqwest::Error) -> (Unreached, String) {
         }
         () => (Unreached::Connection, innermost),
     }
+}
+
+/// TLS says no, however deep that is wrapped.
+fn of_tls(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    cause.is::<rustls::Error>() || inner.is_some_and(|inner| of_tls(inner))
 }
 
 /// An answer came, and is no HTTP.

@@ -38,6 +38,25 @@ pub(super) fn over(raw: &Raw<'_>) -> Failure {
     Failure { status: Some(raw.status), detail: Some(detail), ..failure }
 }
 
+/// A success that is none, by the provider's own rules: the first that names its words.
+pub(super) fn mapped(
+    provider: &Provider,
+    raw: &Raw<'_>,
+    text: &str,
+    fields: &Map<String, Value>,
+) -> Option<Failure> {
+    let code = code(fields);
+    let meaning = provider.error_map.meaning_of_success(raw.status, code.as_deref(), text)?;
+    let (reason, disposition) = by_rule(meaning);
+    Some(Failure {
+        status: Some(raw.status),
+        provider_error: code.map(|code| sanitised(&code)),
+        detail: said(Some(fields), &raw.known()),
+        retry_after: raw.retry_after.map(|wait| wait.min(RETRY_AFTER_MAX)),
+        ..Failure::new(reason, disposition)
+    })
+}
+
 /// Reads a refusal: first by the provider's own rules, then by the standard's error code, then by
 /// the HTTP status. A code outweighs the status: providers send `invalid_grant` with 401 and 403, too.
 pub(super) fn refused(
@@ -47,11 +66,7 @@ pub(super) fn refused(
     fields: Option<&Map<String, Value>>,
 ) -> Failure {
     let code = fields.and_then(code);
-    let rule = provider
-        .error_map
-        .iter()
-        .find(|rule| rule.matches(raw.status, code.as_deref(), text))
-        .map(|rule| by_rule(rule.meaning));
+    let rule = provider.error_map.meaning(raw.status, code.as_deref(), text).map(by_rule);
     // A gateway may answer with a server error, and words of the standard in it, while the server
     // behind it goes on.
     let told = raw.status < SERVER_ERRORS;
@@ -76,6 +91,7 @@ fn by_rule(meaning: Meaning) -> Meant {
         Meaning::Client => (Reason::ClientCredentialsRejected, NotProcessed),
         Meaning::Unavailable => (Reason::ProviderUnavailable, NotProcessed),
         Meaning::Conflict => (Reason::ProviderConflict, NotProcessed),
+        Meaning::RateLimited => (Reason::ProviderRateLimited, NotProcessed),
     }
 }
 
