@@ -127,6 +127,9 @@ impl Cli {
             Command::CheckConfig(file) => {
                 return match load(&file) {
                     Ok(config) => {
+                        for Problem { path, message } in &config.warnings {
+                            out::note(format_args!("warning: {path}: {message}"));
+                        }
                         out::line(view::config(&config));
                         ExitCode::SUCCESS
                     }

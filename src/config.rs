@@ -74,6 +74,8 @@ pub struct Config {
     pub providers: Vec<Provider>,
     /// The store is a copy from the past (`serve --restored`).
     pub restored: bool,
+    /// What can be used, and may cost something.
+    pub warnings: Vec<Problem>,
     /// What was written, to find changes.
     pub written: Written,
 }

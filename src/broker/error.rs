@@ -39,7 +39,8 @@ pub enum Error {
     NotInDoubt(GrantId),
     /// There is such a grant already.
     #[error(
-        "grant {0} exists already; say `replace` (`--replace`) to start a new chain in its place"
+        "grant {0} exists already; `token-broker grant import --replace` starts a new chain in its place, \
+         `token-broker grant delete` ends it"
     )]
     GrantAlreadyExists(GrantId),
     /// The provider refused the grant.
@@ -221,7 +222,8 @@ pub enum Error {
     CallersUnknown(String),
     /// No rule of the policy allows it, whether there is such a grant or not.
     #[error(
-        "no policy allows {caller} the action {action} on this; `token-broker policy explain` says why"
+        "no policy allows {caller} the action {action}{}; `token-broker policy explain` says why",
+        on(.grant)
     )]
     Denied {
         /// Who calls.
@@ -309,10 +311,18 @@ impl Error {
     }
 }
 
+/// What somebody wanted something of, if a grant can be called so.
+fn on(grant: &str) -> String {
+    let named = GrantId::parse(grant).is_ok();
+    if named { format!(" on {grant}") } else { String::new() }
+}
+
 /// What the provider said, or why it was not reached.
 fn met(failure: &Failure) -> String {
     match (&failure.unreached, &failure.detail) {
         (Some(_), Some(why)) => format!(" ({why})"),
+        // Our own words, not the provider's.
+        (None, Some(why)) if failure.status.is_none() => format!(" ({why})"),
         _ => answered(failure.status, failure.provider_error.as_deref()),
     }
 }

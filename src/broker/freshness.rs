@@ -39,8 +39,9 @@ const IDLE_JITTER_SHARE: f64 = 0.1;
 
 /// A refresh token that ends is used after this share of its life.
 const END_SHARE: f64 = 0.75;
-/// One that lives less than this is not worth it.
-const END_LIFE_MIN: Duration = Duration::from_secs(300);
+/// One that lives less than this is left alone: where a provider counts its end from the consent on, a
+/// refresh does not move it, and each finds less of it left.
+const END_LIFE_MIN: Duration = Duration::from_secs(20);
 
 /// The moments that matter in the life of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,7 +261,9 @@ mod tests {
         let due = |end| end_due(&id, Generation(1), at(1_000), at(end));
         let day = due(1_000 + 86_400).unwrap();
         assert!(day > at(1_000 + 57_000) && day <= at(1_000 + 64_800), "{day:?}");
-        assert_eq!(due(1_000 + 299), None, "an end that does not move is not run after");
+        let short = due(1_000 + 120).unwrap();
+        assert!(short > at(1_000 + 80) && short <= at(1_000 + 90), "{short:?}");
+        assert_eq!(due(1_000 + 19), None, "an end that does not move is not run after");
         assert_eq!(due(500), None);
     }
 }

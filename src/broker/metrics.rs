@@ -314,6 +314,12 @@ impl Metrics {
     pub(super) fn prepare<'a>(&self, providers: impl Iterator<Item = &'a ProviderId>) {
         for provider in providers {
             let provider = provider.as_str().to_owned();
+            for trigger in ["proactive", "on_demand", "forced"] {
+                for result in ["success", "error"] {
+                    let refresh = Refresh { provider: provider.clone(), trigger, result };
+                    let _ = self.refreshes.get_or_create(&refresh);
+                }
+            }
             for cause in Unreached::ALL {
                 let (provider, cause) = (provider.clone(), cause.name());
                 let _ = self.unreachable.get_or_create(&Unreachable { provider, cause });

@@ -8,6 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use crate::broker::Broker;
+use crate::broker::endpoint::{Disposition, Failure};
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::freshness::Stage;
@@ -15,6 +16,7 @@ use crate::broker::metrics::TokenRequest;
 use crate::broker::model::{Generation, GrantId, Reason, Standing};
 use crate::broker::refresh::flight::{Refreshed, Trigger};
 use crate::broker::refresh::join::Joined;
+use crate::broker::refresh::pacing::waiting;
 use crate::broker::refresh::resend::in_doubt;
 use crate::broker::view::View;
 use crate::clock::between;
@@ -209,10 +211,25 @@ impl Broker {
         self.note_use(&entry, &refreshed);
         let old = current.map(|token| Rejected::Generation(token.generation));
         let newer = old.is_none_or(|old| matches!(compare(&old, &refreshed), Compared::Replaced));
+        let same = current.is_some() && refreshed.fingerprint == view.fingerprint;
+        if same {
+            return Err(self.same_token(&refreshed));
+        }
         if !newer || refreshed.grant.valid_token(self.rotations.clock.now()).is_none() {
             return Err(Error::RefreshInProgress(id.clone()));
         }
         Ok((Served { view: refreshed, degraded: None }, outcome))
+    }
+
+    /// A refresh brought the access token that was rejected.
+    fn same_token(&self, view: &View) -> Error {
+        let failure = Failure::new(Reason::ProviderUnavailable, Disposition::NotProcessed);
+        let detail =
+            "it gives the same access token again, which an API rejected; it will until that ends";
+        let failure = Failure { detail: Some(detail.to_owned()), ..failure };
+        let left = view.window.map(|window| window.ttl(self.rotations.clock.now()));
+        let error = self.rotations.upstream(&view.grant, failure);
+        left.map_or_else(|| error.clone(), |left| waiting(error.clone(), left))
     }
 
     /// What is known of the grant if the rejected token is the newest one; `None` if there is a

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
+use serde_json::Value;
 
 use crate::cli::enroll::Enroll;
 use crate::cli::token::connect;
@@ -170,11 +171,30 @@ impl Import {
                 .map_err(|error| format!("standard input: {error}"))
         };
         read?;
-        match text.trim() {
+        match token_in(&text)?.as_str() {
             "" => Err("the refresh token is empty; give it on standard input or with --refresh-token-file".to_owned()),
             token => Ok(token.to_owned()),
         }
     }
+}
+
+/// The refresh token in what was given: as it is, in quotes, or in the reply that it came with.
+fn token_in(text: &str) -> Result<String, Failure> {
+    let text = text.trim_start_matches('\u{feff}').trim();
+    if !text.starts_with(['"', '{']) {
+        return Ok(text.to_owned());
+    }
+    let value = serde_json::from_str::<Value>(text).ok();
+    let token = value.as_ref().and_then(|value| match value {
+        Value::String(token) => Some(token),
+        value => match value.get("refresh_token")? {
+            Value::String(token) => Some(token),
+            _ => None,
+        },
+    });
+    let missing = "this is neither a refresh token nor JSON with one; give the token alone, or the whole \
+                   reply that it came with";
+    token.cloned().ok_or_else(|| missing.to_owned())
 }
 
 impl Create {
@@ -271,4 +291,25 @@ async fn list(
     }
     out::line(if target.json { view::grants_json(&grants) } else { view::grants(&grants) });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::token_in;
+
+    #[test]
+    fn a_token_is_taken_out_of_what_it_came_in() {
+        for text in [
+            "rt-1\n",
+            "\u{feff}rt-1",
+            "\"rt-1\"\n",
+            "{\"access_token\":\"at\",\"refresh_token\":\"rt-1\"}",
+        ] {
+            assert_eq!(token_in(text).unwrap(), "rt-1", "{text}");
+        }
+        for text in ["{}", "{\"access_token\":\"at\"}", "\"rt-1", "{\"refresh_token\":7}"] {
+            let error = token_in(text).unwrap_err();
+            assert!(error.contains("neither") && !error.contains("at\""), "{error}");
+        }
+    }
 }

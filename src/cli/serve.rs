@@ -6,7 +6,7 @@ use tracing::{error, warn};
 use crate::app::App;
 use crate::cli::{ConfigFile, Failure};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Problem};
 use crate::telemetry;
 
 #[derive(Debug, Args)]
@@ -27,6 +27,9 @@ impl Serve {
 
 async fn run(config: Config) -> Result<(), Failure> {
     telemetry::start_log(&config.log);
+    for Problem { path, message } in &config.warnings {
+        warn!(setting = path, "{path} {message}");
+    }
     if config.providers.is_empty() {
         warn!(
             "no provider is configured; add one under `providers`, or set OAUTH2_BASE_URL, CLIENT_ID and CLIENT_SECRET"

@@ -86,6 +86,7 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
     let longest =
         providers.iter().map(|provider| provider.habits.listen_max).max().unwrap_or_default();
     let drain_max = file.shutdown.drain_max.map_or(longest + DRAIN_MARGIN, |span| span.0);
+    let warnings = Vec::from_iter(hasty_stop(drain_max, longest));
     let shutdown = Shutdown { drain_delay: file.shutdown.drain_delay.0, drain_max };
     match (listen, store, problems.is_empty()) {
         (Some(listen), Some(store), true) => Ok(Config {
@@ -96,6 +97,7 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
             expect_existing: file.store.expect_existing,
             keys_file: file.keys.file,
             callers,
+            warnings,
             policy,
             policy_file: file.policy.file,
             tokens_file: file.callers.tokens_file,
@@ -153,6 +155,21 @@ fn turned(file: &File, problems: &mut Vec<Problem>) {
     problems.extend(
         turned.map(|(path, ..)| Problem::new(path, format!("must not be above `{path}_max`"))),
     );
+}
+
+/// A stop that does not wait for answers loses what they bring.
+fn hasty_stop(drain_max: Duration, longest: Duration) -> Option<Problem> {
+    let time = humantime::format_duration;
+    (drain_max < longest + DRAIN_MARGIN).then(|| {
+        let why = format!(
+            "is {}, and a provider is listened to for {} (`listen_max`): a stop may cut a request whose new \
+             refresh token then never arrives, and the person has to consent again; {} loses nothing",
+            time(drain_max),
+            time(longest),
+            time(longest + DRAIN_MARGIN)
+        );
+        Problem::new("shutdown.drain_max", why)
+    })
 }
 
 /// Waits that stop everything, or spin, when they are zero.

@@ -118,9 +118,21 @@ fn read(path: &Path) -> Result<Value, Problem> {
         let place = error
             .location()
             .map_or(String::new(), |at| format!(" at line {}, column {}", at.line(), at.column()));
-        Problem::new(&shown, format!("is not valid YAML{place}"))
+        Problem::new(&shown, format!("is not valid YAML{place}{}", hint(&text, &error.to_string())))
     })?;
     Ok(value.unwrap_or_else(|| Value::Object(Map::new())))
+}
+
+/// What is usually wrong; never a word of the file.
+fn hint(text: &str, error: &str) -> &'static str {
+    let tabbed = |line: &str| line.trim_start_matches(' ').starts_with('\t');
+    if text.lines().any(tabbed) {
+        ": a line begins with a tab, and YAML wants spaces"
+    } else if error.to_lowercase().contains("duplicate") {
+        ": a name stands twice in one section"
+    } else {
+        ""
+    }
 }
 
 /// Secrets do not belong into a file that ends up in a `ConfigMap`.

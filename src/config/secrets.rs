@@ -27,10 +27,33 @@ pub(super) fn secret(path: &Path) -> Result<ClientSecret, String> {
     let shown = path.display();
     let text = textfile::read(path, SECRET_LEN_MAX)
         .map_err(|error| format!("{shown} cannot be read: {error}"))?;
-    let text = text.strip_suffix('\n').unwrap_or(&text);
+    plain(&text).map(ClientSecret::new).map_err(|why| format!("{shown} {why}"))
+}
+
+/// A secret without what editors and shells put around it: a mark of the byte order, one newline.
+pub(super) fn plain(text: &str) -> Result<&str, &'static str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     if text.is_empty() {
-        return Err(format!("{shown} is empty"));
+        return Err("is empty");
     }
-    Ok(ClientSecret::new(text))
+    if text.contains('\0') {
+        return Err("holds a zero byte, which no secret does; write it anew as plain text");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn what_surrounds_a_secret_is_no_part_of_it() {
+        for text in ["s3", "s3\n", "s3\r\n", "\u{feff}s3", "\u{feff}s3\n"] {
+            assert_eq!(plain(text), Ok("s3"), "{text:?}");
+        }
+        assert_eq!(plain(" s3 "), Ok(" s3 "), "spaces may be part of it");
+        assert!(plain("\n").is_err() && plain("\u{feff}").is_err() && plain("s\0t").is_err());
+    }
 }

@@ -177,6 +177,18 @@ fn the_door_is_opened_to_anyone_only_by_a_setting_that_says_so() {
 }
 
 #[test]
+fn a_stop_that_may_lose_a_pair_is_told() {
+    let provider = "providers: {kroger: {token_url: 'https://example.com/token', client_id: me}}";
+    let secret = ("TOKEN_BROKER__PROVIDERS__KROGER__CLIENT_SECRET", "s\n");
+    let hasty = file(&format!("shutdown: {{drain_max: 2s}}\n{provider}"), &[secret]).unwrap();
+    let told = hasty.warnings[0].to_string();
+    assert!(told.contains("refresh token then never arrives") && told.contains("1m 5s"), "{told}");
+    for fine in [provider.to_owned(), format!("shutdown: {{drain_max: 65s}}\n{provider}")] {
+        assert!(file(&fine, &[secret]).unwrap().warnings.is_empty(), "{fine}");
+    }
+}
+
+#[test]
 fn inside_kubernetes_the_store_must_be_named() {
     let inside = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
     assert_eq!(paths(&load(None, &environment(&[inside])).unwrap_err()), ["store.url"]);
@@ -191,6 +203,12 @@ fn broken_yaml_is_placed_but_not_shown() {
         let line = problems[0].to_string();
         assert!(line.contains("is not valid YAML at line"), "{line}");
         assert!(!line.contains(CANARY), "{line}");
+    }
+    let tabbed = format!("listen:\n\tapi: {CANARY}\n");
+    let twice = format!("log: {{level: info}}\nlog: {{level: {CANARY}}}\n");
+    for (text, hint) in [(tabbed, "begins with a tab"), (twice, "stands twice")] {
+        let line = file(&text, &[]).unwrap_err()[0].to_string();
+        assert!(line.contains(hint) && !line.contains(CANARY), "{line}");
     }
     assert!(file(CANARY, &[]).is_err(), "a text is no configuration");
     assert!(file("", &[]).is_ok(), "an empty file is one");

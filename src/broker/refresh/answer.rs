@@ -157,8 +157,7 @@ impl Rotations {
         let others_live = evidence.succeeded.is_some_and(|at| at > self.told_as(answer.since));
         let alone = answer.alone || is_alone(&answer, others_live);
         if alone && !answer.alone {
-            warn!(
-                refusals = answer.count,
+            warn!(grant.id = %grant.id, refusals = answer.count,
                 reason = failure.reason.name(),
                 status = failure.status,
                 provider_error = failure.provider_error,
@@ -403,14 +402,14 @@ impl Rotations {
         let step = || self.store.promote(&entry.id, intent);
         let told = |failures, failure: &StoreError| {
             if failures == 0 {
-                error!(error = chain(failure), "whether another pair is there is asked again");
+                error!(grant.id = %entry.id, error = chain(failure), "whether another pair is there is asked again");
             }
         };
         let other = self.insist(step, told).await?;
         entry.answered(intent);
         entry.adopt(other.clone());
         self.acts.tell(ActKind::OtherPairTried, &other, None);
-        warn!(generation = %other.generation(),
+        warn!(grant.id = %entry.id, generation = %other.generation(),
             "the refresh token was refused; another pair of the same generation is tried");
         Some(other)
     }
@@ -426,9 +425,7 @@ impl Rotations {
         let step = || self.store.refuse(&entry.id, intent, &verdict);
         let told = |failures, failure: &StoreError| {
             if failures == 0 {
-                error!(
-                    error = chain(failure),
-                    "the store did not take the end of a grant; it is offered again"
+                error!(grant.id = %entry.id, error = chain(failure), "the store did not take the end of a grant; it is offered again"
                 );
             }
         };
@@ -452,7 +449,7 @@ impl Rotations {
         self.upstream(grant, failure)
     }
 
-    pub(super) fn upstream(&self, grant: &Grant, failure: Failure) -> Error {
+    pub(in crate::broker) fn upstream(&self, grant: &Grant, failure: Failure) -> Error {
         Error::Upstream {
             grant: grant.id.clone(),
             provider: grant.descriptor.provider.clone(),

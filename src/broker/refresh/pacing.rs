@@ -176,7 +176,7 @@ pub(super) fn told(answer: &Answer) -> Failure {
     Failure { reason, met: Met::Itself, ..failure }
 }
 
-pub(super) fn waiting(error: Error, left: Duration) -> Error {
+pub(in crate::broker) fn waiting(error: Error, left: Duration) -> Error {
     match error {
         Error::Upstream { grant, provider, failure, time, .. } => {
             Error::Upstream { grant, provider, failure, time, retry_after: Some(left) }

@@ -156,7 +156,7 @@ impl Rotations {
         };
         let merged = self.insist(step, serve_from_memory).await;
         if waiting.take().is_some() {
-            info!(%generation, "the store has taken the new token pair");
+            info!(grant.id = %entry.id, %generation, "the store has taken the new token pair");
         }
         crash::reached(self.settings.stop_at, Moment::AfterMerge).await;
         match merged {
@@ -166,7 +166,8 @@ impl Rotations {
                 }
                 let view = entry.adopt(next);
                 self.keep_warm_since(entry, &view, due_at).await;
-                info!(%generation, token.fingerprint = view.fingerprint, "refreshed");
+                info!(grant.id = %entry.id, provider = %view.grant.descriptor.provider, %generation,
+                    token.fingerprint = view.fingerprint, "refreshed");
                 self.acts.tell(ActKind::Refreshed, &view.grant, None);
                 Ok(view)
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{debug, info, warn};
 
 use crate::broker::endpoint::{Disposition, Failure, Met, Proof, Request};
 use crate::broker::entry::Entry;
@@ -30,12 +30,10 @@ impl Rotations {
         callers: &Callers<'_>,
     ) -> Refreshed {
         let provider_id = entry.view().grant.descriptor.provider.clone();
-        let span = info_span!("refresh", grant.id = %entry.id, provider = %provider_id, trigger = trigger.name());
         let start = Instant::now();
-        let rotation = self.rotate(entry, generation, callers);
-        let ended = rotation.instrument(span.clone()).await;
+        let ended = self.rotate(entry, generation, callers).await;
         if let Err(error) = &ended {
-            span.in_scope(|| self.tell_failure(entry, generation, error));
+            self.tell_failure(entry, generation, trigger, error);
         }
         let result = match &ended {
             Ok(_) => "success",
@@ -81,20 +79,23 @@ impl Rotations {
 
     /// Says what went wrong: once for each grant, and not for each grant that meets the same
     /// trouble of a provider.
-    fn tell_failure(&self, entry: &Entry, generation: Generation, error: &Error) {
+    fn tell_failure(&self, entry: &Entry, generation: Generation, trigger: Trigger, error: &Error) {
         let queued = matches!(error, Error::Upstream { failure, .. } if failure.met != Met::Itself);
         let known = queued
             || entry.trouble().is_some()
             || self.troubles.hold(&Client::of(&entry.view().grant)).is_some();
         if known {
-            debug!(%generation, error = chain(error), "not refreshed");
+            debug!(grant.id = %entry.id, provider = %entry.provider(), %generation,
+                trigger = trigger.name(), error = chain(error), "not refreshed");
         } else {
             let said = match error {
                 Error::Upstream { failure, .. } => failure.detail.clone(),
                 Error::GrantRefused { verdict, .. } => verdict.detail.clone(),
                 _ => None,
             };
-            warn!(%generation, error = chain(error), provider_said = said, "not refreshed");
+            warn!(grant.id = %entry.id, provider = %entry.provider(), %generation,
+                trigger = trigger.name(), error = chain(error), provider_said = said,
+                "not refreshed");
         }
     }
 

@@ -95,7 +95,7 @@ pub(in crate::config) struct ProviderSection {
     /// is kept sealed, and consent of another one refused. Where the scope `openid` is asked for and
     /// the keys are known, the `id_token` says it without this.
     pub(in crate::config) account_field: Option<String>,
-    /// Fields of the token reply that callers get to see, such as `instance_url`.
+    /// Fields of the token reply that callers get to see, such as `instance_url` or `athlete.id`.
     pub(in crate::config) attributes: Vec<String>,
     /// What failures of this provider mean, before the rules of the standard. A rule that names a `code` or
     /// a `text` holds for a success (2xx) with tokens, too. Read again when the file changes.

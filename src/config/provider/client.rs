@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::broker::model::ProviderId;
 use crate::config::profile::filled;
-use crate::config::secrets::{client_secrets, secret};
+use crate::config::secrets::{client_secrets, plain, secret};
 use crate::config::{Problem, file};
 use crate::secret::ClientSecret;
 use crate::upstream::{BasicEncoding, ClientAuth, ClientKey, Credentials, Provider};
@@ -139,7 +139,13 @@ fn client_secret(
             ));
             None
         }
-        (Some(secret), None) => Some((ClientSecret::new(secret), None)),
+        (Some(secret), None) => match plain(secret) {
+            Ok(secret) => Some((ClientSecret::new(secret), None)),
+            Err(why) => {
+                problems.push(Problem::new(path("client_secret"), why));
+                None
+            }
+        },
         (None, Some(file)) => match client_secrets(file) {
             Ok(secrets) => Some(secrets),
             Err(message) => {

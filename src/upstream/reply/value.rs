@@ -46,13 +46,19 @@ pub(super) fn scopes(value: Option<&Value>) -> Vec<String> {
     words.into_iter().filter(scope).map(str::to_owned).collect()
 }
 
-/// Those members that the provider's settings name, of visible ASCII and spaces.
+/// Those members that the provider's settings name, with dots between the steps to them; of visible ASCII
+/// and spaces.
 pub(super) fn attributes(
     names: &[String],
     fields: &Map<String, Value>,
 ) -> BTreeMap<String, String> {
     let value = |name: &String| {
-        let value = match fields.get(name)? {
+        // A member of that very name, or one behind the steps.
+        let found = fields.get(name).or_else(|| {
+            let (first, rest) = name.split_once('.')?;
+            rest.split('.').try_fold(fields.get(first)?, |at, step| at.get(step))
+        });
+        let value = match found? {
             Value::String(text) => text.clone(),
             Value::Number(number) => number.to_string(),
             Value::Bool(flag) => flag.to_string(),
