@@ -10,7 +10,7 @@ use crate::broker::admin::CONFLICTS_MAX;
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::model::{
-    Doubt, DoubtKind, Grant, GrantId, Owner, Position, Reason, Standing, Verdict,
+    Answer, Doubt, DoubtKind, Grant, GrantId, Owner, Position, Reason, Standing, Verdict,
 };
 use crate::broker::refresh::doubt::Next;
 use crate::broker::refresh::flight::Trigger;
@@ -19,7 +19,7 @@ use crate::broker::refresh::rotation::usable;
 use crate::broker::store::{Amendment, Claim, PAGE, Said};
 use crate::broker::{Broker, Overview};
 
-/// What an operator decides about a grant that is in doubt or refused.
+/// What an operator decides about a grant that is in doubt, or that the provider refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {
     /// Present the refresh token again.
@@ -29,7 +29,8 @@ pub enum Resolution {
 }
 
 impl Broker {
-    /// Carries out what an operator decided about a grant that is in doubt or refused.
+    /// Carries out what an operator decided about a grant that is in doubt, or that the provider refuses,
+    /// for good or again and again.
     pub async fn resolve_grant(
         self: &Arc<Self>,
         id: &GrantId,
@@ -67,6 +68,9 @@ impl Broker {
             (_, Some(doubt), Resolution::Reauthorize) => {
                 self.give_up(&entry, &grant, &doubt).await?;
             }
+            (_, None, _) if grant.answer.as_ref().is_some_and(Answer::keeps_its_pace) => {
+                self.resolve_refused(&entry, &grant, resolution, deadline).await?;
+            }
             (_, None, _) => self.resolve_silent(&entry, &grant, resolution, deadline).await?,
         }
         Ok(self.overview(&entry))
@@ -89,6 +93,23 @@ impl Broker {
                 Ok(())
             }
             _ => self.refresh(entry, &view, Trigger::Resolve, deadline).await.map(drop),
+        }
+    }
+
+    /// The provider refuses it, which is not taken for its end yet.
+    async fn resolve_refused(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        grant: &Grant,
+        resolution: Resolution,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        match resolution {
+            Resolution::Retry => {
+                self.refresh(entry, &entry.view(), Trigger::Admin, deadline).await.map(drop)
+            }
+            Resolution::Reauthorize if self.believe_of(grant).await? => Ok(()),
+            Resolution::Reauthorize => Err(Error::EtagMismatch(grant.id.clone())),
         }
     }
 

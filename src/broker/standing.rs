@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use crate::broker::Broker;
 use crate::broker::error::Error;
 use crate::broker::model::{
-    Cause, Evidence, Grant, GrantId, Hold, ProviderId, Reason, Standing, Verdict,
+    Answer, Cause, Evidence, Grant, GrantId, Hold, ProviderId, Reason, Standing, Verdict,
 };
 use crate::broker::refresh::troubles::Client;
 use crate::broker::store::{Claim, PAGE};
@@ -72,7 +72,10 @@ impl Broker {
         let (mut cursor, mut believed) = (None, 0);
         loop {
             let page = self.rotations.store.list(cursor.as_deref(), PAGE).await?;
-            for grant in page.grants.iter().filter(|grant| grant.descriptor.provider == *provider) {
+            let theirs = page.grants.iter().filter(|grant| grant.descriptor.provider == *provider);
+            for grant in
+                theirs.filter(|grant| grant.answer.as_ref().is_some_and(Answer::is_provisional))
+            {
                 believed += usize::from(self.believe_of(grant).await?);
             }
             cursor = page.next;
@@ -82,11 +85,9 @@ impl Broker {
         }
     }
 
-    /// A grant that was refused with many others is dead; `false`: it was not, or it moves just now.
-    async fn believe_of(&self, grant: &Grant) -> Result<bool, Error> {
-        let Some(answer) = grant.answer.as_ref().filter(|answer| answer.is_provisional()) else {
-            return Ok(false);
-        };
+    /// A grant is as dead as its last answer says; `false`: there is none, or it moves just now.
+    pub(super) async fn believe_of(&self, grant: &Grant) -> Result<bool, Error> {
+        let Some(answer) = &grant.answer else { return Ok(false) };
         let rotations = &self.rotations;
         let (owner, watch) = (rotations.next_owner(), rotations.settings.suspect_after);
         let claim =

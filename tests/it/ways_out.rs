@@ -298,3 +298,69 @@ async fn a_redis_in_use_is_not_started_as_restored() {
     program.stop();
     Program::start(dir.path(), &["serve", "--restored"], &environment).stop();
 }
+
+/// Three people with a token whose hour is over.
+async fn an_hour_later(world: &World) -> [String; 3] {
+    let mut calls = world.calls.clone();
+    let grants = ["kroger/ann", "kroger/ben", "kroger/cy"].map(str::to_owned);
+    for grant in &grants {
+        let token = world.authority.consent(&grant[7..]);
+        calls.import(grant, &token).await.unwrap();
+        calls.get(grant).await.unwrap();
+    }
+    pass(3_600).await;
+    grants
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_is_not_believed_can_be_tried_believed_or_consented_to_at_once() {
+    let world = World::new();
+    let grants = an_hour_later(&world).await;
+    let mut calls = world.calls.clone();
+    world.authority.outage(Some(Fault::Answer(400, "")));
+    for grant in &grants {
+        assert!(calls.get(grant).await.is_err());
+    }
+    // The second and third were refused together.
+    let [_, ben, cy] = &grants;
+    assert_eq!(calls.get(ben).await.unwrap_err().reason, ErrorReason::ProviderRefusesMany);
+    for _ in 0..9 {
+        let error = resolve(&world, ben, Resolution::Retry).await.unwrap_err();
+        assert_eq!(error.reason, ErrorReason::ProviderRefusesMany, "haste ends no grant");
+    }
+    world.authority.outage(None);
+    assert!(calls.get(ben).await.is_err(), "its pause lasts");
+    let grant = resolve(&world, ben, Resolution::Retry).await.unwrap();
+    assert_eq!(grant.state(), GrantState::Active);
+    assert!(calls.get(ben).await.is_ok());
+
+    let anew = world.authority.consent("cy");
+    calls.import(cy, &anew).await.unwrap();
+    assert!(calls.get(cy).await.is_ok(), "whoever consents again need not say `replace`");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_is_refused_alone_can_be_tried_now_or_given_up() {
+    let world = World::new();
+    let [ann, ben, _] = an_hour_later(&world).await;
+    let mut calls = world.calls.clone();
+    for person in ["ann", "ben"] {
+        world.authority.dead(person, Fault::Answer(418, ""));
+    }
+    for _ in 0..20 {
+        for grant in [ann.as_str(), ben.as_str(), "kroger/cy"] {
+            let _ = calls.get(grant).await;
+        }
+        pass(300).await;
+    }
+    for grant in [&ann, &ben] {
+        let error = calls.get(grant).await.unwrap_err();
+        assert_eq!(error.reason, ErrorReason::GrantRefusedAlone);
+    }
+    world.authority.alive("ann");
+    let grant = resolve(&world, &ann, Resolution::Retry).await.unwrap();
+    assert_eq!(grant.state(), GrantState::Active);
+    let grant = resolve(&world, &ben, Resolution::Reauthorize).await.unwrap();
+    assert_eq!(grant.last_failure.unwrap().reason(), ErrorReason::GrantReauthRequired);
+    world.authority.audit_families();
+}

@@ -17,6 +17,9 @@ const PROVISIONAL: [Duration; 4] = [
     Duration::from_secs(2 * 3_600),
     Duration::from_secs(12 * 3_600),
 ];
+/// They count only where the last came so long after the first: an operator who tries again and again in
+/// an incident ends no grant.
+const PROVISIONAL_LEAST: Duration = HOUR;
 /// Refusals in a row, ...
 const ALONE_COUNT: u32 = 3;
 /// ... and over so long a time, after which a grant is what is refused.
@@ -51,8 +54,11 @@ pub fn pause(answer: &Answer, waits: Waits) -> Duration {
 
 /// The refusal that follows so many provisional ones is believed.
 pub fn is_last(before: Option<&Answer>) -> bool {
-    let count = before.filter(|before| before.is_provisional()).map_or(0, |before| before.count);
-    usize::try_from(count).is_ok_and(|count| count >= PROVISIONAL.len())
+    before.is_some_and(|before| {
+        let often = usize::try_from(before.count).is_ok_and(|count| count >= PROVISIONAL.len());
+        let long = between(before.since, before.sent_at) >= PROVISIONAL_LEAST;
+        before.is_provisional() && often && long
+    })
 }
 
 /// This grant alone is refused: often, for long, and another one of the same client succeeded meanwhile.
@@ -115,11 +121,13 @@ mod tests {
 
     #[test]
     fn provisional_refusals_are_presented_four_times() {
-        let at = |count| answer(Reason::ProviderRefusesMany, count, Duration::ZERO);
+        let at = |count| answer(Reason::ProviderRefusesMany, count, HOUR);
         let waits = [1, 2, 3, 4].map(|count| pause(&at(count), WAITS).as_secs() / 60);
         assert_eq!(waits, [5, 30, 120, 720]);
         assert!(!is_last(None) && !is_last(Some(&at(3))) && is_last(Some(&at(4))));
         assert!(!is_last(Some(&answer(Reason::ClientNotAuthorized, 9, DAY))));
+        let hasty = answer(Reason::ProviderRefusesMany, 9, MINUTE);
+        assert!(!is_last(Some(&hasty)), "an operator tried it again and again");
     }
 
     #[test]
