@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`join`] and [`flight`] one refresh for each grant, [`rotation`] how it is done,
 //! [`claim`] under what right (and when it is its turn: `governor`, `queue`), [`answer`] what replies mean
-//! (with `pair`), [`troubles`] whose trouble a failure is, [`resend`] (with `doubt`) what follows a
+//! (with `pair`), [`weigh`] whose trouble a failure is (with [`troubles`]), [`verdict`] how a grant ends by it,
+//! [`resend`] (with `doubt`) what follows a
 //! lost answer, [`publish`] how a pair is kept, [`continuity`] whether the store keeps it (with
 //! `others`), [`revoke`] how it ends on purpose, [`pacing`] who waits after a failure, [`follow`] what
 //! other processes change, [`scheduler`] what happens unasked. Nothing here knows of callers or
@@ -51,6 +52,8 @@ pub mod revoke;
 pub mod rotation;
 pub mod scheduler;
 pub mod troubles;
+pub mod verdict;
+pub mod weigh;
 
 /// First attempt number; 0 stands for none.
 const FIRST_ATTEMPT: u64 = 1;

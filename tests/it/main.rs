@@ -26,6 +26,7 @@ mod governor;
 mod herd;
 mod interop;
 mod journal;
+mod neighbours;
 mod pages;
 mod program;
 mod redis_admission;

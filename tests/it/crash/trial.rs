@@ -278,9 +278,16 @@ pub(crate) enum State {
 
 /// Looks without asking for a token: the grants are to come back by themselves.
 pub(crate) async fn states(client: &mut Client) -> Vec<State> {
-    let request = ListGrantsRequest::default();
-    let Ok(listed) = client.admin.list_grants(request).await else { return Vec::new() };
-    let mut grants = listed.into_inner().grants;
+    let (mut grants, mut request) = (Vec::new(), ListGrantsRequest::default());
+    loop {
+        let Ok(listed) = client.admin.list_grants(request.clone()).await else { return Vec::new() };
+        let page = listed.into_inner();
+        grants.extend(page.grants);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
     grants.sort_by(|one, other| one.grant_id.cmp(&other.grant_id));
     let now = now();
     let states = grants.iter().map(|grant| {
