@@ -32,7 +32,7 @@ crash: tools ## Kill the program and fail the provider and the store, often; pri
 	CRASH_RUNS=20 cargo test --locked --test it -- crash:: --nocapture
 
 chaos: tools ## Three brokers on one Redis, and everything that goes wrong there, often; print the table (10 min).
-	CHAOS_RUNS=20 cargo test --locked --test it -- chaos:: --nocapture
+	CHAOS_RUNS=20 cargo test --locked --test it -- chaos:: neighbours:: --nocapture
 
 agree: tools ## Take thousands of random steps on redb and Redis and compare what comes of them (5 min).
 	PROPTEST_CASES=4000 cargo test --locked --test it -- agreement:: --nocapture

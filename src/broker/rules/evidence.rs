@@ -36,8 +36,8 @@ const QUICK_PROBES: u32 = 2;
 const GRACE_SHARE: u32 = 4;
 /// ... and no longer than this: by then whoever is due has come.
 const GRACE_MAX: Duration = Duration::from_secs(2);
-/// The least wait then: what locks a client out counts tries by the minute.
-const SLOW_PROBE: Duration = Duration::from_secs(10);
+/// The least wait then, in first waits (of a second): what locks a client out counts tries by the minute.
+const SLOW_PROBE: u32 = 10;
 
 /// A failed refresh.
 #[derive(Debug, Clone)]
@@ -239,7 +239,8 @@ impl Gaps {
         };
         let wait = backoff.after(probes);
         let wait = self.shortest_lead.map_or(wait, |lead| wait.min(lead / 4));
-        let least = if probes < QUICK_PROBES { Duration::ZERO } else { SLOW_PROBE };
+        let slow = self.refused.first * SLOW_PROBE;
+        let least = if probes < QUICK_PROBES { Duration::ZERO } else { slow };
         let wait = wait.max(least.min(backoff.max));
         Millis::try_from(wait.as_millis()).unwrap_or(Millis::MAX / 2)
     }
