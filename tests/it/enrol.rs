@@ -79,6 +79,30 @@ async fn a_consent_becomes_a_living_grant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_consent_shows_that_the_provider_takes_our_client_again() {
+    let mut world = world(&[
+        ("TOKEN_BROKER__TIMING__CLIENT_PROBE", "60s"),
+        ("TOKEN_BROKER__TIMING__CLIENT_PROBE_MAX", "60s"),
+    ])
+    .await;
+    world.authority.outage(Some(Fault::Answer(401, r#"{"error":"invalid_client"}"#)));
+    for person in ["ann", "ben"] {
+        let (token, grant) = (world.authority.consent(person), format!("kroger/{person}"));
+        import(&world.program, world.dir.path(), &grant, &token);
+        assert!(!world.program.cli(&["get", &grant]).0);
+    }
+    world.authority.outage(None);
+    assert!(!world.program.cli(&["get", "kroger/ann"]).0, "the next request is a minute away");
+    let asked = world.ask("kroger/alice", "").await.unwrap();
+    let address = world.authority.answer("alice", &asked.authorization_url);
+    world.end(&address).await.unwrap();
+    for grant in ["kroger/ann", "kroger/ben"] {
+        let (ok, _, errors) = world.program.cli(&["get", grant]);
+        assert!(ok, "{grant}: {errors}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_consent_mends_a_grant_in_place() {
     let mut world = world(&[]).await;
     let file = world.dir.path().join("dead");

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::broker::acts::ActKind;
 use crate::broker::endpoint::{Consent, Disposition, Issued, Proof, Reply, Request};
 use crate::broker::error::{Error, chain};
 use crate::broker::metrics::Enrolled;
-use crate::broker::model::{Ending, Enrolment, Reason};
+use crate::broker::model::{Ending, Enrolment, GrantKind, Reason};
+use crate::broker::refresh::troubles::Client;
 use crate::broker::store::Found;
 use crate::broker::{Broker, Overview};
 use crate::secret::{Account, AuthorizationCode, EnrolmentState, RefreshToken};
@@ -76,10 +78,14 @@ impl Broker {
         let Enrolment { redirect_uri, verifier, nonce, .. } = enrolment.clone();
         let request =
             Request::AuthorizationCode { code: answer.code, redirect_uri, verifier, nonce };
-        let at = self.rotations.clock.now();
+        let (at, sent) = (self.rotations.clock.now(), Instant::now());
         let reply =
             self.rotations.endpoint.exchange(&enrolment.provider, request, Proof::InUse).await;
-        first(enrolment, reply, at)
+        let first = first(enrolment, reply, at)?;
+        // A hold of the provider ends with it, as with a refresh.
+        let (provider, kind) = (enrolment.provider.clone(), GrantKind::RefreshToken);
+        self.rotations.lives(Client { provider, kind }, None, sent);
+        Ok(first)
     }
 
     /// Only those who wait for it miss it where it cannot be kept.

@@ -1,6 +1,7 @@
 //! Weighing: whether a failure speaks of the grant that met it, or of its provider.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -172,6 +173,16 @@ impl Rotations {
         let client = Client::of(grant);
         let window = pair.token.as_ref().map(|token| Window::of(&grant.id, token));
         let lead = window.map(|window| between(window.soft_at, window.hard_at));
+        self.lives(client, lead, sent);
+    }
+
+    /// Something that was sent then has succeeded: what was in its way is over.
+    pub(in crate::broker) fn lives(
+        self: &Arc<Self>,
+        client: Client,
+        lead: Option<Duration>,
+        sent: Instant,
+    ) {
         if let Some(hold) = self.note_success(&client, lead, sent) {
             let lasted = (self.troubles.now() - hold.since) / 1_000;
             info!(provider = %client.provider, grants = hold.grants.len(), lasted_s = lasted,
