@@ -23,8 +23,9 @@ use crate::broker::model::{Generation, Grant, ProviderId, Reason, Token};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::Callers;
 use crate::broker::refresh::pacing::waiting;
+use crate::broker::refresh::permit::Permit;
 use crate::broker::refresh::queue::{NoTurn, Queue, Turn, Waiter, Worker};
-use crate::broker::refresh::troubles::{Candidate, Client, Permit};
+use crate::broker::refresh::troubles::{Candidate, Client};
 use crate::broker::store::{Slots, Slowing};
 use crate::broker::view::View;
 

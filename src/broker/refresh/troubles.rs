@@ -1,9 +1,6 @@
 //! Troubles: what this process knows of each client's trouble, agreed on with the other processes through
-//! the store. The only reader and writer of that seam; what follows from what is in
-//! `rules::evidence`.
-//!
-//! Whoever wants to send asks for a permit. While a client is held, one probe goes out at a time in
-//! all processes together; when a success has ended that, one request goes out here, then two, then four.
+//! the store. The only reader and writer of that seam; what follows from it is in `rules::evidence`, and who
+//! may send under it in `permit`.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -16,13 +13,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use crate::broker::endpoint::Failure;
 use crate::broker::error::chain;
-use crate::broker::model::{
-    Cause, Evidence, Grant, GrantId, GrantKind, Hold, Millis, ProviderId, Reason,
-};
+use crate::broker::model::{Cause, Evidence, Grant, GrantId, GrantKind, Hold, Millis, ProviderId};
 use crate::broker::refresh::Rotations;
-use crate::broker::rules::evidence::{Admission, Gaps};
+use crate::broker::rules::evidence::Gaps;
 use crate::broker::settings::Settings;
 use crate::clock::between;
 
@@ -32,8 +26,6 @@ const TOLD_AGAIN: Duration = Duration::from_secs(1);
 const CONFLICTS_MAX: u32 = 8;
 /// Requests under way from which on nothing more is held back after a hold.
 const RAMP_MAX: u32 = 32;
-/// How long somebody waits for a place on the ramp before looking again.
-const RAMP_LOOK: Duration = Duration::from_millis(100);
 
 /// Our client at one provider, for one kind of grant: what is refused to people's grants may be allowed to
 /// its own.
@@ -74,7 +66,7 @@ pub(in crate::broker) struct Troubles {
     start: Instant,
     each: Mutex<HashMap<Client, Local>>,
     /// Who wants the next probe, the best first.
-    waiting: Mutex<HashMap<Client, BTreeSet<Candidate>>>,
+    pub(super) waiting: Mutex<HashMap<Client, BTreeSet<Candidate>>>,
     /// When the next refresh token in doubt may be presented, by provider.
     resends: Mutex<HashMap<ProviderId, Instant>>,
     /// Something has ended, or may go out.
@@ -106,7 +98,7 @@ struct Ramp {
 /// Who wants to be the probe: who failed least goes first, then who succeeded last.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Candidate {
-    failures: u32,
+    pub(super) failures: u32,
     succeeded: Reverse<SystemTime>,
     grant: GrantId,
 }
@@ -115,59 +107,6 @@ impl Candidate {
     pub(super) fn of(grant: &Grant) -> Self {
         let succeeded = Reverse(grant.pair.published_at);
         Self { failures: grant.failures(), succeeded, grant: grant.id.clone() }
-    }
-}
-
-/// A candidate who waits, for as long as this lives.
-struct Waiting<'a> {
-    troubles: &'a Troubles,
-    client: &'a Client,
-    candidate: Candidate,
-}
-
-impl<'a> Waiting<'a> {
-    fn new(troubles: &'a Troubles, client: &'a Client, candidate: Candidate) -> Self {
-        let mut waiting = troubles.waiting.lock();
-        waiting.entry(client.clone()).or_default().insert(candidate.clone());
-        drop(waiting);
-        Self { troubles, client, candidate }
-    }
-
-    fn is_first(&self) -> bool {
-        let waiting = self.troubles.waiting.lock();
-        waiting.get(self.client).and_then(BTreeSet::first) == Some(&self.candidate)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if let Some(waiting) = self.troubles.waiting.lock().get_mut(self.client) {
-            waiting.remove(&self.candidate);
-        }
-    }
-}
-
-/// Leave to send one request.
-#[must_use = "it ends when it is dropped"]
-pub(super) struct Permit {
-    /// Whose ramp it has a place on.
-    place: Option<(Arc<Troubles>, Client)>,
-}
-
-impl Permit {
-    /// Without a place on a ramp.
-    pub(super) fn free() -> Self {
-        Self { place: None }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let Some((troubles, client)) = &self.place else { return };
-        if let Some(ramp) = &mut troubles.each.lock().entry(client.clone()).or_default().ramp {
-            ramp.running = ramp.running.saturating_sub(1);
-        }
-        troubles.changed.notify_waiters();
     }
 }
 
@@ -243,7 +182,7 @@ impl Troubles {
     }
 
     /// A place on the ramp, if there is one; `Ok(None)`: there is no ramp.
-    fn place(&self, client: &Client) -> Result<Option<()>, ()> {
+    pub(super) fn place(&self, client: &Client) -> Result<Option<()>, ()> {
         let mut each = self.each.lock();
         let Some(ramp) = each.get_mut(client).and_then(|local| local.ramp.as_mut()) else {
             return Ok(None);
@@ -253,6 +192,14 @@ impl Troubles {
         }
         ramp.running += 1;
         Ok(Some(()))
+    }
+
+    /// Gives a place on the ramp back.
+    pub(super) fn leave(&self, client: &Client) {
+        if let Some(ramp) = self.each.lock().get_mut(client).and_then(|local| local.ramp.as_mut()) {
+            ramp.running = ramp.running.saturating_sub(1);
+        }
+        self.changed.notify_waiters();
     }
 
     /// The hold of this client, if there is one.
@@ -320,62 +267,6 @@ impl Troubles {
 }
 
 impl Rotations {
-    /// Why nothing is sent for a grant that failed so often in a row, and for how long, as far as is known
-    /// here.
-    pub(super) fn denial(&self, client: &Client, failures: u32) -> Option<(Failure, Duration)> {
-        let evidence = self.troubles.known(client);
-        let hold = evidence.hold.as_ref()?;
-        let gaps = self.troubles.gaps(client, &self.settings);
-        match evidence.admits(failures, gaps, self.troubles.now()) {
-            Admission::Free | Admission::Probe => None,
-            Admission::Later(at) => {
-                Some((Failure::of_others(&hold.cause), self.troubles.until(at)))
-            }
-        }
-    }
-
-    /// Leave to send a request, or why there is none and for how long.
-    pub(super) async fn permit(
-        &self,
-        client: &Client,
-        candidate: Candidate,
-    ) -> Result<Permit, (Failure, Duration)> {
-        let Some(hold) = self.troubles.hold(client) else {
-            return match self.troubles.place(client) {
-                Ok(None) => Ok(Permit::free()),
-                Ok(Some(())) => {
-                    Ok(Permit { place: Some((Arc::clone(&self.troubles), client.clone())) })
-                }
-                Err(()) => Err((Failure::of_others(&recovering()), RAMP_LOOK)),
-            };
-        };
-        let failures = candidate.failures;
-        if let Some(denied) = self.denial(client, failures) {
-            return Err(denied);
-        }
-        // Whoever is due at the same moment comes a little later or earlier.
-        let waiting = Waiting::new(&self.troubles, client, candidate);
-        let gaps = self.troubles.gaps(client, &self.settings);
-        sleep(hold.grace(gaps)).await;
-        let denied = || {
-            let denied = self.denial(client, failures);
-            Err(denied.unwrap_or((Failure::of_others(&hold.cause), RAMP_LOOK)))
-        };
-        if !waiting.is_first() {
-            return denied();
-        }
-        let taken =
-            self.agree(client, |evidence, now| match evidence.admits(failures, gaps, now) {
-                Admission::Free => true,
-                Admission::Probe => {
-                    evidence.probe(gaps, now);
-                    true
-                }
-                Admission::Later(_) => false,
-            });
-        if taken.await { Ok(Permit::free()) } else { denied() }
-    }
-
     /// Changes what is known of a client, on top of what all others know. Without the store, this process
     /// goes by what it knows itself.
     pub(in crate::broker) async fn agree<R>(
@@ -478,10 +369,4 @@ impl Rotations {
         let ago = between(time, self.clock.now()).as_millis();
         self.troubles.now() - Millis::try_from(ago).unwrap_or(Millis::MAX / 2)
     }
-}
-
-/// What those are told who wait for a place behind the first requests after a hold.
-fn recovering() -> Cause {
-    let reason = Reason::ProviderUnavailable;
-    Cause { reason, status: None, said: None, detail: None }
 }
