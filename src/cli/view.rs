@@ -8,15 +8,19 @@ use prost_types::Timestamp;
 use serde_json::{Value, json};
 use tonic::Status;
 
-use crate::broker::settings::Settings;
 use crate::cli::Failure;
 use crate::client::CallError;
-use crate::config::{Config, StoreConfig};
 use crate::proto::store_finding::Grade;
 use crate::proto::{
-    ErrorReason, GetBrokerStatusResponse, Grant, GrantDoubt, GrantFailure, Provider, Token,
-    grant_doubt,
+    ErrorReason, GetBrokerStatusResponse, Grant, GrantDoubt, Provider, Token, grant_doubt,
 };
+
+mod config;
+mod providers;
+
+pub(super) use self::config::config;
+use self::providers::{because, failure_json, providers_json, stands};
+pub(super) use self::providers::{provider, providers};
 
 /// An error of a call: code, reason and what to do.
 pub(super) fn failure(status: Status) -> Failure {
@@ -320,201 +324,6 @@ pub(super) fn grants(grants: &[Grant]) -> String {
 
 pub(super) fn grants_json(grants: &[Grant]) -> String {
     Value::Array(grants.iter().map(grant_json).collect()).to_string()
-}
-
-pub(super) fn providers(providers: &[Provider], as_json: bool) -> String {
-    if as_json {
-        return providers_json(providers).to_string();
-    }
-    let head = ["PROVIDER", "PROFILE", "TOKEN ENDPOINT", "STANDS"].map(str::to_owned);
-    let rows = providers.iter().map(|provider| {
-        let stands = match (&provider.hold, &provider.last_failure) {
-            (Some(hold), _) => format!("held: {}", hold.reason().wire_name()),
-            (None, Some(failure)) => format!("trouble: {}", failure.reason().wire_name()),
-            (None, None) => "well".to_owned(),
-        };
-        [
-            provider.provider_id.clone(),
-            provider.profile.clone(),
-            provider.token_endpoint.clone(),
-            stands,
-        ]
-    });
-    table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
-}
-
-/// One provider.
-pub(super) fn provider(provider: &Provider, as_json: bool) -> String {
-    if as_json {
-        return provider_json(provider).to_string();
-    }
-    let mut rows = vec![
-        ("provider", provider.provider_id.clone()),
-        ("profile", provider.profile.clone()),
-        ("token endpoint", provider.token_endpoint.clone()),
-        ("client id", provider.client_id.clone()),
-    ];
-    if let Some(hold) = &provider.hold {
-        rows.push(("held since", time(hold.time.as_ref())));
-        rows.extend(because(hold));
-        rows.push(("grants", provider.held_grant_ids.join(", ")));
-        rows.push(("requests", format!("{} since, none succeeded", provider.probes)));
-        rows.push((
-            "next request",
-            format!(
-                "from {} on, by whichever grant needs one; a success ends it",
-                time(hold.retry_time.as_ref())
-            ),
-        ));
-        if !provider.next_due_grant_id.is_empty() {
-            let due_at = time(provider.next_due_time.as_ref());
-            rows.push(("due next", format!("{} at {due_at}", provider.next_due_grant_id)));
-        }
-        rows.push(("to end it", format!("token-broker provider release {}", provider.provider_id)));
-    } else if let Some(failure) = &provider.last_failure {
-        rows.push(("last failure", time(failure.time.as_ref())));
-        rows.extend(because(failure));
-        rows.push(("", "nothing has succeeded since".to_owned()));
-    } else {
-        rows.push(("stands", "well".to_owned()));
-    }
-    rows.iter().map(|(name, value)| format!("{name:<14} {value}")).collect::<Vec<_>>().join("\n")
-}
-
-/// How a provider stands, in one line.
-fn stands(provider: &Provider) -> String {
-    let told = |failure: &GrantFailure| {
-        let said = Some(failure.provider_detail.as_str()).filter(|said| !said.is_empty());
-        let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
-        format!("{}: {}{said}", failure.reason().wire_name(), failure.message)
-    };
-    match (&provider.hold, &provider.last_failure) {
-        (Some(hold), _) => {
-            let next = time(hold.retry_time.as_ref());
-            format!("one request at a time, the next from {next} on; {}", told(hold))
-        }
-        (None, Some(failure)) => {
-            format!("in trouble since {}; {}", time(failure.time.as_ref()), told(failure))
-        }
-        (None, None) => "well".to_owned(),
-    }
-}
-
-/// Why, in our words and in the provider's.
-fn because(failure: &GrantFailure) -> Vec<(&'static str, String)> {
-    let answered = match (failure.provider_status, failure.provider_error.as_str()) {
-        (0, _) => String::new(),
-        (status, code) => format!("{status} {code}").trim_end().to_owned(),
-    };
-    let rows = [
-        ("because", failure.reason().wire_name().to_owned()),
-        ("", failure.message.clone()),
-        ("it answered", answered),
-        ("it said", failure.provider_detail.clone()),
-    ];
-    let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
-    // What was not reached said nothing.
-    rows.map(|(name, value)| match name {
-        "it said" if failure.provider_status == 0 => ("cause", value),
-        name => (name, value),
-    })
-    .collect()
-}
-
-fn failure_json(failure: &GrantFailure) -> Value {
-    json!({
-        "reason": failure.reason().wire_name(),
-        "message": failure.message,
-        "provider_error": failure.provider_error,
-        "provider_status": failure.provider_status,
-        "provider_detail": failure.provider_detail,
-        "time": failure.time.as_ref().map(|at| time(Some(at))),
-        "retry_time": failure.retry_time.as_ref().map(|at| time(Some(at))),
-    })
-}
-
-fn providers_json(providers: &[Provider]) -> Value {
-    Value::Array(providers.iter().map(provider_json).collect())
-}
-
-fn provider_json(provider: &Provider) -> Value {
-    json!({
-        "provider_id": provider.provider_id,
-        "profile": provider.profile,
-        "token_endpoint": provider.token_endpoint,
-        "client_id": provider.client_id,
-        "hold": provider.hold.as_ref().map(failure_json),
-        "held_grant_ids": provider.held_grant_ids,
-        "probes": provider.probes,
-        "next_due_grant_id": provider.next_due_grant_id,
-        "next_due_time": instant(provider.next_due_time.as_ref()),
-        "last_failure": provider.last_failure.as_ref().map(failure_json),
-    })
-}
-
-/// The configuration in effect, without its secrets.
-pub(super) fn config(config: &Config) -> String {
-    let store = match &config.store {
-        StoreConfig::Redb(path) => format!("redb:{}", path.display()),
-        StoreConfig::Memory => "memory:".to_owned(),
-        StoreConfig::Redis { prefix, .. } => format!("redis, prefix {prefix}"),
-    };
-    let Settings { caller_wait_max, force_cooldown, suspect_after, .. } = &config.settings;
-    let mut text = format!(
-        "the configuration is valid\n\napi            {}\nops            {}\n{}store          {store}\n\
-         wait           callers wait {} at most, a forced refresh is possible every {},\n               \
-         a silent holder is suspected after {}",
-        config.listen.api,
-        config.listen.ops,
-        trust(config),
-        rounded(*caller_wait_max),
-        rounded(*force_cooldown),
-        rounded(*suspect_after),
-    );
-    for provider in &config.providers {
-        let _ = write!(
-            text,
-            "\nprovider       {} ({}): {} as {}",
-            provider.id,
-            provider.profile,
-            provider
-                .endpoints
-                .token
-                .as_ref()
-                .or(provider.issuer.as_ref())
-                .map_or("", String::as_str),
-            provider.client_id
-        );
-    }
-    text
-}
-
-/// Who may call, and what is written down of it.
-fn trust(config: &Config) -> String {
-    let mut lines = Vec::new();
-    lines.extend(config.listen.admin.map(|admin| format!("admin          {admin}")));
-    lines.push(match &config.listen.tls {
-        None => "tls            none: plaintext".to_owned(),
-        Some(tls) if tls.asks_clients() => "tls            with certificates of clients".to_owned(),
-        Some(_) => "tls            yes".to_owned(),
-    });
-    let cluster = config.callers.kubernetes.as_ref();
-    let cluster =
-        cluster.map(|it| format!("service accounts of {} for {}", it.issuer, it.audience));
-    let statics = config.callers.tokens.as_ref().map(|_| "static tokens".to_owned());
-    let ways: Vec<_> = cluster.into_iter().chain(statics).collect();
-    let ways = if ways.is_empty() { "anyone".to_owned() } else { ways.join(", ") };
-    lines.push(format!("callers        {ways}"));
-    lines.push(match &config.policy {
-        None => "policy         none: everything is allowed".to_owned(),
-        Some(policy) => format!("policy         {} rules", policy.rules().count()),
-    });
-    lines.push(match &config.audit {
-        None => "audit          none".to_owned(),
-        Some(audit) if audit.required => format!("audit          {}, required", audit.place),
-        Some(audit) => format!("audit          {}", audit.place),
-    });
-    lines.iter().fold(String::new(), |text, line| text + line + "\n")
 }
 
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
