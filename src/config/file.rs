@@ -158,7 +158,7 @@ pub(super) struct Timing {
     /// Longest wait after a failed refresh.
     pub(super) retry_backoff_max: Span,
     /// First wait between the requests that go out one at a time while a provider refuses several grants
-    /// alike; doubles each time, and is never less than 10s from the third on.
+    /// alike; doubles each time, and is ten times as long at least from the third on.
     pub(super) client_probe: Span,
     /// Longest such wait, if the tokens of the client live long enough; and the longest wait of a single
     /// grant that is refused.
