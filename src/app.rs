@@ -175,6 +175,7 @@ impl App {
             opening::distrust(&broker).await?;
         }
         watch::look_at_store(&broker, &readiness).await;
+        broker.compare_clients().await;
         broker.examine_store().await;
         let examined = watch::examine_store(Arc::clone(&broker), stop_ops.clone());
         keep(&mut tasks, "the examination of the store", examined);

@@ -19,7 +19,7 @@ use crate::broker::acts::Act;
 use crate::broker::endpoint::TokenEndpoint;
 use crate::broker::error::{Error, chain};
 use crate::broker::metrics::Metrics;
-use crate::broker::model::{Evidence, ProviderId};
+use crate::broker::model::ProviderId;
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::troubles::Client;
 use crate::broker::settings::Settings;
@@ -134,13 +134,15 @@ impl Broker {
         Arc::clone(&self.rotations).follow().await;
     }
 
+    /// Looks whether what we are known by to providers has changed since it last worked.
+    pub async fn compare_clients(&self) {
+        self.rotations.compare_clients().await;
+    }
+
     /// What we are known by to this provider has changed: whoever waited for that waits no longer, and
     /// until something succeeds no refusal is believed.
     pub fn client_changed(self: &Arc<Self>, provider: &ProviderId) {
         let (rotations, provider) = (Arc::clone(&self.rotations), provider.clone());
-        for client in Client::all_of(&provider) {
-            rotations.forget_trouble(&client);
-        }
         for entry in rotations.known.of(&provider) {
             let refused = |error: &Error| matches!(error, Error::Upstream { failure, .. } if failure.reason.is_of_client());
             if entry.trouble().is_some_and(|trouble| refused(&trouble.error)) {
@@ -149,7 +151,7 @@ impl Broker {
         }
         self.rotations.tasks.spawn(async move {
             for client in Client::all_of(&provider) {
-                rotations.agree(&client, Evidence::changed).await;
+                rotations.client_changed(&client).await;
             }
             // Those that wait are brought up one after the other, whether somebody asks for them or not.
             rotations.wake(provider);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::broker::model::{Cause, DoubtKind, ProviderId, Reason};
+use crate::broker::model::{Cause, ClientFingerprint, DoubtKind, ProviderId, Reason};
 use crate::secret::{
     AccessToken, Account, AuthorizationCode, CodeVerifier, EnrolmentState, Nonce, RefreshToken,
 };
@@ -32,6 +32,9 @@ pub trait TokenEndpoint: Send + Sync + 'static {
 
     /// Says who the providers are.
     fn providers(&self) -> Vec<ProviderSummary>;
+
+    /// What our client is at this provider now; `None`: there is no such provider.
+    fn client(&self, provider: &ProviderId) -> Option<ClientFingerprint>;
 
     /// How people are asked for these scopes, as configured and as the provider itself says. What is
     /// needed to read its answer is there then.

@@ -1,6 +1,7 @@
 //! What a grant is, and what is known of its provider. Pure data and its rules; names nothing else of the domain.
 
 pub mod answer;
+pub mod client;
 pub mod descriptor;
 pub mod enrolment;
 pub mod evidence;
@@ -13,6 +14,7 @@ pub mod standing;
 pub mod token;
 
 pub use answer::{Answer, Cause};
+pub use client::ClientFingerprint;
 pub use descriptor::{Descriptor, GrantKind};
 pub use enrolment::{ENROLMENT_LIFE, Ending, Enrolment, PageTerms};
 pub use evidence::{Evidence, Hold, Millis, Piece, Reading};

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`join`] and [`flight`] one refresh for each grant, [`rotation`] how it is done,
 //! [`claim`] under what right (and when it is its turn: `governor`, `queue`), [`answer`] what replies mean
-//! (with `pair`), [`weigh`] whose trouble a failure is (with [`troubles`] and `permit`), [`verdict`] how a grant ends by it,
+//! (with `pair`), [`weigh`] whose trouble a failure is (with [`troubles`], `proven` and `permit`), [`verdict`] how a grant ends by it,
 //! [`resend`] (with `doubt`) what follows a
 //! lost answer, [`publish`] how a pair is kept, [`continuity`] whether the store keeps it (with
 //! `others`), [`revoke`] how it ends on purpose, [`pacing`] who waits after a failure, [`follow`] what
@@ -46,6 +46,7 @@ mod others;
 pub mod pacing;
 pub mod pair;
 mod permit;
+mod proven;
 pub mod publish;
 mod queue;
 pub mod resend;

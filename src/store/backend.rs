@@ -93,6 +93,12 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Puts another one in the place of that change; `false`: there is another one by now.
     async fn share(&self, name: &str, read: u64, value: Blob, life: Duration) -> StoreResult<bool>;
 
+    /// A sealed value that stays, under its name.
+    async fn fact(&self, name: &str) -> StoreResult<Option<Blob>>;
+
+    /// Puts it in the place of the one before.
+    async fn put_fact(&self, name: &str, value: Blob) -> StoreResult<()>;
+
     /// Tells what other processes change, until nothing can be heard or nothing was for `silence`.
     async fn listen(&self, heard: Sender<Heard>, silence: Duration) -> StoreResult<()>;
 

@@ -278,6 +278,16 @@ impl Backend for Embedded {
         Ok(newest == read)
     }
 
+    async fn fact(&self, name: &str) -> StoreResult<Option<Blob>> {
+        let name = name.to_owned();
+        self.run(move |inner| inner.fact(&name)).await
+    }
+
+    async fn put_fact(&self, name: &str, value: Blob) -> StoreResult<()> {
+        let name = name.to_owned();
+        self.run(move |inner| inner.put_fact(&name, &value)).await
+    }
+
     async fn listen(&self, _: Sender<Heard>, _: Duration) -> StoreResult<()> {
         pending().await
     }

@@ -54,6 +54,8 @@ pub(crate) use place::{SENTINEL, SENTINEL_TLS, parts};
 
 /// A replica that was there within this time is waited for after a failover: it may know more.
 const REMEMBERED: Duration = Duration::from_secs(3600);
+/// What nobody has said for so long is forgotten.
+const FACT_LIFE: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
 /// A mark lives longer than any process is ever stopped: one that is gone counts as lost.
 const MARK_LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -560,6 +562,20 @@ impl Backend for Redis {
     async fn share(&self, name: &str, read: u64, value: Blob, life: Duration) -> StoreResult<bool> {
         let arguments: [&[u8]; 3] = [&text(read), &value.0, &text(millis(life))];
         self.changed("exchange", &[&self.layout.trouble(name)], &arguments).await
+    }
+
+    async fn fact(&self, name: &str) -> StoreResult<Option<Blob>> {
+        let read: Vec<Vec<u8>> = self.call("shared", &[&self.layout.fact(name)], &[]).await?;
+        Ok(read.into_iter().next().map(Blob))
+    }
+
+    /// Whoever is overtaken was not the last.
+    async fn put_fact(&self, name: &str, value: Blob) -> StoreResult<()> {
+        let key = self.layout.fact(name);
+        let read: Vec<Vec<u8>> = self.call("shared", &[&key], &[]).await?;
+        let change = read.get(1).map_or(b"0".as_slice(), Vec::as_slice);
+        let arguments: [&[u8]; 3] = [change, &value.0, &text(millis(FACT_LIFE))];
+        self.changed("exchange", &[&key], &arguments).await.map(drop)
     }
 
     async fn listen(&self, heard: Sender<Heard>, silence: Duration) -> StoreResult<()> {

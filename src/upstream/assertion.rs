@@ -77,6 +77,15 @@ impl ClientKey {
         )
     }
 
+    /// Tells which key it is, part by part.
+    pub(crate) fn tell(&self, to: &mut impl FnMut(&[u8])) {
+        to(b"private_key_jwt");
+        to(&self.digest);
+        for part in [&self.id, &self.audience] {
+            to(part.as_deref().unwrap_or_default().as_bytes());
+        }
+    }
+
     /// Says once who we are; `None`: the key does not sign.
     pub(crate) fn assertion(
         &self,

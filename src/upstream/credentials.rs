@@ -84,6 +84,28 @@ impl Credentials {
         self.after(1)
     }
 
+    /// Tells what they are, part by part; what it is told to keeps no secrets.
+    pub(crate) fn tell(&self, to: &mut impl FnMut(&[u8])) {
+        for way in &self.0.load().all {
+            match way {
+                ClientAuth::Basic { secret, encoding } => {
+                    let encoding = match encoding {
+                        BasicEncoding::Rfc6749 => "basic",
+                        BasicEncoding::Raw => "basic raw",
+                    };
+                    to(encoding.as_bytes());
+                    to(secret.expose().as_bytes());
+                }
+                ClientAuth::Post { secret } => {
+                    to(b"post");
+                    to(secret.expose().as_bytes());
+                }
+                ClientAuth::PrivateKey(key) => key.tell(to),
+                ClientAuth::None => to(b"none"),
+            }
+        }
+    }
+
     fn after(&self, steps: usize) -> InUse<'_> {
         let ways = self.0.load_full();
         let at = (ways.at.load(Ordering::Relaxed) + steps) % ways.all.len();

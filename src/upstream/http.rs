@@ -20,7 +20,7 @@ use crate::broker::endpoint::{
     self, Consent, Disposition, Failure, NotRevoked, Proof, Question, Reply, Request, Revocable,
     TokenEndpoint,
 };
-use crate::broker::model::{DoubtKind, ProviderId, Reason};
+use crate::broker::model::{ClientFingerprint, DoubtKind, ProviderId, Reason};
 use crate::clock::{Clock, between};
 use crate::secret::{Account, Nonce, RefreshToken};
 use crate::upstream::authorize::authorization_url;
@@ -302,6 +302,10 @@ impl TokenEndpoint for Http {
 
     async fn revoke(&self, provider: &ProviderId, token: Revocable) -> Result<(), NotRevoked> {
         self.take_back(provider, &token).await
+    }
+
+    fn client(&self, provider: &ProviderId) -> Option<ClientFingerprint> {
+        self.providers.get(provider).map(|upstream| upstream.provider.client())
     }
 
     fn providers(&self) -> Vec<endpoint::ProviderSummary> {

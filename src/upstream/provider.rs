@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::digest::{Context, SHA256};
 use url::{Host, Url};
 
 use crate::broker::endpoint::Habits;
-use crate::broker::model::ProviderId;
+use crate::broker::model::{ClientFingerprint, ProviderId};
 use crate::upstream::credentials::Credentials;
 
 /// One configured provider.
@@ -48,6 +49,27 @@ pub struct Provider {
     pub attributes: Vec<String>,
     /// What this provider's failures mean, before the rules of the standard.
     pub error_map: ErrorMap,
+}
+
+impl Provider {
+    /// What our client is: another one after any setting was changed by which requests are made or answers
+    /// read.
+    pub fn client(&self) -> ClientFingerprint {
+        let mut context = Context::new(&SHA256);
+        let mut add = |part: &[u8]| {
+            context.update(&part.len().to_be_bytes());
+            context.update(part);
+        };
+        add(self.client_id.as_bytes());
+        add(self.profile.as_bytes());
+        for address in [&self.endpoints.token, &self.issuer] {
+            add(address.as_deref().unwrap_or_default().as_bytes());
+        }
+        self.credentials.tell(&mut add);
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(context.finish().as_ref());
+        ClientFingerprint(fingerprint)
+    }
 }
 
 /// Where a provider is.

@@ -6,9 +6,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tempfile::TempDir;
 use token_broker::broker::model::{
-    Answer, Cause, Descriptor, Doubt, DoubtKind, Evidence, Fence, Generation, Grant, GrantId,
-    GrantKind, Hold, Intent, Owner, Pair, Piece, Position, ProviderId, Reading, Reason, Standing,
-    Token, Verdict,
+    Answer, Cause, ClientFingerprint, Descriptor, Doubt, DoubtKind, Evidence, Fence, Generation,
+    Grant, GrantId, GrantKind, Hold, Intent, Owner, Pair, Piece, Position, ProviderId, Reading,
+    Reason, Standing, Token, Verdict,
 };
 use token_broker::broker::store::{
     Amendment, Claim, Claims as _, DueIndex as _, Grants as _, Limit, Merged, Rates as _, Said,
@@ -791,7 +791,6 @@ async fn troubles_are_changed_on_top_of_what_others_know() {
             hold: Some(hold),
             ended: Some(50),
             refused: vec![(id("a/2"), 700)],
-            unproven: true,
         };
         let put = async |version, now| {
             store.put_trouble("kroger/refresh_token", version, &evidence, now).await.unwrap()
@@ -806,5 +805,19 @@ async fn troubles_are_changed_on_top_of_what_others_know() {
         assert!(second != first && put(second, 105_000).await);
         let (other, _) = store.trouble("kroger/client_credentials", 0).await.unwrap();
         assert_eq!(other, Evidence::default());
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_was_when_it_last_succeeded_is_kept() {
+    for subject in subjects().await {
+        let store = subject.store.as_ref();
+        let (client, other) = ("kroger/refresh_token", "kroger/client_credentials");
+        assert_eq!(store.proven(client).await.unwrap(), None);
+        for is in [1, 2, 2].map(|byte| ClientFingerprint([byte; 32])) {
+            store.put_proven(client, is).await.unwrap();
+            assert_eq!(store.proven(client).await.unwrap(), Some(is));
+        }
+        assert_eq!(store.proven(other).await.unwrap(), None);
     }
 }

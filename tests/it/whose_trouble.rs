@@ -172,3 +172,31 @@ async fn refusals_are_believed_after_a_day_without_any_success() {
         assert_eq!(state, GrantState::ReauthRequired);
     }
 }
+
+/// A wrong client id reads like dead grants at some providers, and one that was wrong may be right now.
+#[tokio::test(start_paused = true)]
+async fn after_a_change_over_a_restart_no_refusal_is_believed_before_a_success() {
+    let world = World::new();
+    let grants = people(&world, 6).await;
+    world.authority.ask_as(1);
+    world.authority.outage(Some(Fault::Answer(400, "")));
+    // The second restart finds the same client as the first: nothing has succeeded with it either.
+    for world in [world.restarted(), world.restarted()] {
+        world.broker.compare_clients().await;
+        pass(3_600).await;
+        let error = world.calls.clone().get(&grants[0]).await.unwrap_err();
+        assert_eq!(error.reason, ErrorReason::ProviderRefusesMany);
+        assert_eq!(states(&world, &grants[..1]).await, [GrantState::Degraded]);
+    }
+
+    world.authority.outage(None);
+    let world = world.restarted();
+    world.broker.compare_clients().await;
+    for grant in &grants[1..4] {
+        assert!(world.calls.clone().get(grant).await.is_ok(), "the hold ended with the restart");
+    }
+    // What is refused from then on is believed.
+    world.authority.dead("person-5", Fault::Answer(400, ""));
+    let error = world.calls.clone().get(&grants[5]).await.unwrap_err();
+    assert_eq!(error.reason, ErrorReason::GrantReauthRequired);
+}

@@ -100,8 +100,6 @@ pub struct Evidence {
     pub ended: Option<Millis>,
     /// Grants that were refused for good, by the time at which the request was sent.
     pub refused: Vec<(GrantId, Millis)>,
-    /// What the client is known by has changed, and nothing has succeeded since.
-    pub unproven: bool,
 }
 
 impl Evidence {
@@ -125,6 +123,6 @@ impl Evidence {
 
     /// Nothing is known that another process would have to know.
     pub fn is_quiet(&self) -> bool {
-        self.pieces.is_empty() && self.hold.is_none() && !self.unproven
+        self.pieces.is_empty() && self.hold.is_none()
     }
 }

@@ -14,7 +14,9 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use crate::broker::error::chain;
-use crate::broker::model::{Cause, Evidence, Grant, GrantId, GrantKind, Hold, Millis, ProviderId};
+use crate::broker::model::{
+    Cause, ClientFingerprint, Evidence, Grant, GrantId, GrantKind, Hold, Millis, ProviderId,
+};
 use crate::broker::refresh::Rotations;
 use crate::broker::rules::evidence::Gaps;
 use crate::broker::settings::Settings;
@@ -83,6 +85,10 @@ struct Local {
     told_at: Option<Instant>,
     /// What a grant that was well before met last, if nothing has succeeded since.
     last: Option<(Cause, Millis)>,
+    /// What the client was when a request last succeeded, as the store has it.
+    proven: Option<ClientFingerprint>,
+    /// The client changed then, while this process ran.
+    changed: Option<Millis>,
 }
 
 /// A hold has ended, and requests come back.
@@ -224,6 +230,22 @@ impl Troubles {
         }
     }
 
+    /// What the client was when a request last succeeded, as far as is known here.
+    pub(super) fn proven(&self, client: &Client) -> Option<ClientFingerprint> {
+        self.each.lock().get(client)?.proven
+    }
+
+    /// The store has that.
+    pub(super) fn prove(&self, client: &Client, is: Option<ClientFingerprint>) {
+        self.each.lock().entry(client.clone()).or_default().proven = is;
+    }
+
+    /// What was sent before now proves nothing of what the client is from now on.
+    pub(super) fn change_client(&self, client: &Client) {
+        let now = self.now();
+        self.each.lock().entry(client.clone()).or_default().changed = Some(now);
+    }
+
     /// How long ago that moment was.
     pub(in crate::broker) fn since(&self, at: Millis) -> Duration {
         Duration::from_millis(u64::try_from(self.now() - at).unwrap_or(0))
@@ -315,7 +337,8 @@ impl Rotations {
         let ended = evidence.succeeded(sent, troubles.now());
         troubles.adopt(client, evidence);
         troubles.climb(client);
-        let tell = {
+        let now = self.endpoint.client(&client.provider);
+        let (tell, proof) = {
             let mut each = troubles.each.lock();
             let local = each.entry(client.clone()).or_default();
             local.last.take_if(|(_, met)| sent > *met);
@@ -323,22 +346,19 @@ impl Rotations {
             if tell {
                 local.told_at = Some(Instant::now());
             }
-            tell
+            let proves = local.proven != now && local.changed.is_none_or(|at| sent >= at);
+            (tell, now.filter(|_| tell && proves))
         };
         if tell {
             let (rotations, client) = (Arc::clone(self), client.clone());
             self.tasks.spawn(async move {
                 rotations.agree(&client, |evidence, now| drop(evidence.succeeded(sent, now))).await;
+                if let Some(proof) = proof {
+                    rotations.keep_proof(&client, proof).await;
+                }
             });
         }
         ended
-    }
-
-    /// What was known here of a client's trouble means nothing any more.
-    pub(in crate::broker) fn forget_trouble(&self, client: &Client) {
-        let mut evidence = self.troubles.known(client);
-        evidence.changed(self.troubles.now());
-        self.troubles.adopt(client, evidence);
     }
 
     /// Another process has changed what is known of a client's trouble.

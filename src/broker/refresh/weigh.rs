@@ -131,9 +131,10 @@ impl Rotations {
         let gaps = self.troubles.gaps(&client, &self.settings);
         let sent = self.troubles.millis(presented.sent);
         let again = before.is_some_and(Answer::is_provisional);
+        let unproven = self.is_unproven(&client).await;
         let step = |evidence: &mut Evidence, now| {
-            let before = evidence.refuses_many(total);
-            let many = evidence.refused(&grant.id, sent, total, now);
+            let before = unproven || evidence.refuses_many(total);
+            let many = evidence.refused(&grant.id, sent, total, now) || unproven;
             let holds = many && evidence.holds_for_refusals(&cause, gaps, now);
             (many, many && !before, holds)
         };

@@ -129,7 +129,6 @@ impl Evidence {
     /// A request that was sent then has succeeded; gives the hold that ends with it.
     pub fn succeeded(&mut self, sent: Millis, now: Millis) -> Option<Hold> {
         self.succeeded = self.succeeded.max(Some(sent));
-        self.unproven = false;
         let newest = self.pieces.iter().map(|piece| piece.sent).max();
         self.pieces.retain(|piece| piece.sent >= sent);
         // What was under way when the trouble began says nothing of it.
@@ -142,7 +141,8 @@ impl Evidence {
         ended
     }
 
-    /// An operator says that what was seen so far is no trouble.
+    /// An operator says that what was seen so far is no trouble; or the client has changed, and what was
+    /// refused before says nothing any more.
     pub fn release(&mut self, now: Millis) {
         self.hold = None;
         self.pieces.clear();
@@ -188,7 +188,7 @@ impl Evidence {
         let (refused, few) = (self.refused.len(), total < FEW);
         let many = MANY_MIN.max((total / 100).min(MANY_MAX));
         let held = self.hold.as_ref().is_some_and(|hold| hold.reading == Reading::Refusing);
-        self.unproven || held || refused >= many || (few && refused >= SEVERAL && refused >= total)
+        held || refused >= many || (few && refused >= SEVERAL && refused >= total)
     }
 
     /// Many are refused, and nothing has succeeded since the first of them: one request at a time goes
@@ -205,12 +205,6 @@ impl Evidence {
         let cause = cause.clone();
         self.hold = Some(Hold { reading, cause, since: now, grants, probes: 0, next_probe });
         true
-    }
-
-    /// What the client is known by has changed: what was refused before says nothing any more.
-    pub fn changed(&mut self, now: Millis) {
-        self.release(now);
-        self.unproven = true;
     }
 
     fn forget(&mut self, now: Millis) {

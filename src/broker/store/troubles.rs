@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::broker::model::{Evidence, Millis};
+use crate::broker::model::{ClientFingerprint, Evidence, Millis};
 use crate::broker::store::error::StoreError;
 
 /// Which change a value is; each is made on top of the one before.
@@ -25,4 +25,15 @@ pub trait Troubles {
         evidence: &Evidence,
         now: Millis,
     ) -> Result<bool, StoreError>;
+
+    /// What the client was when a request of it last succeeded; `None`: nobody has said so yet. Unlike
+    /// troubles, it is kept for good.
+    async fn proven(&self, client: &str) -> Result<Option<ClientFingerprint>, StoreError>;
+
+    /// A request of the client has succeeded.
+    async fn put_proven(
+        &self,
+        client: &str,
+        fingerprint: ClientFingerprint,
+    ) -> Result<(), StoreError>;
 }

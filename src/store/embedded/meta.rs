@@ -75,6 +75,21 @@ impl Inner {
         })
     }
 
+    pub(super) fn fact(&self, name: &str) -> StoreResult<Option<Blob>> {
+        let transaction = self.begin_read()?;
+        let meta = transaction.open_table(META).map_err(unavailable)?;
+        let found = meta.get(name).map_err(unavailable)?;
+        Ok(found.map(|found| Blob(found.value().to_vec())))
+    }
+
+    pub(super) fn put_fact(&self, name: &str, value: &Blob) -> StoreResult<()> {
+        self.write(|transaction| {
+            let mut meta = transaction.open_table(META).map_err(unavailable)?;
+            meta.insert(name, value.0.as_slice()).map_err(unavailable)?;
+            Ok(((), true))
+        })
+    }
+
     pub(super) fn inspect(&self, mark: u64) -> StoreResult<Inspected> {
         self.write(|transaction| {
             let mut meta = transaction.open_table(META).map_err(unavailable)?;

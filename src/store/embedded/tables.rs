@@ -9,6 +9,7 @@ use crate::store::identity::Identity;
 pub(super) const GRANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("grants");
 /// (due time in ms, grant): what the index holds beside the records.
 pub(super) const DUE: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("due");
+/// Whose store it is, the mark, and facts, whose names have a colon.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Sealed notes, each with its end in ms.
 pub(super) const NOTES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("notes");

@@ -11,7 +11,6 @@ pub(crate) struct PlainEvidence {
     hold: Option<PlainHold>,
     ended: Option<Millis>,
     refused: Vec<(GrantId, Millis)>,
-    unproven: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -38,7 +37,7 @@ struct PlainHold {
 
 impl From<Evidence> for PlainEvidence {
     fn from(evidence: Evidence) -> Self {
-        let Evidence { pieces, succeeded, hold, ended, refused, unproven } = evidence;
+        let Evidence { pieces, succeeded, hold, ended, refused } = evidence;
         let pieces = pieces.into_iter().map(|Piece { grant, reading, sent, tried }| {
             let reading = reading.name().to_owned();
             PlainPiece { grant, reading, sent, tried }
@@ -49,14 +48,14 @@ impl From<Evidence> for PlainEvidence {
             let Cause { status, said, detail, .. } = cause;
             PlainHold { reading, reason, status, said, detail, since, grants, probes, next_probe }
         });
-        Self { pieces: pieces.collect(), succeeded, hold, ended, refused, unproven }
+        Self { pieces: pieces.collect(), succeeded, hold, ended, refused }
     }
 }
 
 /// What a later version knows and this one does not is left out.
 impl From<PlainEvidence> for Evidence {
     fn from(plain: PlainEvidence) -> Self {
-        let PlainEvidence { pieces, succeeded, hold, ended, refused, unproven } = plain;
+        let PlainEvidence { pieces, succeeded, hold, ended, refused } = plain;
         let pieces = pieces.into_iter().filter_map(|PlainPiece { grant, reading, sent, tried }| {
             Some(Piece { grant, reading: Reading::from_name(&reading)?, sent, tried })
         });
@@ -66,6 +65,6 @@ impl From<PlainEvidence> for Evidence {
             let reading = Reading::from_name(&hold.reading)?;
             Some(Hold { reading, cause, since, grants, probes, next_probe })
         });
-        Self { pieces: pieces.collect(), succeeded, hold, ended, refused, unproven }
+        Self { pieces: pieces.collect(), succeeded, hold, ended, refused }
     }
 }

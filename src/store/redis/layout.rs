@@ -5,7 +5,7 @@
 //! which lives for a day, `PREFIX:note:NAME` an enrolment under way, which lives for minutes,
 //! `PREFIX:replicas` and `PREFIX:compared` which brokers there are, and which server they were compared
 //! with, `PREFIX:rate:PROVIDER` how fast it is asked, `PREFIX:trouble:CLIENT` what is known of its trouble,
-//! for an hour, `PREFIX:events` the channel of changes. `NN` is the shard, one of 256: fixed, because keys
+//! for an hour, `PREFIX:client:CLIENT` what it was when it last succeeded, `PREFIX:events` the channel of changes. `NN` is the shard, one of 256: fixed, because keys
 //! of one shard change together and so must share a slot. No key of a live grant has a time to live.
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -80,6 +80,11 @@ impl Layout {
     /// What is known of a client's trouble.
     pub(super) fn trouble(&self, client: &str) -> String {
         format!("{}:trouble:{client}", self.prefix)
+    }
+
+    /// A fact.
+    pub(super) fn fact(&self, name: &str) -> String {
+        format!("{}:{name}", self.prefix)
     }
 
     /// When which replica was there last.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::broker::model::{Evidence, Millis};
+use crate::broker::model::{ClientFingerprint, Evidence, Millis};
 use crate::broker::store::{Troubles, Version};
 use crate::store::backend::StoreResult;
 use crate::store::plain::PlainEvidence;
@@ -38,4 +38,20 @@ impl Troubles for Vault {
         let sealed = self.seal.trouble(client, &plain);
         self.backend.share(client, read.0, sealed, LIFE).await
     }
+
+    async fn proven(&self, client: &str) -> StoreResult<Option<ClientFingerprint>> {
+        let sealed = self.backend.fact(&proven(client)).await?;
+        // What cannot be opened was never said.
+        Ok(sealed.and_then(|sealed| self.seal.open_trouble(client, &sealed)).map(ClientFingerprint))
+    }
+
+    async fn put_proven(&self, client: &str, fingerprint: ClientFingerprint) -> StoreResult<()> {
+        let sealed = self.seal.trouble(client, &fingerprint.0);
+        self.backend.put_fact(&proven(client), sealed).await
+    }
+}
+
+/// The name of the fact.
+fn proven(client: &str) -> String {
+    format!("client:{client}")
 }

@@ -21,7 +21,7 @@ use token_broker::broker::endpoint::{
     Consent, Disposition, Failure, Habits, Issued, NotRevoked, Proof, ProviderSummary, Question,
     Reply, Request, Revocable, TokenEndpoint,
 };
-use token_broker::broker::model::{DoubtKind, ProviderId, Reason};
+use token_broker::broker::model::{ClientFingerprint, DoubtKind, ProviderId, Reason};
 use token_broker::secret::{AccessToken, RefreshToken};
 use token_broker::upstream::assertion::JWT_BEARER;
 
@@ -88,6 +88,8 @@ struct Books {
     presented: Vec<String>,
     /// Requests of any kind that arrived.
     posts: usize,
+    /// In process, what stands for the client that asks; another one after a change.
+    asks: u8,
     /// Requests that were processed.
     rotations: usize,
     revoked: Vec<String>,
@@ -212,6 +214,11 @@ impl Authority {
     /// From now on this goes wrong with every request; `None` ends it.
     pub(crate) fn outage(&self, fault: Option<Fault>) {
         self.books().outage = fault;
+    }
+
+    /// In process, whoever starts from now on asks as another client.
+    pub(crate) fn ask_as(&self, client: u8) {
+        self.books().asks = client;
     }
 
     /// From now on this goes wrong with every request for this person.
@@ -529,6 +536,10 @@ impl TokenEndpoint for Authority {
         let refresh_token = refresh.map(RefreshToken::new);
         let refresh_token_lifetime = books.refresh_lifetime;
         Reply { refresh_token, refresh_token_lifetime, ..Reply::of(issued) }
+    }
+
+    fn client(&self, _: &ProviderId) -> Option<ClientFingerprint> {
+        Some(ClientFingerprint([self.books().asks; 32]))
     }
 
     fn providers(&self) -> Vec<ProviderSummary> {

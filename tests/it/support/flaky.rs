@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use token_broker::broker::model::{
-    Answer, Doubt, Ending, Enrolment, Evidence, Generation, Grant, GrantId, Intent, Millis, Owner,
-    Position, ProviderId, Verdict,
+    Answer, ClientFingerprint, Doubt, Ending, Enrolment, Evidence, Generation, Grant, GrantId,
+    Intent, Millis, Owner, Position, ProviderId, Verdict,
 };
 use token_broker::broker::store::{
     Amendment, Claim, Claims, DueIndex, Enrolments, Events, Finding, Found, Grants, Health, Heard,
@@ -214,6 +214,12 @@ impl Troubles for Flaky {
         now: Millis,
     ) -> StoreResult<bool> {
         self.reach()?.put_trouble(client, read, evidence, now).await
+    }
+    async fn proven(&self, client: &str) -> StoreResult<Option<ClientFingerprint>> {
+        self.reach()?.proven(client).await
+    }
+    async fn put_proven(&self, client: &str, is: ClientFingerprint) -> StoreResult<()> {
+        self.reach()?.put_proven(client, is).await
     }
 }
 

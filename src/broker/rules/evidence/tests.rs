@@ -215,16 +215,6 @@ fn where_nothing_succeeds_refusals_hold_too() {
 }
 
 #[test]
-fn after_a_change_of_the_client_nothing_is_believed_before_a_success() {
-    let mut evidence = held();
-    evidence.changed(9_000);
-    assert!(evidence.hold.is_none() && evidence.ended == Some(9_000));
-    assert!(evidence.refuses_many(1_000) && !evidence.is_quiet());
-    evidence.succeeded(9_001, 9_100);
-    assert!(!evidence.refuses_many(1_000) && evidence.is_quiet());
-}
-
-#[test]
 fn another_process_reads_the_same_by_its_own_clock() {
     let evidence = held();
     let there = evidence.clone().shifted(-7_000);
