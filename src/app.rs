@@ -171,12 +171,7 @@ impl App {
         let watched = watched::all(&config, held);
         let reloading = Reloading::new(watched, signals.reload(), good).run(stop_ops.clone());
         keep(&mut tasks, "the look at files that change", reloading);
-        if config.restored {
-            opening::distrust(&broker).await?;
-        }
-        watch::look_at_store(&broker, &readiness).await;
-        broker.compare_clients().await;
-        broker.examine_store().await;
+        opening::look_over(&broker, &readiness, config.restored).await?;
         let examined = watch::examine_store(Arc::clone(&broker), stop_ops.clone());
         keep(&mut tasks, "the examination of the store", examined);
         let watch = watch::watch_store(Arc::clone(&broker), readiness.clone(), stop_ops.clone());

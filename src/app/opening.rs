@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::app::error::AppError;
+use crate::app::watch;
 use crate::audit::{Audit, SinkError};
 use crate::broker::Broker;
 use crate::broker::backoff::Backoff;
@@ -19,6 +20,7 @@ use crate::broker::store::Store;
 use crate::caller::{Authenticators, Keys, Kubernetes};
 use crate::clock::Clock;
 use crate::config::{AuditConfig, Callers, ClusterTokens, Config, StoreConfig};
+use crate::ops::Readiness;
 use crate::service::Gate;
 use crate::store::keyring::KeyringError;
 use crate::store::redis::Admission;
@@ -207,8 +209,23 @@ pub(super) fn key_ring(config: &Config) -> Result<Keyring, AppError> {
     Ok(ring)
 }
 
+/// Looks at all that may have changed while no broker ran, before anything is sent.
+pub(super) async fn look_over(
+    broker: &Arc<Broker>,
+    readiness: &Readiness,
+    restored: bool,
+) -> Result<(), AppError> {
+    if restored {
+        distrust(broker).await?;
+    }
+    watch::look_at_store(broker, readiness).await;
+    broker.compare_clients().await;
+    broker.examine_store().await;
+    Ok(())
+}
+
 /// What a copy from the past holds may have been spent since.
-pub(super) async fn distrust(broker: &Arc<Broker>) -> Result<(), AppError> {
+async fn distrust(broker: &Arc<Broker>) -> Result<(), AppError> {
     let doubted = broker.distrust_all().await.map_err(AppError::Restored)?;
     warn!(
         grants = doubted,

@@ -11,8 +11,8 @@ use tracing::info;
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::model::{
-    Answer, Descriptor, Doubt, DoubtKind, Generation, Grant, GrantId, GrantKind, Intent, Pair,
-    ProviderId, Standing,
+    Descriptor, Doubt, DoubtKind, Generation, Grant, GrantId, GrantKind, Intent, Pair, ProviderId,
+    Standing,
 };
 use crate::broker::refresh::continuity::StoreCondition;
 use crate::broker::refresh::flight::Trigger;
@@ -162,7 +162,7 @@ impl Broker {
             Ok(Some(Stored::Grant(grant)))
                 if grant.standing == Standing::Usable
                     && self.rotations.spent_by_time(&grant).is_none()
-                    && !grant.answer.as_ref().is_some_and(Answer::keeps_its_pace)
+                    && !grant.keeps_its_pace()
                     && !new.replace =>
             {
                 return Err(StartError::Exists);

@@ -10,7 +10,7 @@ use crate::broker::admin::CONFLICTS_MAX;
 use crate::broker::entry::Entry;
 use crate::broker::error::Error;
 use crate::broker::model::{
-    Answer, Doubt, DoubtKind, Grant, GrantId, Owner, Position, Reason, Standing, Verdict,
+    Doubt, DoubtKind, Grant, GrantId, Owner, Position, Reason, Standing, Verdict,
 };
 use crate::broker::refresh::doubt::Next;
 use crate::broker::refresh::flight::Trigger;
@@ -68,7 +68,7 @@ impl Broker {
             (_, Some(doubt), Resolution::Reauthorize) => {
                 self.give_up(&entry, &grant, &doubt).await?;
             }
-            (_, None, _) if grant.answer.as_ref().is_some_and(Answer::keeps_its_pace) => {
+            (_, None, _) if grant.keeps_its_pace() => {
                 self.resolve_refused(&entry, &grant, resolution, deadline).await?;
             }
             (_, None, _) => self.resolve_silent(&entry, &grant, resolution, deadline).await?,

@@ -435,9 +435,11 @@ fn failure(trouble: &Trouble, state: State, clock: Clock) -> proto::GrantFailure
         }
         _ => (None, None, None, None),
     };
-    let left = match (state, trouble.error.retry_after()) {
-        (State::Degraded, _) => Some(trouble.until.saturating_duration_since(Instant::now())),
-        (State::OutcomeUnknown, left) => left,
+    let waits = trouble.until.saturating_duration_since(Instant::now());
+    let left = match (state, &trouble.error) {
+        // One that is refused alone is tried all the same.
+        (State::Degraded, _) | (State::ReauthRequired, Error::Upstream { .. }) => Some(waits),
+        (State::OutcomeUnknown, error) => error.retry_after(),
         (State::Active | State::ReauthRequired | State::Revoked | State::Disabled, _) => None,
     };
     proto::GrantFailure {

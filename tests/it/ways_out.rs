@@ -356,6 +356,9 @@ async fn a_grant_that_is_refused_alone_can_be_tried_now_or_given_up() {
     for grant in [&ann, &ben] {
         let error = calls.get(grant).await.unwrap_err();
         assert_eq!(error.reason, ErrorReason::GrantRefusedAlone);
+        let failure = calls.show(grant).await.unwrap().last_failure.unwrap();
+        let (met, next) = (failure.time.unwrap().seconds, failure.retry_time.unwrap().seconds);
+        assert!((40_000..=86_400).contains(&(next - met)), "about once a day: {}", next - met);
     }
     world.authority.alive("ann");
     let grant = resolve(&world, &ann, Resolution::Retry).await.unwrap();

@@ -54,6 +54,11 @@ impl Grant {
         answered.max(doubt.map_or(0, |doubt| doubt.attempts))
     }
 
+    /// Its last answer gave it a pace that nothing hastens.
+    pub fn keeps_its_pace(&self) -> bool {
+        self.answer.as_ref().is_some_and(Answer::keeps_its_pace)
+    }
+
     /// The access token, if it is valid at `now`.
     pub fn valid_token(&self, now: SystemTime) -> Option<&Token> {
         self.pair.token.as_ref().filter(|token| now < token.expires_at())

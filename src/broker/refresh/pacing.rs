@@ -91,7 +91,7 @@ impl Rotations {
         let met = entry.trouble().map(|trouble| Trouble::clone(&trouble));
         // A doubt has a pace of its own.
         let met = met.filter(|trouble| !(doubted && trouble.error.in_doubt()));
-        let keeps = grant.answer.as_ref().is_some_and(Answer::keeps_its_pace);
+        let keeps = grant.keeps_its_pace();
         let over = |at| !keeps && self.troubles.recovered_since(&client, at);
         let now = Instant::now();
         let all = [answered, met].into_iter().flatten();

@@ -12,9 +12,7 @@ use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::freshness::spread;
 use crate::broker::metrics::Resend;
-use crate::broker::model::{
-    Answer, Doubt, DoubtKind, Grant, Intent, ProviderId, REMADE, Reason, Token,
-};
+use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, ProviderId, REMADE, Reason, Token};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::claim::Claimed;
 use crate::broker::refresh::doubt::{Next, Patience, Situation};
@@ -359,7 +357,7 @@ impl Rotations {
         let rotations = Arc::clone(self);
         let waits = |entry: &Arc<Entry>| {
             let view = entry.view();
-            let paced = view.grant.answer.as_ref().is_some_and(Answer::keeps_its_pace);
+            let paced = view.grant.keeps_its_pace();
             !paced && (view.trouble.is_some() || view.grant.intent.is_some())
         };
         let waiting: Vec<_> = self.known.of(&provider).filter(waits).collect();
