@@ -54,8 +54,8 @@ pub fn advice(reason: Reason) -> &'static str {
              it is tried again; say what it means in `error_map` of the provider"
         }
         Reason::ProviderRefusesMany => {
-            "the provider refused it together with many other grants, which is not believed yet; \
-             it is presented again by itself, and consenting again works at once; \
+            "the provider refused it together with many other grants, or before anything succeeded \
+             as our changed client: that is not believed yet; it is presented again by itself, and consenting again works at once; \
              `token-broker provider release --believe` says that all of them are dead"
         }
         Reason::ProviderEndpointMisconfigured => {

@@ -18,6 +18,7 @@ use crate::herd::redis_settings;
 use crate::support::authority::{Authority, Fault};
 use crate::support::process::Program;
 use crate::support::redis::RedisServer;
+use crate::support::turned_clock::TurnedClock;
 use crate::support::workers::{at_a_time, judge, tried};
 
 /// Trials at the same time: most of their time is waiting.
@@ -49,6 +50,8 @@ enum Trouble {
     WrongSecret,
     /// A firewall in front of the provider refuses each third request.
     Partial,
+    /// The wall clock of the first broker is set, and set right at the end.
+    Clock(&'static str, i64),
 }
 
 /// Status and body of an answer.
@@ -57,7 +60,7 @@ type Reply = (u16, &'static str);
 impl Trouble {
     fn name(self) -> &'static str {
         match self {
-            Self::Dead(name, _) => name,
+            Self::Dead(name, _) | Self::Clock(name, _) => name,
             Self::WrongSecret => "wrong secret, all due",
             Self::Partial => "1 of 3 requests, html",
         }
@@ -68,12 +71,14 @@ impl Trouble {
     }
 }
 
-const TROUBLES: [Trouble; 5] = [
+const TROUBLES: [Trouble; 7] = [
     Trouble::WrongSecret,
     Trouble::Dead("1 of 3 dead, 403", (403, r#"{"error":"unauthorized_client"}"#)),
     Trouble::Dead("1 of 3 dead, 401 html", (401, "<html>")),
     Trouble::Dead("1 of 3 dead, 503", (503, "")),
     Trouble::Partial,
+    Trouble::Clock("clock 1 h back", -3_600),
+    Trouble::Clock("clock 1 h ahead", 3_600),
 ];
 
 /// How large it is.
@@ -102,6 +107,8 @@ struct Street {
     runtime: Runtime,
     authority: Authority,
     programs: Vec<Program>,
+    /// Of the first.
+    clock: TurnedClock,
     _dir: TempDir,
     _redis: Option<RedisServer>,
 }
@@ -121,13 +128,17 @@ impl Street {
         environment.push(("TOKEN_BROKER__PROVIDERS__DEFAULT__RATE", "1000"));
         environment.push(("TOKEN_BROKER__TIMING__CLIENT_PROBE", "100ms"));
         let journals = ["journal-0", "journal-1"];
+        let clock = TurnedClock::new(dir.path());
         let programs = journals[..if on_redis { 2 } else { 1 }].iter().map(|journal| {
             let mut environment = environment.clone();
+            if *journal == journals[0] {
+                environment.extend(clock.environment());
+            }
             environment.extend(on_redis.then_some(("TOKEN_BROKER__STORE__JOURNAL", *journal)));
             Program::start(dir.path(), &["serve"], &environment)
         });
         let programs = programs.collect();
-        Self { trouble, size, runtime, authority, programs, _dir: dir, _redis: redis }
+        Self { trouble, size, runtime, authority, programs, clock, _dir: dir, _redis: redis }
     }
 
     fn run(self) -> Cost {
@@ -145,9 +156,11 @@ impl Street {
         let begin = Instant::now();
         runtime.block_on(self.lives(&clients[0]));
         cost.live_again = begin.elapsed();
-        for program in self.programs {
+        for (turn, program) in self.programs.into_iter().enumerate() {
             let (code, log) = program.stop();
             assert_eq!(code, Some(0), "{log}");
+            let turned = turn == 0 && matches!(self.trouble, Trouble::Clock(..));
+            assert_eq!(log.contains("the clock was set"), turned, "{log}");
         }
         self.authority.audit_families();
         cost
@@ -188,12 +201,14 @@ impl Street {
             Trouble::Partial => {
                 self.authority.refuses_every(Some((3, Fault::Answer(403, "<html>"))));
             }
+            Trouble::Clock(_, seconds) => self.clock.turn(seconds),
         }
     }
 
     fn end(&self) {
         self.authority.outage(None);
         self.authority.refuses_every(None);
+        self.clock.turn(0);
     }
 
     /// Callers of all grants, at each broker in turn.
@@ -204,12 +219,16 @@ impl Street {
         while Instant::now() < end {
             let asked = (0..self.size.grants).map(|n| {
                 let mut client = clients[(n + turn) % clients.len()].clone();
-                let well = !self.trouble.dead(n);
+                let (well, authority) = (!self.trouble.dead(n), &self.authority);
                 async move {
                     let begin = Instant::now();
                     let answer = timeout(PATIENCE, client.tokens.get_token(wish(n))).await;
                     let said = match answer {
-                        Ok(Ok(_)) => None,
+                        Ok(Ok(answer)) => {
+                            let access = answer.into_inner().token.unwrap().access_token;
+                            let over = authority.age(&access, begin) > LIFE;
+                            over.then(|| "a token past its end".to_owned())
+                        }
                         Ok(Err(status)) => Some(status.message().to_owned()),
                         Err(_) => Some("no answer came".to_owned()),
                     };
@@ -262,7 +281,7 @@ fn wish(n: usize) -> GetTokenRequest {
 fn wrong(trouble: Trouble, cost: &Cost) -> Option<String> {
     let too_much = match trouble {
         Trouble::WrongSecret => cost.requests > REFUSED_MAX,
-        Trouble::Dead(..) | Trouble::Partial => cost.failed > 0,
+        Trouble::Dead(..) | Trouble::Partial | Trouble::Clock(..) => cost.failed > 0,
     };
     too_much.then(|| format!("{}: {cost:?}", trouble.name()))
 }

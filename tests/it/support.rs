@@ -11,5 +11,6 @@ pub(crate) mod front;
 pub(crate) mod process;
 pub(crate) mod redis;
 pub(crate) mod signer;
+pub(crate) mod turned_clock;
 pub(crate) mod workers;
 pub(crate) mod world;

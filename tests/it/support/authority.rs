@@ -93,6 +93,8 @@ struct Books {
     /// Requests that were processed.
     rotations: usize,
     revoked: Vec<String>,
+    /// When each access token was made.
+    issued: HashMap<String, tokio::time::Instant>,
     faults: VecDeque<Fault>,
     /// What goes wrong with every request for as long as it lasts.
     outage: Option<Fault>,
@@ -214,6 +216,11 @@ impl Authority {
     /// From now on this goes wrong with every request; `None` ends it.
     pub(crate) fn outage(&self, fault: Option<Fault>) {
         self.books().outage = fault;
+    }
+
+    /// How old this access token was at that moment.
+    pub(crate) fn age(&self, access: &str, at: tokio::time::Instant) -> Duration {
+        at.saturating_duration_since(self.books().issued[access])
     }
 
     /// In process, whoever starts from now on asks as another client.
@@ -411,6 +418,7 @@ impl Books {
         self.serial += 1;
         let token = format!("access-canary-{}", self.serial);
         self.secrets.push(token.clone());
+        self.issued.insert(token.clone(), tokio::time::Instant::now());
         token
     }
 
