@@ -4,8 +4,8 @@
 //! the bytes of a reply that broke off. It is taken from no other reply: an error report may well
 //! hold a field of that name that is no token.
 //!
-//! `raw` is what came and how it becomes text, `value` reads members, `salvage` finds tokens in what
-//! cannot be read, `refusal` says why there is none.
+//! `raw` is what came and how it becomes text, `members` what of it belongs together, `value` reads them,
+//! `salvage` finds tokens in what cannot be read, `refusal` says why there is none.
 
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::broker::model::DoubtKind;
 use crate::secret::{AccessToken, RefreshToken};
 use crate::upstream::provider::Provider;
 
+mod members;
 mod person;
 mod raw;
 mod refusal;
@@ -27,6 +28,7 @@ pub(crate) use person::{Person, person};
 pub(crate) use raw::Raw;
 pub(crate) use said::cleaned;
 
+use members::{completed, members};
 use raw::Text;
 use refusal::{mapped, over, refused, unreadable};
 use value::{attributes, lifetime, scopes, text, visible};
@@ -35,22 +37,24 @@ use value::{attributes, lifetime, scopes, text, visible};
 const REFRESH_LIFETIMES: [&str; 3] =
     ["refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"];
 
+/// What stands in `error` where there is none.
+const NO_ERROR: [&str; 9] = ["", "0", "false", "no", "none", "null", "nil", "ok", "success"];
+
 /// The longest end of a refresh token that is believed: ten years.
 const REFRESH_LIFETIME_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Reads an answer.
 pub(crate) fn judge(provider: &Provider, raw: &Raw<'_>) -> Reply {
     let body = raw.text();
-    let fields = fields(&body);
+    let top = members(&body);
     if !(200..300).contains(&raw.status) {
-        return not_a_success(provider, raw, &body, fields.as_ref()).into();
+        return not_a_success(provider, raw, &body, top.as_ref()).into();
     }
-    let salvaged = || salvage::refresh_token(&body.text, raw.sent);
-    let Some(fields) = fields else {
-        let issued = Err(unreadable(raw, None));
-        return Reply { refresh_token: salvaged(), ..Reply::of(issued) };
+    let at_the_top = top.as_ref().and_then(|top| text(top, "refresh_token")).map(RefreshToken::new);
+    let refresh_token = at_the_top.or_else(|| salvage::refresh_token(&body.text, raw.sent));
+    let Some(fields) = completed(&body, top, refresh_token.as_ref()) else {
+        return Reply { refresh_token, ..Reply::of(Err(unreadable(raw, None))) };
     };
-    let refresh_token = text(&fields, "refresh_token").map(RefreshToken::new).or_else(salvaged);
     let mut issued = issued(provider, raw, &body, &fields);
     if refresh_token.is_none() && !body.whole {
         // It may have stood in the part that is missing: the old one is not known to live on.
@@ -92,7 +96,7 @@ fn issued(
     }
     // Some providers always send the member, empty or false where all went well.
     let failed = fields.get("error").is_some_and(|error| match error {
-        Value::String(text) => !text.is_empty(),
+        Value::String(text) => !NO_ERROR.iter().any(|none| text.trim().eq_ignore_ascii_case(none)),
         other => other.is_object(),
     });
     if failed {
@@ -117,25 +121,6 @@ fn issued(
         refresh_in: given("refresh_in").filter(|time| !time.is_zero()),
         scopes: scopes(fields.get("scope")),
         attributes: attributes(&provider.attributes, fields),
-    })
-}
-
-/// The members of a JSON object, or of a form (some providers answer with one). Of a form that
-/// broke off, those that are whole.
-fn fields(body: &Text<'_>) -> Option<Map<String, Value>> {
-    let text = body.text.trim_start_matches('\u{feff}').trim();
-    if text.starts_with('{') {
-        // Some servers write more behind it.
-        let mut objects = serde_json::Deserializer::from_str(text).into_iter();
-        return objects.next()?.ok();
-    }
-    let form = text.contains('=') && !text.contains(['<', '\n', '{']);
-    let whole =
-        if body.whole { text } else { text.rsplit_once('&').map_or("", |(whole, _)| whole) };
-    form.then(|| {
-        form_urlencoded::parse(whole.as_bytes())
-            .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
-            .collect()
     })
 }
 
@@ -291,18 +276,18 @@ pub(crate) mod tests {
 
     #[test]
     fn a_refresh_token_is_found_in_a_broken_reply() {
-        for body in [
-            r#"{"refresh_token":"r"}"#,
-            r#"{"access_token":"","refresh_token":"r"}"#,
-            r#"{"refresh_token" : "r","access_token":"a"#,
-            r#"{"access_token":"a","refresh_token":"r","expi"#,
-            r#"{"error":"server_error","refresh_token":"r"}"#,
-            r#"{"data":{"access_token":"a","refresh_token":"r"}}"#,
-            r#"{"access_token":"a\n\u001b[31m","refresh_token":"r"}"#,
+        for (body, with_access_token) in [
+            (r#"{"refresh_token":"r"}"#, false),
+            (r#"{"access_token":"","refresh_token":"r"}"#, false),
+            (r#"{"refresh_token" : "r","access_token":"a"#, false),
+            (r#"{"access_token":"a","refresh_token":"r","expi"#, true),
+            (r#"{"error":"server_error","refresh_token":"r"}"#, false),
+            (r#"{"data":{"access_token":"a","refresh_token":"r"}}"#, true),
+            (r#"{"access_token":"a\n\u001b[31m","refresh_token":"r"}"#, false),
         ] {
             let reply = reply(200, body);
             assert_eq!(reply.refresh_token, Some(RefreshToken::new("r")), "{body}");
-            assert!(reply.issued.is_err(), "{body}");
+            assert_eq!(reply.issued.is_ok(), with_access_token, "{body}");
         }
         let cut = reply(200, r#"{"access_token":"a","refresh_token":"r-not-the-wh"#);
         assert!(cut.refresh_token.is_none(), "half a token is none");

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::secret::{Account, IdToken};
-use crate::upstream::reply::fields;
+use crate::upstream::reply::members::members;
 use crate::upstream::reply::raw::Raw;
 
 /// What a reply says of the person.
@@ -18,7 +18,7 @@ pub(crate) struct Person {
 /// Reads a successful reply; `member` has dots between its steps.
 pub(crate) fn person(raw: &Raw<'_>, member: Option<&str>) -> Person {
     let body = raw.text();
-    let Some(fields) = fields(&body) else { return Person::default() };
+    let Some(fields) = members(&body) else { return Person::default() };
     let id_token = fields.get("id_token").and_then(Value::as_str).map(IdToken::new);
     let root = Value::Object(fields);
     let value =

@@ -6,6 +6,8 @@
 use std::iter::{Peekable, successors};
 use std::str::Chars;
 
+use serde_json::{Map, Value};
+
 use crate::secret::RefreshToken;
 
 /// JSON in a string in JSON, and once more.
@@ -19,6 +21,24 @@ pub(super) fn refresh_token(text: &str, sent: Option<&RefreshToken>) -> Option<R
         let found = named(&level, "refreshtoken").into_iter();
         found.map(|token| RefreshToken::new(&token)).rfind(|token| Some(token) != sent)
     })
+}
+
+/// What belongs to an access token, by the names of the standard; empty where there is none.
+pub(super) fn beside(text: &str) -> Map<String, Value> {
+    let on_this = |level: String| {
+        let last = |name: &str| named(&level, &letters(name)).pop().map(Value::String);
+        let token = last("access_token")?;
+        let words = ["token_type", "scope"].map(|name| (name, last(name)));
+        let numbers = ["expires_in", "refresh_in"]
+            .map(|name| (name, number(&level, &letters(name)).or_else(|| last(name))));
+        let all = [("access_token", Some(token))].into_iter().chain(words).chain(numbers);
+        Some(all.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
+    };
+    levels(text).find_map(on_this).unwrap_or_default()
+}
+
+fn letters(name: &str) -> String {
+    name.replace('_', "")
 }
 
 /// Whether there is a pair in it, other than the one that was sent.
@@ -43,8 +63,29 @@ fn named(level: &str, name: &str) -> Vec<String> {
 
 /// `"name": "value"`, with either kind of quotes.
 fn members(text: &str, name: &str) -> Vec<String> {
+    let value =
+        |mut rest: Rest<'_>| string(&mut rest, usize::MAX).filter(|value| !value.is_empty());
+    after(text, name).filter_map(value).collect()
+}
+
+/// `"name": 12`, with its end.
+fn number(text: &str, name: &str) -> Option<Value> {
+    let value = |mut rest: Rest<'_>| {
+        let digits: String =
+            successors(rest.next_if(char::is_ascii_digit), |_| rest.next_if(char::is_ascii_digit))
+                .collect();
+        let number: u64 = digits.parse().ok()?;
+        rest.next().map(|_end| number.into())
+    };
+    after(text, name).filter_map(value).last()
+}
+
+type Rest<'a> = Peekable<Chars<'a>>;
+
+/// What follows each `"name":`.
+fn after<'a>(text: &'a str, name: &str) -> impl Iterator<Item = Rest<'a>> {
     let quotes = text.match_indices(['"', '\'']);
-    let value = |(at, _): (usize, &str)| {
+    quotes.filter_map(move |(at, _)| {
         let mut rest = text[at..].chars().peekable();
         let found = string(&mut rest, NAME_MAX)?;
         if !same(&found, name) {
@@ -54,9 +95,8 @@ fn members(text: &str, name: &str) -> Vec<String> {
         rest.next_if(|c| matches!(c, ':' | '='))?;
         rest.next_if_eq(&'>');
         spaces(&mut rest);
-        string(&mut rest, usize::MAX).filter(|value| !value.is_empty())
-    };
-    quotes.filter_map(value).collect()
+        Some(rest)
+    })
 }
 
 /// `<name>value</name>`
@@ -82,7 +122,7 @@ fn parameters(text: &str, name: &str) -> Vec<String> {
 }
 
 /// `refresh_token`, `refreshToken`, `refresh-token` are one name.
-fn same(found: &str, name: &str) -> bool {
+pub(super) fn same(found: &str, name: &str) -> bool {
     let letters = found.chars().filter(|c| !matches!(c, '_' | '-'));
     letters.map(|c| c.to_ascii_lowercase()).eq(name.chars())
 }

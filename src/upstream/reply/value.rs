@@ -10,8 +10,9 @@ use serde_json::{Map, Value};
 const MOMENT_S: f64 = 1e9;
 const MOMENT_MS: f64 = 1e12;
 
+/// Without the line feeds and spaces that some programs leave around it.
 pub(super) fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    fields.get(name)?.as_str().filter(|text| !text.is_empty())
+    fields.get(name)?.as_str().map(str::trim).filter(|text| !text.is_empty())
 }
 
 /// A lifetime in seconds, as number, float or text; zero for what is over. A moment since 1970 stands
@@ -19,7 +20,10 @@ pub(super) fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a
 pub(super) fn lifetime(value: &Value, now: SystemTime, max: Duration) -> Option<Duration> {
     let number = match value {
         Value::Number(number) => number.as_f64()?,
-        Value::String(text) => text.trim().parse().ok()?,
+        Value::String(text) => match text.trim().parse() {
+            Ok(number) => number,
+            Err(_) => date(text.trim())?,
+        },
         _ => return None,
     };
     if !number.is_finite() {
@@ -32,6 +36,12 @@ pub(super) fn lifetime(value: &Value, now: SystemTime, max: Duration) -> Option<
         seconds => seconds,
     };
     Some(Duration::from_secs_f64(seconds.clamp(0.0, max.as_secs_f64())))
+}
+
+/// A moment as text (RFC 3339), in seconds since 1970.
+fn date(text: &str) -> Option<f64> {
+    let moment = humantime::parse_rfc3339_weak(text).ok()?;
+    Some(moment.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
 }
 
 /// Scopes in one text or in a list. What is no scope by RFC 6749 section 3.3 is left out: callers
