@@ -58,6 +58,11 @@ pub fn advice(reason: Reason) -> &'static str {
              as our changed client: that is not believed yet; it is presented again by itself, and consenting again works at once; \
              `token-broker provider release --believe` says that all of them are dead"
         }
+        Reason::ProviderReplyIncomplete => {
+            "the provider's answer held a new refresh token, which is kept, and no access token \
+             that can be read; it is asked again, ever more slowly; `token-broker grant show` \
+             tells what it said"
+        }
         Reason::ProviderEndpointMisconfigured => {
             "this is not a token endpoint; check `base_url` or `token_url` of the provider"
         }

@@ -131,6 +131,7 @@ fn upstream_code(reason: Reason) -> Code {
         | Reason::ProviderUnavailable
         | Reason::ProviderUnrecognizedError
         | Reason::ProviderRefusesMany
+        | Reason::ProviderReplyIncomplete
         | Reason::RefreshOutcomeUnknown
         | Reason::RefreshReplyUnreadable
         | Reason::StoreUnavailable => Code::Unavailable,

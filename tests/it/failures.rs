@@ -470,7 +470,11 @@ async fn an_answer_that_broke_off_is_followed_up_at_once() {
     }
     let asked = world.authority.posts() - posts;
     assert!(asked <= 40, "{asked} requests in ten minutes");
-    assert_eq!(calls.show(ALICE).await.unwrap().state(), GrantState::Degraded);
+    let shown = calls.show(ALICE).await.unwrap();
+    assert_eq!(shown.state(), GrantState::Degraded);
+    let failure = shown.last_failure.unwrap();
+    assert_eq!(failure.reason(), ErrorReason::ProviderReplyIncomplete);
+    assert!(!failure.message.contains("may be spent"), "{}", failure.message);
     world.authority.outage(None);
     pass(400).await;
     assert!(calls.get(ALICE).await.is_ok());

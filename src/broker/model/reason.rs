@@ -19,6 +19,7 @@ pub enum Reason {
     ProviderConflict,
     ProviderUnrecognizedError,
     ProviderRefusesMany,
+    ProviderReplyIncomplete,
     ProviderEndpointMisconfigured,
     ClientCredentialsRejected,
     ClientNotAuthorized,
@@ -30,7 +31,7 @@ pub enum Reason {
 
 impl Reason {
     /// All values, for tables and tests.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::GrantReauthRequired,
         Self::GrantInteractionRequired,
         Self::GrantRefreshTokenLost,
@@ -46,6 +47,7 @@ impl Reason {
         Self::ProviderConflict,
         Self::ProviderUnrecognizedError,
         Self::ProviderRefusesMany,
+        Self::ProviderReplyIncomplete,
         Self::ProviderEndpointMisconfigured,
         Self::ClientCredentialsRejected,
         Self::ClientNotAuthorized,
@@ -81,6 +83,7 @@ impl Reason {
             Self::ProviderConflict => "PROVIDER_CONFLICT",
             Self::ProviderUnrecognizedError => "PROVIDER_UNRECOGNIZED_ERROR",
             Self::ProviderRefusesMany => "PROVIDER_REFUSES_MANY",
+            Self::ProviderReplyIncomplete => "PROVIDER_REPLY_INCOMPLETE",
             Self::ProviderEndpointMisconfigured => "PROVIDER_ENDPOINT_MISCONFIGURED",
             Self::ClientCredentialsRejected => "CLIENT_CREDENTIALS_REJECTED",
             Self::ClientNotAuthorized => "CLIENT_NOT_AUTHORIZED",

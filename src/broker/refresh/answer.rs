@@ -126,7 +126,7 @@ impl Rotations {
 fn rescued(failure: Failure) -> Failure {
     let reason = match failure.reason {
         Reason::RefreshReplyUnreadable | Reason::RefreshOutcomeUnknown => {
-            Reason::ProviderUnavailable
+            Reason::ProviderReplyIncomplete
         }
         other => other,
     };

@@ -264,6 +264,7 @@ pub fn reading(failure: &Failure) -> Option<Reading> {
         | Reason::ResourceNotAllowed
         | Reason::ProviderConflict
         | Reason::ProviderRefusesMany
+        | Reason::ProviderReplyIncomplete
         | Reason::StoreUnavailable => None,
     }
 }
