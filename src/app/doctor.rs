@@ -3,24 +3,19 @@
 
 use std::fs::OpenOptions;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use rustls_platform_verifier::ConfigVerifierExt as _;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use url::Url;
 
 use crate::app::opening::{self, NO_JOURNAL};
+use crate::broker::endpoint::Unreached;
 use crate::broker::store::{Finding, Grade};
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
 use crate::store::redis::{Admission, Redis};
 use crate::store::{Keyring, OpenError};
 use crate::upstream::Provider;
+use crate::upstream::http::dial::{Dialer, NotReached};
 
 mod trust;
 
@@ -156,54 +151,29 @@ async fn reach(provider: &Provider) -> Finding {
     let name = &provider.id;
     let endpoint = provider.endpoints.token.as_ref().or(provider.issuer.as_ref());
     let address = endpoint.and_then(|url| Url::parse(url).ok());
-    let place = address.as_ref().and_then(|url| {
-        let host = url.host_str()?.trim_matches(['[', ']']);
-        Some((host.to_owned(), url.port_or_known_default()?, url.scheme() == "https"))
-    });
-    let Some((host, port, tls)) = place else {
+    let Some((url, host)) = address.as_ref().and_then(|url| Some((url, url.host_str()?))) else {
         return Finding::new("provider", Grade::Unseen, format!("{name}: no address"), "");
     };
-    let (grade, why, remedy) = match timeout(CONNECT, greet(&host, port, tls)).await {
-        Ok(Ok(())) if tls => {
+    let met = match Dialer::new() {
+        Ok(dialer) => dialer.dial(url, CONNECT).await.map(drop),
+        Err(error) => Err(NotReached { kind: Unreached::Tls, why: error.to_string() }),
+    };
+    let NotReached { kind, why } = match met {
+        Ok(()) if url.scheme() == "https" => {
             return Finding::fine("provider", format!("{name}: {host} shakes hands (TLS)"));
         }
-        Ok(Ok(())) => {
-            return Finding::fine("provider", format!("{name}: {host} takes connections"));
-        }
-        Ok(Err(Greeting::Unreached(error))) => {
-            (Grade::Waits, error.to_string(), "look at the network, proxies and the address")
-        }
-        Ok(Err(Greeting::Untrusted(error))) => (
-            Grade::Wrong,
-            format!("TLS: {error}"),
-            "look at its certificate, the clock, and at whom this machine trusts",
-        ),
-        Err(_) => (
-            Grade::Waits,
-            format!("no answer within {} s", CONNECT.as_secs()),
-            "look at the network, proxies and the address",
-        ),
+        Ok(()) => return Finding::fine("provider", format!("{name}: {host} takes connections")),
+        Err(not_reached) => not_reached,
     };
+    let (grade, remedy) = match kind {
+        Unreached::Tls => {
+            (Grade::Wrong, "look at its certificate, the clock, and at whom this machine trusts")
+        }
+        Unreached::Name | Unreached::Connection | Unreached::Silence => {
+            (Grade::Waits, "look at the network, proxies and the address")
+        }
+    };
+    let port = url.port_or_known_default().unwrap_or_default();
     let found = format!("{name}: {host}:{port} cannot be reached ({why})");
     Finding::new("provider", grade, found, remedy)
-}
-
-/// Why nobody was met.
-enum Greeting {
-    Unreached(std::io::Error),
-    Untrusted(std::io::Error),
-}
-
-async fn greet(host: &str, port: u16, tls: bool) -> Result<(), Greeting> {
-    let connection = TcpStream::connect((host, port)).await.map_err(Greeting::Unreached)?;
-    if !tls {
-        return Ok(());
-    }
-    let untrusted = |error: std::io::Error| Greeting::Untrusted(error);
-    let config = ClientConfig::with_platform_verifier();
-    let config = config.map_err(|error| untrusted(std::io::Error::other(error)))?;
-    let name = ServerName::try_from(host.to_owned());
-    let name = name.map_err(|error| untrusted(std::io::Error::other(error)))?;
-    let shaken = TlsConnector::from(Arc::new(config)).connect(name, connection).await;
-    shaken.map(drop).map_err(untrusted)
 }

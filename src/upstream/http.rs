@@ -1,20 +1,24 @@
 //! Requests to providers: what is sent to a token endpoint is sent at most once, whatever happens.
 //!
-//! `wire` is how, `metadata` what providers say of themselves.
+//! `dial` makes a connection, `wire` asks on it, `recorder` and `reread` keep and read what a parser gives up
+//! on; `metadata` is what providers say of themselves.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
-    RETRY_AFTER,
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue,
+    RETRY_AFTER, USER_AGENT,
 };
-use reqwest::{Client, Response};
+use reqwest::Client;
 use thiserror::Error;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
+use url::{Position, Url};
 
 use crate::broker::endpoint::{
     self, Consent, Disposition, Failure, NotRevoked, Proof, Question, Reply, Request, Revocable,
@@ -25,13 +29,18 @@ use crate::clock::{Clock, between};
 use crate::secret::{Account, Nonce, RefreshToken};
 use crate::upstream::authorize::authorization_url;
 use crate::upstream::form::Form;
+use crate::upstream::http::dial::{Dialer, NotReached};
 use crate::upstream::http::metadata::{Freshness, Metadata};
-use crate::upstream::http::wire::{listen, read, unanswered, unknown};
+use crate::upstream::http::reread::{Reading, readings};
+use crate::upstream::http::wire::{Heard, exchange, listen};
 use crate::upstream::id_token::{self, Expected, Untrusted};
 use crate::upstream::provider::{Endpoints, Provider};
-use crate::upstream::reply::{Person, Raw, judge, person};
+use crate::upstream::reply::{Person, Raw, cleaned, is_cut, judge, person};
 
+pub(crate) mod dial;
 mod metadata;
+mod recorder;
+mod reread;
 mod wire;
 
 /// The scope for which a provider says who the person is.
@@ -40,6 +49,7 @@ const OPENID: &str = "openid";
 /// Talks to the token endpoints of the configured providers.
 pub struct Http {
     providers: BTreeMap<ProviderId, Upstream>,
+    dialer: Dialer,
     clock: Clock,
 }
 
@@ -48,6 +58,7 @@ struct Upstream {
     provider: Provider,
     /// Where it is, as far as that is configured.
     configured: Arc<Endpoints>,
+    /// Reads what it says of itself.
     client: Client,
     metadata: Metadata,
 }
@@ -57,7 +68,7 @@ struct Arrived {
     status: u16,
     body: Vec<u8>,
     whole: bool,
-    deflated: bool,
+    encodings: Vec<String>,
     retry_after: Option<Duration>,
     at: SystemTime,
 }
@@ -65,30 +76,33 @@ struct Arrived {
 impl Arrived {
     /// The same, as an answer to `sent`.
     fn raw<'a>(&'a self, sent: Option<&'a RefreshToken>) -> Raw<'a> {
-        let Self { status, whole, deflated, retry_after, at: now, .. } = *self;
-        Raw { status, body: &self.body, whole, deflated, retry_after, sent, now }
+        let Self { status, whole, retry_after, at: now, .. } = *self;
+        let (body, encodings) = (&self.body, &self.encodings);
+        Raw { status, body, whole, encodings, retry_after, sent, now }
     }
 }
 
-/// A provider cannot be talked to.
+/// Providers cannot be talked to.
 #[derive(Debug, Error)]
-#[error("provider {id}: the HTTP client cannot be made")]
-pub struct BuildError {
-    id: ProviderId,
-    #[source]
-    source: reqwest::Error,
+pub enum BuildError {
+    /// There is no trust to begin with.
+    #[error("whom this machine trusts cannot be read")]
+    Trust(#[from] rustls::Error),
+    /// What providers say of themselves cannot be read.
+    #[error("the HTTP client cannot be made")]
+    Client(#[from] reqwest::Error),
 }
 
 impl Http {
-    /// Prepares a client for each provider.
+    /// Prepares what is needed to talk to each provider.
     pub fn new(providers: Vec<Provider>, clock: Clock) -> Result<Self, BuildError> {
         let each = providers.into_iter().map(|provider| {
-            let failed = |source| BuildError { id: provider.id.clone(), source };
-            let client = wire::client(&provider).map_err(failed)?;
+            let client = metadata::client(&provider)?;
             let (id, configured) = (provider.id.clone(), Arc::new(provider.endpoints.clone()));
             Ok((id, Upstream { provider, configured, client, metadata: Metadata::default() }))
         });
-        Ok(Self { providers: each.collect::<Result<_, _>>()?, clock })
+        let providers = each.collect::<Result<_, BuildError>>()?;
+        Ok(Self { providers, dialer: Dialer::new()?, clock })
     }
 
     fn upstream(&self, id: &ProviderId) -> Result<&Upstream, Failure> {
@@ -96,21 +110,32 @@ impl Http {
         self.providers.get(id).ok_or_else(missing)
     }
 
-    fn retry_after(&self, headers: &HeaderMap) -> Option<Duration> {
-        let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-        if let Ok(seconds) = text.parse() {
+    fn retry_after(&self, text: &str) -> Option<Duration> {
+        if let Ok(seconds) = text.trim().parse() {
             return Some(Duration::from_secs(seconds));
         }
-        Some(between(self.clock.now(), httpdate::parse_http_date(text).ok()?))
+        Some(between(self.clock.now(), httpdate::parse_http_date(text.trim()).ok()?))
     }
 
-    /// Reads all that comes of an answer.
-    async fn arrive(&self, response: Response, deadline: Instant) -> Arrived {
-        let status = response.status().as_u16();
-        let retry_after = self.retry_after(response.headers());
-        let deflated = response.headers().get(CONTENT_ENCODING).is_some_and(|how| how == "deflate");
-        let (body, whole) = read(response, deadline).await;
-        Arrived { status, body, whole, deflated, retry_after, at: self.clock.now() }
+    /// The ways to read what came, each as an answer; the parser's first.
+    fn arrivals(&self, heard: Heard) -> Vec<Arrived> {
+        let at = self.clock.now();
+        let mut arrivals = Vec::new();
+        if let Some((status, headers)) = heard.head {
+            let texts = |name| {
+                let all = headers.get_all(name).into_iter();
+                all.filter_map(|value| value.to_str().ok().map(str::to_owned)).collect::<Vec<_>>()
+            };
+            let retry_after = texts(RETRY_AFTER).first().and_then(|text| self.retry_after(text));
+            let (encodings, whole) = (texts(CONTENT_ENCODING), heard.whole);
+            let body = heard.body;
+            arrivals.push(Arrived { status, body, whole, encodings, retry_after, at });
+        }
+        for Reading { status, encodings, retry_after, body } in readings(&heard.bytes) {
+            let retry_after = retry_after.and_then(|text| self.retry_after(&text));
+            arrivals.push(Arrived { status, body, whole: false, encodings, retry_after, at });
+        }
+        arrivals
     }
 
     /// What a request brings; its refresh token stands apart.
@@ -132,14 +157,14 @@ impl Http {
             Proof::Other => provider.credentials.other(),
         };
         let form = Form::exchange(provider, in_use.auth(), request, url, self.clock.now());
-        let response = upstream.post(url, form, deadline).await?;
+        let heard = self.post(provider, url, form, deadline).await?;
         let sent = match request {
             Request::RefreshToken(token) => Some(token),
             Request::ClientCredentials { .. } | Request::AuthorizationCode { .. } => None,
         };
-        let arrived = self.arrive(response, deadline).await;
+        let arrivals = self.arrivals(heard);
+        let (mut reply, arrived) = fullest(provider, &arrivals, sent);
         let raw = arrived.raw(sent);
-        let mut reply = judge(provider, &raw);
         let gone = |failure: &Failure| failure.reason == Reason::ProviderEndpointMisconfigured;
         if reply.issued.as_ref().err().is_some_and(gone) {
             upstream.metadata.forget();
@@ -192,6 +217,39 @@ impl Http {
         believed.map(Some).map_err(|untrusted| untrusted.why().to_owned())
     }
 
+    /// Sends a form once, and hears all that comes back: something, or it is a failure.
+    async fn post(
+        &self,
+        provider: &Provider,
+        url: &str,
+        form: Form,
+        deadline: Instant,
+    ) -> Result<Heard, Failure> {
+        let wrong = |reason| Failure::new(reason, Disposition::NotSent);
+        let url = Url::parse(url).map_err(|_| wrong(Reason::ProviderEndpointMisconfigured))?;
+        let request = request(&url, form).ok_or_else(|| wrong(Reason::ClientMisconfigured))?;
+        let dialled = listen(deadline, self.dialer.dial(&url, provider.connect_timeout)).await;
+        let line = match dialled {
+            Some(Ok(line)) => line,
+            Some(Err(NotReached { kind, why })) => {
+                debug!(provider = %provider.id, why, "the token endpoint was not reached");
+                let detail = Some(cleaned(&why, &[]));
+                let failure = wrong(Reason::ProviderUnreachable);
+                return Err(Failure { unreached: Some(kind), detail, ..failure });
+            }
+            None => return Err(wrong(Reason::ProviderUnreachable)),
+        };
+        let heard = exchange(line, request, deadline, is_cut).await;
+        if heard.head.is_none() && heard.bytes.is_empty() {
+            debug!(provider = %provider.id, ended = heard.ended, "the token endpoint gave no answer");
+            return Err(unknown(if heard.ended { DoubtKind::Ended } else { DoubtKind::Unheard }));
+        }
+        if heard.head.is_none() {
+            debug!(provider = %provider.id, "the head of a reply cannot be read; it is read as bytes");
+        }
+        Ok(heard)
+    }
+
     async fn take_back(&self, id: &ProviderId, token: &Revocable) -> Result<(), NotRevoked> {
         let upstream = self.upstream(id).map_err(NotRevoked::Failed)?;
         let provider = &upstream.provider;
@@ -206,11 +264,12 @@ impl Http {
             token_url,
             self.clock.now(),
         );
-        let response = upstream.post(url, form, deadline).await.map_err(NotRevoked::Failed)?;
-        if response.status().is_success() {
+        let heard = self.post(provider, url, form, deadline).await.map_err(NotRevoked::Failed)?;
+        let arrivals = self.arrivals(heard);
+        let arrived = &arrivals[0];
+        if (200..300).contains(&arrived.status) {
             return Ok(());
         }
-        let arrived = self.arrive(response, deadline).await;
         match judge(provider, &arrived.raw(None)).issued {
             Err(failure) if is_unknown(&failure) => Ok(()),
             Err(failure) => Err(NotRevoked::Failed(failure)),
@@ -220,12 +279,57 @@ impl Http {
     }
 }
 
+/// What the parser made of an answer; where that is no success with tokens, the first way to read the bytes
+/// that is one, or else that at least has the refresh token.
+fn fullest<'a>(
+    provider: &Provider,
+    arrivals: &'a [Arrived],
+    sent: Option<&RefreshToken>,
+) -> (Reply, &'a Arrived) {
+    let first = &arrivals[0];
+    let read = judge(provider, &first.raw(sent));
+    let readable = first.whole && (read.issued.is_ok() || !(200..300).contains(&first.status));
+    if readable || (read.issued.is_ok() && read.refresh_token.is_some()) {
+        return (read, first);
+    }
+    let others = arrivals[1..].iter().map(|other| (judge(provider, &other.raw(sent)), other));
+    let mut found: Vec<_> = others.filter(|(reply, _)| reply.refresh_token.is_some()).collect();
+    let both = found.iter().position(|(reply, _)| reply.issued.is_ok());
+    match both {
+        Some(both) => found.swap_remove(both),
+        None if read.refresh_token.is_none() && !found.is_empty() => found.swap_remove(0),
+        None => (read, first),
+    }
+}
+
 /// Our client is refused, by a code or by what is known of the provider. Whoever answers 401 and says
 /// nothing may know nothing of the client.
 fn refuses_client(failure: &Failure) -> bool {
     let refused =
         matches!(failure.reason, Reason::ClientCredentialsRejected | Reason::ClientNotAuthorized);
     refused && failure.provider_error.is_some()
+}
+
+/// `None`: what proves who we are cannot stand in a header.
+fn request(url: &Url, form: Form) -> Option<hyper::Request<Full<Bytes>>> {
+    let host = &url[Position::BeforeHost..Position::AfterPort];
+    let path = &url[Position::BeforePath..Position::AfterQuery];
+    let mut request = hyper::Request::post(path)
+        .header(HOST, host)
+        .header(USER_AGENT, concat!("token-broker/", env!("CARGO_PKG_VERSION")))
+        .header(ACCEPT, "application/json")
+        .header(ACCEPT_ENCODING, "identity")
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    if let Some(authorization) = &form.authorization {
+        let mut value = HeaderValue::from_str(authorization).ok()?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
+    }
+    request.body(Full::new(Bytes::from(form.body))).ok()
+}
+
+fn unknown(kind: DoubtKind) -> Failure {
+    Failure::new(Reason::RefreshOutcomeUnknown, Disposition::Unknown(kind))
 }
 
 /// The token is good for nothing: some providers say so instead of success.
@@ -246,32 +350,6 @@ impl Upstream {
             self.metadata.endpoints(&self.provider, &self.client, freshness).await
         } else {
             Ok(self.known())
-        }
-    }
-
-    /// Sends a form once, and waits for the head of what comes back.
-    async fn post(&self, url: &str, form: Form, deadline: Instant) -> Result<Response, Failure> {
-        let mut post = self
-            .client
-            .post(url)
-            .header(ACCEPT, "application/json")
-            .header(ACCEPT_ENCODING, "identity")
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(form.body);
-        if let Some(authorization) = &form.authorization {
-            let Ok(mut value) = HeaderValue::from_str(authorization) else {
-                return Err(Failure::new(Reason::ClientMisconfigured, Disposition::NotSent));
-            };
-            value.set_sensitive(true);
-            post = post.header(AUTHORIZATION, value);
-        }
-        match listen(deadline, post.send()).await {
-            Some(Ok(response)) => Ok(response),
-            Some(Err(error)) => Err(unanswered(&self.provider.id, error)),
-            None => {
-                debug!(provider = %self.provider.id, "no answer came in time");
-                Err(unknown(DoubtKind::Unheard))
-            }
         }
     }
 }

@@ -71,6 +71,14 @@ pub(crate) fn judge(provider: &Provider, raw: &Raw<'_>) -> Reply {
     }
 }
 
+/// A body that says it is whole, and breaks off: JSON that has no end.
+pub(crate) fn is_cut(body: &[u8]) -> bool {
+    let text = body.trim_ascii();
+    let json = text.starts_with(b"{") || text.starts_with(b"[");
+    let ended = serde_json::from_slice::<serde::de::IgnoredAny>(text);
+    json && ended.is_err_and(|error| error.is_eof())
+}
+
 /// A refusal; but one that holds a pair did not refuse, and nobody knows what it did.
 fn not_a_success(
     provider: &Provider,

@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use jsonwebtoken::jwk::JwkSet;
 use parking_lot::Mutex;
 use reqwest::header::ACCEPT;
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, Response, StatusCode, redirect, retry};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -15,11 +15,13 @@ use crate::broker::endpoint::{Disposition, Failure};
 use crate::broker::error::chain;
 use crate::broker::model::Reason;
 use crate::upstream::discovery;
-use crate::upstream::http::wire::{listen, read};
+use crate::upstream::http::wire::listen;
 use crate::upstream::provider::{Endpoints, Provider};
 
 /// Longest wait for a document.
 const DOCUMENT_MAX: Duration = Duration::from_secs(10);
+/// Longest document.
+const DOCUMENT_LEN_MAX: usize = 1 << 20;
 /// So long a failure stands for all who ask: those who waited for it do not ask one by one.
 const FAILURE_AGE: Duration = Duration::from_secs(2);
 /// Where a document is older, it is read anew before somebody is asked for consent.
@@ -156,6 +158,32 @@ async fn discover(provider: &Provider, client: &Client) -> Result<Endpoints, Fai
     Err(Failure::new(Reason::ProviderEndpointMisconfigured, Disposition::NotSent))
 }
 
+/// A client that goes nowhere but where it is told.
+#[expect(clippy::disallowed_methods, reason = "the one place that builds it")]
+pub(super) fn client(provider: &Provider) -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        .pool_max_idle_per_host(0)
+        .http1_only()
+        .no_proxy()
+        .connect_timeout(provider.connect_timeout)
+        .user_agent(concat!("token-broker/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+/// A document, if it comes whole.
+async fn read(mut response: Response) -> Option<Vec<u8>> {
+    let mut document = Vec::new();
+    while let Some(chunk) = response.chunk().await.ok()? {
+        document.extend_from_slice(&chunk);
+        if document.len() > DOCUMENT_LEN_MAX {
+            return None;
+        }
+    }
+    Some(document)
+}
+
 /// `None`: there is none.
 async fn document(client: &Client, url: &str) -> Result<Option<Vec<u8>>, String> {
     let deadline = Instant::now() + DOCUMENT_MAX;
@@ -170,8 +198,6 @@ async fn document(client: &Client, url: &str) -> Result<Option<Vec<u8>>, String>
         StatusCode::NOT_FOUND => return Ok(None),
         status => return Err(format!("the answer was {}", status.as_u16())),
     }
-    match read(response, deadline).await {
-        (body, true) => Ok(Some(body)),
-        (_, false) => Err("the document did not arrive whole".to_owned()),
-    }
+    let document = listen(deadline, read(response)).await.flatten();
+    document.ok_or_else(|| "the document did not arrive whole".to_owned()).map(Some)
 }

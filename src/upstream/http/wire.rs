@@ -1,48 +1,50 @@
-//! The wire: one request, sent at most once, and all that comes back.
+//! The wire: one request on a connection of its own, and all that comes back.
+//!
+//! hyper is asked directly, which is what reqwest stands on: reqwest lets nobody in between its socket and
+//! its parser, and what arrives has to be there also where the parser gives up. A connection that was dialled
+//! for one request leaves nothing to switch off, either: no pool (a pooled connection that the server closes
+//! as we write looks just like a lost answer), no retry, no redirect, no proxy.
 
-use std::error::Error as _;
-use std::future::Future;
-use std::iter::successors;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::time::Duration;
 
-use reqwest::{Client, Response, redirect, retry};
+use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::HeaderMap;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{debug, warn};
+use zeroize::Zeroizing;
 
-use crate::broker::endpoint::{Disposition, Failure, Unreached};
-use crate::broker::error::chain;
-use crate::broker::model::{DoubtKind, ProviderId, Reason};
-use crate::upstream::provider::Provider;
-use crate::upstream::reply::cleaned;
+use crate::upstream::http::dial::Line;
+use crate::upstream::http::recorder::{Recorder, Recording};
 
 /// How long what had arrived at the deadline may take from the socket to us.
 const LAST_LOOK: Duration = Duration::from_millis(100);
+/// How long the rest of an answer may take that is longer than it says.
+const REST: Duration = Duration::from_millis(500);
 /// Most headers of a reply; the library's own limit of 100 would cost the refresh token.
 const HEADERS_MAX: usize = 1_000;
-/// Most bytes of a reply that are read.
+/// Most bytes of a reply that are read, and most with its head and with how it is packed.
 const BODY_MAX: usize = 1 << 20;
+const BYTES_MAX: usize = 2 * BODY_MAX;
 
-/// A client that never sends anything twice: no redirect, no retry, no pool (a pooled connection
-/// that the server closes as we write looks just like a lost answer), no HTTP/2 replays, and no
-/// proxy that the environment slipped in.
-#[expect(clippy::disallowed_methods, reason = "the one place that builds the token client")]
-pub(super) fn client(provider: &Provider) -> Result<Client, reqwest::Error> {
-    Client::builder()
-        .redirect(redirect::Policy::none())
-        .retry(retry::never())
-        .pool_max_idle_per_host(0)
-        .http1_only()
-        // The head of a reply may be as odd as it likes: a refresh token is behind it.
-        .http1_max_headers(HEADERS_MAX)
-        .http1_allow_obsolete_multiline_headers_in_responses(true)
-        .http1_allow_spaces_after_header_name_in_responses(true)
-        .http1_ignore_invalid_headers_in_responses(true)
-        .http09_responses()
-        .no_proxy()
-        .connect_timeout(provider.connect_timeout)
-        .user_agent(concat!("token-broker/", env!("CARGO_PKG_VERSION")))
-        .build()
+/// All that came of one request.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// Status and headers, if they can be read.
+    pub(super) head: Option<(u16, HeaderMap)>,
+    /// As much of the body as can be read.
+    pub(super) body: Vec<u8>,
+    /// The end of the body was seen.
+    pub(super) whole: bool,
+    /// Every byte.
+    pub(super) bytes: Zeroizing<Vec<u8>>,
+    /// The connection ended; or the time was up.
+    pub(super) ended: bool,
 }
 
 /// Waits until the deadline, and a moment longer: what had arrived by then is still read, also if
@@ -55,82 +57,77 @@ pub(super) async fn listen<T>(deadline: Instant, work: impl Future<Output = T>) 
     }
 }
 
+/// Sends a request once. `is_cut`: a body that is whole by its own account lacks its end.
+pub(super) async fn exchange(
+    line: Box<dyn Line>,
+    request: Request<Full<Bytes>>,
+    deadline: Instant,
+    is_cut: impl Fn(&[u8]) -> bool,
+) -> Heard {
+    let recording = Recording::default();
+    let io = TokioIo::new(Recorder::new(line, BYTES_MAX, recording.clone()));
+    let mut heard = Heard::default();
+    // It does not touch the connection yet.
+    let Ok((mut sender, mut connection)) = parser().handshake(io).await else { return heard };
+    let work = ask(&mut sender, request, &mut heard);
+    let served = poll_fn(|context| connection.poll_without_shutdown(context));
+    let done = listen(deadline, beside(served, work)).await;
+    heard.ended = done.is_some();
+    if heard.whole && is_cut(&heard.body) {
+        heard.whole = false;
+        let mut line = connection.into_parts().io.into_inner();
+        let _ = timeout(REST, async {
+            let mut rest = [0; 4096];
+            // The recording has it.
+            while line.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+        })
+        .await;
+    }
+    heard.bytes = recording.take();
+    heard
+}
+
+/// Reads heads that are as odd as they like: a refresh token is behind them.
+fn parser() -> http1::Builder {
+    let mut parser = http1::Builder::new();
+    parser
+        .max_headers(HEADERS_MAX)
+        .http09_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_spaces_after_header_name_in_responses(true)
+        .ignore_invalid_headers_in_responses(true);
+    parser
+}
+
+/// Does the work while the connection is served, also after that has ended.
+async fn beside<T>(served: impl Future, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => return done,
+        _ = served => {}
+    }
+    work.await
+}
+
 /// Reads as much as comes, up to the limit: what arrived may hold the refresh token even if the
 /// rest never does.
-pub(super) async fn read(mut response: Response, deadline: Instant) -> (Vec<u8>, bool) {
-    let mut body = Vec::new();
-    let whole = listen(deadline, fill(&mut response, &mut body)).await.unwrap_or(false);
-    (body, whole)
-}
-
-/// Whether its end came.
-async fn fill(response: &mut Response, body: &mut Vec<u8>) -> bool {
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) => {
-                let room = BODY_MAX - body.len();
-                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                if body.len() == BODY_MAX {
-                    return false;
-                }
-            }
-            Ok(None) => return true,
-            Err(_) => return false,
+async fn ask(
+    sender: &mut SendRequest<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
+    heard: &mut Heard,
+) {
+    let Ok(response) = sender.send_request(request).await else { return };
+    let (parts, mut body) = response.into_parts();
+    heard.head = Some((parts.status.as_u16(), parts.headers));
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return };
+        let Some(chunk) = frame.data_ref() else { continue };
+        let room = BODY_MAX - heard.body.len();
+        heard.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if heard.body.len() == BODY_MAX {
+            return;
         }
     }
-}
-
-/// No answer came: was anything sent?
-pub(super) fn unanswered(id: &ProviderId, error: reqwest::Error) -> Failure {
-    let unsent = error.is_connect() || error.is_builder();
-    let error = error.without_url();
-    let cause = chain(&error);
-    debug!(provider = %id, sent = !unsent, error = cause, "the token endpoint gave no answer");
-    if !unsent && unreadable_head(&error) {
-        warn!(
-            provider = %id,
-            error = cause,
-            "the head of a reply cannot be read; if a refresh token came with it, it is lost"
-        );
-        return unknown(DoubtKind::Unreadable);
-    }
-    if !unsent {
-        return unknown(DoubtKind::Ended);
-    }
-    let (unreached, cause) = unreached(&error);
-    let failure = Failure::new(Reason::ProviderUnreachable, Disposition::NotSent);
-    Failure { unreached: Some(unreached), detail: Some(cleaned(&cause, &[])), ..failure }
-}
-
-/// Why no connection came about: its kind, and the innermost cause.
-fn unreached(error: &reqwest::Error) -> (Unreached, String) {
-    let causes = || successors(error.source(), |&error| error.source());
-    let innermost = causes().last().map_or_else(|| error.to_string(), ToString::to_string);
-    let tls = causes().any(of_tls);
-    // The library keeps the kind of a failed look-up to itself.
-    let named = causes().any(|cause| cause.to_string().contains("dns error"));
-    match () {
-        () if tls => (Unreached::Tls, format!("TLS: {innermost}")),
-        () if named => (Unreached::Name, format!("its name is not found: {innermost}")),
-        () if error.is_timeout() => {
-            (Unreached::Silence, "nothing came back from its address in time".to_owned())
-        }
-        () => (Unreached::Connection, innermost),
-    }
-}
-
-/// TLS says no, however deep that is wrapped.
-fn of_tls(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    cause.is::<rustls::Error>() || inner.is_some_and(|inner| of_tls(inner))
-}
-
-/// An answer came, and is no HTTP.
-fn unreadable_head(error: &reqwest::Error) -> bool {
-    let mut causes = successors(error.source(), |&error| error.source());
-    causes.any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse))
-}
-
-pub(super) fn unknown(kind: DoubtKind) -> Failure {
-    Failure::new(Reason::RefreshOutcomeUnknown, Disposition::Unknown(kind))
+    heard.whole = true;
 }

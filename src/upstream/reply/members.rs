@@ -41,7 +41,7 @@ pub(super) fn members(body: &Text<'_>) -> Option<Map<String, Value>> {
 }
 
 /// The same, with what stands beside the refresh token that was found, or with an access token that stands
-/// elsewhere. `None`: there is no access token, and nothing else that could be read.
+/// elsewhere. `None`: there is no access token, nor anything else that could be read.
 pub(super) fn completed(
     body: &Text<'_>,
     top: Option<Map<String, Value>>,
@@ -55,7 +55,7 @@ pub(super) fn completed(
     }
     let beside = objects.iter().copied().find(|object| {
         let refresh_token = refresh_token.map(RefreshToken::expose);
-        refresh_token.is_some() && value(object, &["refreshtoken"]) == refresh_token
+        refresh_token.is_some() && text_of(object, "refreshtoken").map(str::trim) == refresh_token
     });
     let beside = beside.map(|object| plainly(object, true)).filter(has_access_token);
     let elsewhere = || objects.iter().map(|object| plainly(object, false)).find(has_access_token);
@@ -111,7 +111,6 @@ fn has_access_token(members: &Map<String, Value>) -> bool {
     text(members, "access_token").is_some()
 }
 
-fn value<'a>(object: &'a Map<String, Value>, names: &[&str]) -> Option<&'a str> {
-    let named = |(name, _): &(&String, &Value)| names.iter().any(|it| salvage::same(name, it));
-    object.iter().find(named)?.1.as_str()
+fn text_of<'a>(object: &'a Map<String, Value>, wanted: &str) -> Option<&'a str> {
+    object.iter().find(|(name, _)| salvage::same(name, wanted))?.1.as_str()
 }
