@@ -1,6 +1,6 @@
 //! Configuration: built-in defaults, then a YAML file, then the environment; later wins.
 //!
-//! `file` is what can be written, `load` how the layers meet, `form` whether they have the form, `check`
+//! `file` is what can be written, `load` how the layers meet (with `places`), `form` whether they have the form, `check`
 //! how the result becomes what the program runs on, `callers` the same for callers and what they may do, `provider` for one provider, `profile`
 //! what is known of providers.
 
@@ -24,6 +24,7 @@ mod check;
 mod file;
 mod form;
 mod load;
+mod places;
 mod profile;
 mod provider;
 mod secrets;

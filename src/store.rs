@@ -24,6 +24,7 @@ mod seal;
 mod transition;
 pub mod vault;
 
+pub(crate) use embedded::room;
 pub use journal::Journal;
 pub use keyring::Keyring;
 pub use vault::Vault;

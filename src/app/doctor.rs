@@ -13,7 +13,7 @@ use crate::broker::store::{Finding, Grade};
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
 use crate::store::redis::{Admission, Redis};
-use crate::store::{Keyring, OpenError};
+use crate::store::{Keyring, OpenError, room};
 use crate::upstream::Provider;
 use crate::upstream::http::dial::{Dialer, NotReached};
 
@@ -59,7 +59,13 @@ async fn store(config: &Config, ring: &Keyring, clock: Clock) -> Vec<Finding> {
             "everything is in memory only: a restart loses every grant",
             "name another `store.url`",
         )]),
-        StoreConfig::Redb(path) => Ok(vec![file(path)]),
+        StoreConfig::Redb(path) => {
+            let there = match opening::lost_store(config) {
+                Some(path) => Finding::new("store", Grade::Wrong, opening::left_alone(path), ""),
+                None => file(path),
+            };
+            Ok([Some(there), room(path)].into_iter().flatten().collect())
+        }
         StoreConfig::Redis { address, prefix, allow_eviction, replicas_min, .. } => {
             let (allow_eviction, replicas_min) = (*allow_eviction, *replicas_min);
             let admission = Admission { allow_eviction, alone: false, replicas_min };

@@ -183,6 +183,23 @@ pub(super) fn existing_key_ring(config: &Config) -> Result<Option<Keyring>, Keyr
     }
 }
 
+/// The embedded store that is gone, though its key ring is there: that is no first start.
+pub(super) fn lost_store(config: &Config) -> Option<&Path> {
+    let StoreConfig::Redb(path) = &config.store else { return None };
+    let gone = config.keys_file.is_none() && !path.exists() && ring_beside(path).exists();
+    gone.then_some(path)
+}
+
+/// What to do then.
+pub(super) fn left_alone(path: &Path) -> String {
+    let (store, ring) = (path.display(), ring_beside(path));
+    format!(
+        "the store {store} is gone, and its key ring {} is there: put the file back, or mount the volume \
+         that it is on; to begin anew without any grant, move the key ring away",
+        ring.display()
+    )
+}
+
 /// Where the embedded store keeps its key ring.
 fn ring_beside(store: &Path) -> PathBuf {
     PathBuf::from(format!("{}.keys", store.display()))
@@ -191,6 +208,9 @@ fn ring_beside(store: &Path) -> PathBuf {
 /// The key ring that is named; the embedded store makes one beside itself at its first start.
 pub(super) fn key_ring(config: &Config) -> Result<Keyring, AppError> {
     let existing = existing_key_ring(config)?;
+    if let Some(path) = lost_store(config) {
+        return Err(OpenError::Refused(left_alone(path)).into());
+    }
     let (None, StoreConfig::Redb(store_path)) = (&existing, &config.store) else {
         return Ok(existing.unwrap_or_else(Keyring::generate));
     };

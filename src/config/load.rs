@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::config::file::File;
-use crate::config::{Config, Environment, Problem, Written, check, form};
+use crate::config::{Config, Environment, Problem, Written, check, form, places};
 use crate::textfile;
 use crate::upstream::Provider;
 
@@ -120,7 +120,11 @@ fn read(path: &Path) -> Result<Value, Problem> {
             .map_or(String::new(), |at| format!(" at line {}, column {}", at.line(), at.column()));
         Problem::new(&shown, format!("is not valid YAML{place}{}", hint(&text, &error.to_string())))
     })?;
-    Ok(value.unwrap_or_else(|| Value::Object(Map::new())))
+    let mut tree = value.unwrap_or_else(|| Value::Object(Map::new()));
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        places::follow(&mut tree, folder);
+    }
+    Ok(tree)
 }
 
 /// What is usually wrong; never a word of the file.

@@ -49,6 +49,9 @@ pub(crate) struct Embedded {
     shared: Mutex<HashMap<String, Shared>>,
 }
 
+/// A disk with less than this is full soon: the file doubles what it holds when it grows.
+const ROOM_LEAST: u64 = 100_000_000;
+
 /// A value, which change it is, and when it was made.
 struct Shared {
     value: Blob,
@@ -79,6 +82,7 @@ impl Embedded {
             database: RwLock::new(Some(database)),
             file: file.map(Mutex::new),
             spoiled: AtomicBool::new(false),
+            cramped: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             reopened: AtomicBool::new(false),
             deployment: OnceLock::new(),
@@ -112,11 +116,25 @@ impl Embedded {
             let outcome = step(&inner);
             if matches!(outcome, Err(StoreError::Unavailable(_))) {
                 inner.spoiled.store(true, Ordering::SeqCst);
+                inner.cramped.store(true, Ordering::SeqCst);
             }
             outcome
         };
         tokio::task::spawn_blocking(run).await.map_err(unavailable)?
     }
+}
+
+/// How much the disk takes that the file is on; `None`: the system does not say.
+pub(crate) fn room(path: &Path) -> Option<Finding> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let disk = rustix::fs::statvfs(folder.unwrap_or_else(|| Path::new("."))).ok()?;
+    let left = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let found = format!("{} MB are left on the disk of {}", left / 1_000_000, path.display());
+    if left >= ROOM_LEAST {
+        return Some(Finding::fine("room", found));
+    }
+    let remedy = "make room: what cannot be written is not refreshed";
+    Some(Finding::new("room", Grade::Risk, found, remedy))
 }
 
 #[async_trait]
@@ -152,7 +170,14 @@ impl Backend for Embedded {
                 "name another `store.url`",
             ),
         };
-        Ok(vec![persistence])
+        let room = match &self.inner.file {
+            None => None,
+            Some(file) => {
+                let path = file.lock().path.clone();
+                tokio::task::spawn_blocking(move || room(&path)).await.map_err(unavailable)?
+            }
+        };
+        Ok([Some(persistence), room].into_iter().flatten().collect())
     }
 
     async fn close(&self, _: bool) -> StoreResult<()> {

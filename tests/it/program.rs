@@ -309,6 +309,70 @@ async fn a_slow_provider_is_listened_to_after_callers_gave_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_until_there_is_room() {
+    let authority = Authority::new();
+    let base = authority.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let environment = settings(&base, "redb:store.redb");
+    let program = Program::start(dir.path(), &["serve"], &environment);
+    import(&program, dir.path(), "kroger/alice", &authority.consent("alice"));
+    // What is there can be overwritten; nothing can be added.
+    let length = std::fs::metadata(dir.path().join("store.redb")).unwrap().len();
+    program.limit_files(&length.to_string());
+    let labels: Vec<_> = (0..16).map(|n| format!("label-{n}={}", "x".repeat(60))).collect();
+    let failed = (0..2_000).any(|n| {
+        let grant = format!("kroger/service-{n}");
+        let mut arguments = vec!["grant", "create", &grant, "--provider", "default"];
+        arguments.extend(labels.iter().flat_map(|label| ["--label", label]));
+        !program.cli(&arguments).0
+    });
+    assert!(failed, "the store takes everything");
+    let told = |what: &str, told: bool| {
+        let page =
+            program.page("/readyz") + &program.page("/metrics") + &program.cli(&["status"]).1;
+        page.contains(what) == told
+    };
+    let mut seen = false;
+    for _ in 0..100 {
+        seen = told("tokenbroker_store_up 0", true) && told("File too large", true);
+        if seen {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(seen, "{} {}", program.page("/readyz"), program.cli(&["status"]).1);
+    // It is not forgotten by the next look.
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(told("tokenbroker_store_up 0", true), "{}", program.page("/readyz"));
+    }
+    program.limit_files("unlimited");
+    let well = |_: &usize| told("tokenbroker_store_up 1", true);
+    assert!((0..100).any(|n| well(&n) || {
+        std::thread::sleep(Duration::from_millis(100));
+        false
+    }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_gone_beside_its_ring_is_no_first_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let environment = settings("http://127.0.0.1:1", "redb:store.redb");
+    let (code, log) = Program::start(dir.path(), &["serve"], &environment).stop();
+    assert_eq!(code, Some(0), "{log}");
+    let (store, aside) = (dir.path().join("store.redb"), dir.path().join("aside"));
+    std::fs::rename(&store, &aside).unwrap();
+    for command in ["serve", "doctor"] {
+        let output = run(dir.path(), &[command], &environment);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(!output.status.success() && said.contains("put the file back"), "{said}");
+        assert!(!store.exists(), "nothing was made in its place");
+    }
+    std::fs::rename(&aside, &store).unwrap();
+    assert_eq!(Program::start(dir.path(), &["serve"], &environment).stop().0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_written_is_opened_anew() {
     let authority = Authority::new();
     let base = authority.serve().await;

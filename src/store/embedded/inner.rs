@@ -22,6 +22,8 @@ pub(super) struct Inner {
     pub(super) file: Option<Mutex<StoreFile>>,
     /// A step failed: redb refuses all further ones until the file is opened anew.
     pub(super) spoiled: AtomicBool,
+    /// A step failed, and no longer one has succeeded since.
+    pub(super) cramped: AtomicBool,
     pub(super) closed: AtomicBool,
     /// It was opened anew, and nobody has looked at it since.
     pub(super) reopened: AtomicBool,

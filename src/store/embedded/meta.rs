@@ -8,9 +8,12 @@ use redb::ReadableTable as _;
 use crate::store::backend::{Inspected, StoreResult};
 use crate::store::embedded::failure::unavailable;
 use crate::store::embedded::inner::Inner;
-use crate::store::embedded::tables::{IDENTITY, MARK, META, NOTES, identity};
+use crate::store::embedded::tables::{IDENTITY, MARK, META, NOTES, ROOM, identity};
 use crate::store::identity::Identity;
 use crate::store::record::{Blob, millis};
+
+/// What a whole grant, and some more, would take.
+const ROOM_LEN: usize = 256 * 1024;
 
 impl Inner {
     /// Old ones make room.
@@ -90,7 +93,21 @@ impl Inner {
         })
     }
 
+    /// On a full disk a mark finds its place in what is there already, and a grant does not.
+    fn prove_room(&self) -> StoreResult<()> {
+        self.put_fact(ROOM, &Blob(vec![0; ROOM_LEN]))?;
+        self.write(|transaction| {
+            let mut meta = transaction.open_table(META).map_err(unavailable)?;
+            meta.remove(ROOM).map_err(unavailable)?;
+            Ok(((), true))
+        })
+    }
+
     pub(super) fn inspect(&self, mark: u64) -> StoreResult<Inspected> {
+        if self.cramped.load(Ordering::SeqCst) {
+            self.prove_room()?;
+            self.cramped.store(false, Ordering::SeqCst);
+        }
         self.write(|transaction| {
             let mut meta = transaction.open_table(META).map_err(unavailable)?;
             let value =

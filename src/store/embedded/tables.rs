@@ -15,6 +15,8 @@ pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("
 pub(super) const NOTES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("notes");
 pub(super) const IDENTITY: &str = "identity";
 pub(super) const MARK: &str = "mark";
+/// Only while it is seen whether there is room.
+pub(super) const ROOM: &str = "room";
 
 /// Whose store it is, if that is written in it.
 pub(super) fn identity(found: Option<Vec<u8>>) -> StoreResult<Option<Identity>> {
