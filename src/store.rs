@@ -43,7 +43,9 @@ pub enum OpenError {
 impl From<StoreError> for OpenError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) => Self::Unavailable(chain(&error)),
+            StoreError::Unavailable(_) | StoreError::Recovering { .. } => {
+                Self::Unavailable(chain(&error))
+            }
             StoreError::Refused(_) | StoreError::BadCursor | StoreError::Unreadable { .. } => {
                 Self::Refused(error.to_string())
             }

@@ -135,7 +135,12 @@ impl Broker {
                 Ok(None) => return Err(Error::EtagMismatch(new.id)),
                 Err(failure) => {
                     let wait = self.rotations.settings.publish_backoff.after(failures);
-                    let passes = matches!(failure, StartError::Store(StoreError::Unavailable(_)));
+                    let passes = matches!(
+                        failure,
+                        StartError::Store(
+                            StoreError::Unavailable(_) | StoreError::Recovering { .. }
+                        )
+                    );
                     if !passes || Instant::now() + wait >= until {
                         return Err(failure.into_error(new.id));
                     }

@@ -34,8 +34,8 @@ impl Broker {
     }
 
     /// An operator says that the store of this deployment is as it is to be, empty or not: what other
-    /// replicas may know is waited for no longer, here. Says who was waited for.
-    pub fn confirm_store(&self, deployment: &str) -> Result<Vec<String>, Error> {
+    /// replicas may know is waited for no longer, by nobody. Says who was waited for.
+    pub async fn confirm_store(&self, deployment: &str) -> Result<Vec<String>, Error> {
         let condition = self.store();
         if condition.deployment != deployment {
             let why = "is not the deployment of this store; GetBrokerStatus names that";
@@ -44,6 +44,7 @@ impl Broker {
         let waited = self.rotations.watch.go_on();
         if !waited.is_empty() {
             warn!(replicas = waited.join(", "), "an operator says that they are not waited for");
+            self.rotations.dismiss(&waited).await;
         }
         Ok(waited)
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 mod claims;
 mod due;
@@ -27,6 +28,10 @@ pub use troubles::{Troubles, Version};
 /// A tombstone keeps late pairs out for longer than any pair can be late.
 pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// After the store became another server, a process that has not said what it knows is waited for so long: it
+/// may have crashed, and come back with a pair in its journal.
+pub const REPLICA_WAIT_MAX: Duration = Duration::from_secs(600);
+
 /// Grants read at once where all are looked at.
 pub(super) const PAGE: usize = 500;
 
@@ -49,6 +54,9 @@ pub trait Store:
     /// What this process knows was compared with the store as [`health`](Self::health) found it, and
     /// written back: from now on claims can be made in it.
     async fn compared(&self) -> Result<(), StoreError>;
+
+    /// These processes are waited for no longer, by nobody: they have ended, and what they knew is given up.
+    async fn dismiss(&self, replicas: &[String]) -> Result<(), StoreError>;
 
     /// Looks at everything that decides whether grants are safe in it.
     async fn examine(&self) -> Result<Vec<Finding>, StoreError>;
@@ -91,6 +99,8 @@ pub struct JournalCondition {
 pub struct Peers {
     /// Which server it is now; another one may lack what the one before had.
     pub server: String,
+    /// Since when, as any of the processes has seen it first; `None`: it has always been this one.
+    pub since: Option<Instant>,
     /// The names of the others, and whether each has compared what it knows with this server.
     pub others: Vec<(String, bool)>,
 }

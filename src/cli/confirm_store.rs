@@ -25,7 +25,7 @@ impl ConfirmStore {
         } else if replicas.is_empty() {
             "nobody was waited for".to_owned()
         } else {
-            format!("this replica does not wait for {} any more", replicas.join(", "))
+            format!("no replica waits for {} any more", replicas.join(", "))
         });
         Ok(())
     }

@@ -325,7 +325,7 @@ impl GrantAdminService for Admin {
         request: Request<ConfirmEmptyStoreRequest>,
     ) -> Result<Response<ConfirmEmptyStoreResponse>, Status> {
         let run = |request: ConfirmEmptyStoreRequest, _| async move {
-            let replicas = self.broker.confirm_store(&request.deployment_id)?;
+            let replicas = self.broker.confirm_store(&request.deployment_id).await?;
             Ok(ConfirmEmptyStoreResponse { replicas })
         };
         self.observe.call(Action::ConfirmEmptyStore, request, run).await

@@ -188,7 +188,9 @@ fn log(call: &Call, error: &Error) {
     let told = match error {
         // By the refresh, or the watch over the store.
         Error::Upstream { .. } | Error::GrantRefused { .. } | Error::Draining => true,
-        Error::Store(store) => matches!(store.as_ref(), StoreError::Unavailable(_)),
+        Error::Store(store) => {
+            matches!(store.as_ref(), StoreError::Unavailable(_) | StoreError::Recovering { .. })
+        }
         _ => false,
     };
     let crowding = matches!(error, Error::Unauthenticated(_) | Error::CallerLimited { .. });

@@ -63,6 +63,9 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         Error::Store(store) => match store.as_ref() {
             StoreError::Unreadable { .. } => (Code::DataLoss, ErrorReason::RecordUnreadable, None),
             StoreError::BadCursor => (Code::InvalidArgument, ErrorReason::InvalidRequest, None),
+            StoreError::Recovering { retry_after, .. } => {
+                (Code::Unavailable, ErrorReason::StoreRecovering, Some(*retry_after))
+            }
             StoreError::Unavailable(_) | StoreError::Refused(_) => {
                 (Code::Unavailable, ErrorReason::StoreUnavailable, soon)
             }

@@ -36,6 +36,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// and written back: claims may be made in it.
     async fn compared(&self) -> StoreResult<()>;
 
+    /// These processes are waited for by nobody any more.
+    async fn dismiss(&self, replicas: &[String]) -> StoreResult<()>;
+
     /// Looks at everything that decides whether grants are safe in it.
     async fn examine(&self) -> StoreResult<Vec<Finding>>;
 

@@ -154,6 +154,11 @@ impl Backend for Embedded {
         Ok(())
     }
 
+    /// There are no others.
+    async fn dismiss(&self, _: &[String]) -> StoreResult<()> {
+        Ok(())
+    }
+
     async fn inspect(&self, mark: u64) -> StoreResult<Inspected> {
         self.run(move |inner| inner.inspect(mark)).await
     }

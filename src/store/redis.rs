@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use redis::{FromRedisValue, RedisError};
 use tokio::sync::mpsc::Sender;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt as _;
 use tracing::warn;
 
@@ -37,6 +37,7 @@ use crate::store::redis::wire::{
 };
 use crate::store::{Keyring, OpenError, keyring};
 
+mod brokers;
 mod check;
 mod confirm;
 mod facts;
@@ -92,6 +93,8 @@ struct Connections {
 struct Looked {
     connections: Connections,
     server: String,
+    /// Since when it has been this one.
+    since: Option<Instant>,
     /// The server was told already that it was compared.
     told: bool,
     /// So was any.
@@ -148,6 +151,8 @@ impl Redis {
         let mut findings = check::examine(&session, &layout, admission, clock).await?;
         if findings.iter().all(|finding| finding.grade < Grade::Waits) {
             findings.push(check::owner(&session, &layout, ring).await?);
+            let brokers = brokers::examine(&session, &layout).await;
+            findings.push(brokers.map_err(|error| check::explain(&error))?);
         }
         Ok(findings)
     }
@@ -196,6 +201,23 @@ impl Redis {
     async fn of_replicas(&self, function: &str, arguments: &[&[u8]]) -> StoreResult<()> {
         let (replicas, compared) = (self.layout.replicas(), self.layout.compared());
         self.changed(function, &[&replicas, &compared], arguments).await.map(drop)
+    }
+
+    /// Since when it has been this server, as whoever saw it first has said.
+    async fn since(&self, server: &str) -> StoreResult<Instant> {
+        let known = {
+            let looked = self.looked.lock();
+            looked.since.filter(|_| looked.server == server)
+        };
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let keys = [&self.layout.replicas(), &self.layout.compared()];
+        let age: String =
+            self.call("since", &keys.map(String::as_str), &[server.as_bytes()]).await?;
+        let age = Duration::from_millis(number(&age)?);
+        let now = Instant::now();
+        Ok(now.checked_sub(age).unwrap_or(now))
     }
 
     async fn amend(
@@ -290,10 +312,18 @@ impl Backend for Redis {
         let told = own.is_some_and(|(_, compared)| *compared == server);
         let others = replicas.iter().filter(|(name, _)| name != self.replica());
         let others = others.map(|(name, compared)| (name.clone(), *compared == server)).collect();
-        let peers = Peers { server: server.clone(), others };
+        let since = match self.since(&server).await {
+            Ok(since) => since,
+            Err(trouble) => {
+                let found = Inspected::alone(identity, mark_before, anew);
+                return Ok(Inspected { trouble: Some(trouble), ..found });
+            }
+        };
+        let peers = Peers { server: server.clone(), since: Some(since), others };
         let mut looked = self.looked.lock();
         let connections = Connections { everything, claims };
-        *looked = Looked { connections, server, told, joined: looked.joined };
+        let joined = looked.joined;
+        *looked = Looked { connections, server, since: Some(since), told, joined };
         Ok(Inspected { identity, mark: mark_before, anew, peers, trouble: None })
     }
 
@@ -309,6 +339,13 @@ impl Backend for Redis {
             (looked.told, looked.joined) = (looked.server == server, true);
         }
         *self.trusted.lock() = Some(connections);
+        Ok(())
+    }
+
+    async fn dismiss(&self, replicas: &[String]) -> StoreResult<()> {
+        for replica in replicas {
+            self.of_replicas("leave", &[replica.as_bytes()]).await?;
+        }
         Ok(())
     }
 

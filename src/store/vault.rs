@@ -306,6 +306,10 @@ impl Store for Vault {
         Ok(())
     }
 
+    async fn dismiss(&self, replicas: &[String]) -> StoreResult<()> {
+        self.backend.dismiss(replicas).await
+    }
+
     async fn examine(&self) -> StoreResult<Vec<Finding>> {
         let mut findings = self.backend.examine().await?;
         findings.push(Finding::fine("deployment", &self.identity.deployment));

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::herd::{import, redis_settings};
+use crate::herd::{import, redis_settings, settings};
 use crate::support::authority::Authority;
 use crate::support::process::{Program, run};
 use crate::support::redis::{RedisServer, Sentinel};
@@ -20,7 +20,8 @@ struct World {
     authority: Authority,
     redis: RedisServer,
     brokers: [Program; 2],
-    _dir: tempfile::TempDir,
+    base: String,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -31,7 +32,7 @@ impl World {
         let url = redis.url();
         let brokers = pair(&dir, &base, &url);
         import(&brokers[0], dir.path(), GRANT, &authority.consent("alice"));
-        let world = Self { authority, redis, brokers, _dir: dir };
+        let world = Self { authority, redis, brokers, base, dir };
         for broker in 0..2 {
             assert!(world.cli(broker, &["get", GRANT]).0);
         }
@@ -50,14 +51,18 @@ impl World {
 
 /// Two brokers that look at Redis often.
 fn pair(dir: &tempfile::TempDir, base: &str, url: &str) -> [Program; 2] {
-    let mut settings = redis_settings(dir.path(), base, url);
-    settings.extend(SHORT);
-    ["a", "b"].map(|name| {
-        let mut own = settings.clone();
-        own.push(("TOKEN_BROKER__STORE__JOURNAL", name));
-        own.push(("TOKEN_BROKER__TIMING__STORE_WATCH", "100ms"));
-        Program::start(dir.path(), &["serve"], &own)
-    })
+    let made = run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
+    assert!(made.status.success());
+    ["a", "b"].map(|journal| start(dir, base, url, journal))
+}
+
+fn start(dir: &tempfile::TempDir, base: &str, url: &str, journal: &str) -> Program {
+    let mut own = settings(base, url);
+    own.extend(SHORT);
+    own.push(("TOKEN_BROKER__KEYS__FILE", "keys.json"));
+    own.push(("TOKEN_BROKER__STORE__JOURNAL", journal));
+    own.push(("TOKEN_BROKER__TIMING__STORE_WATCH", "100ms"));
+    Program::start(dir.path(), &["serve"], &own)
 }
 
 /// Retries what may fail while Redis is another; what is in memory is served all the time.
@@ -88,13 +93,18 @@ async fn nothing_is_spent_before_those_who_know_more_have_said_so() {
     world.brokers[1].signal("CONT");
     for _ in 0..10 {
         let (ok, errors) = world.cli(1, &["grant", "rotate", GRANT]);
-        assert!(!ok && errors.contains("STORE_UNAVAILABLE"), "{errors}");
+        assert!(!ok && errors.contains("STORE_"), "{errors}");
         assert!(world.cli(1, &["get", GRANT]).0, "what is in memory is served");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    let (ok, errors) = world.cli(1, &["grant", "rotate", GRANT]);
+    assert!(!ok && errors.contains("STORE_RECOVERING"), "{errors}");
+    assert!(errors.contains("confirm-store"), "the caller hears what ends it: {errors}");
     assert_eq!(world.authority.posts(), sent, "the old refresh token is spent");
     let (_, status, _) = world.brokers[1].cli(&["status"]);
-    assert!(status.contains("other replicas have not compared yet"), "{status}");
+    assert!(status.contains("have not said yet what they know"), "{status}");
+    let page = world.brokers[1].page("/readyz");
+    assert!(page.contains("waited for until") && page.contains("confirm-store"), "{page}");
     let (ok, errors) = world.cli(1, &["confirm-store", "another"]);
     assert!(!ok && errors.contains("INVALID_REQUEST"), "{errors}");
     world.brokers[0].signal("CONT");
@@ -113,13 +123,23 @@ async fn an_operator_says_who_is_not_waited_for() {
     world.brokers[0].signal("KILL");
     world.redis.restart();
     let mut told = String::new();
-    while !told.contains("does not wait for") {
+    while !told.contains("no replica waits for") {
         let (ok, errors) = world.cli(1, &["grant", "rotate", GRANT]);
-        assert!(!ok && errors.contains("STORE_UNAVAILABLE"), "{errors}");
+        assert!(!ok && errors.contains("STORE_"), "{errors}");
         tokio::time::sleep(Duration::from_millis(100)).await;
         told = world.brokers[1].cli(&["confirm-store", deployment]).1;
     }
     world.rotates(1).await;
+    // Neither one that starts anew waits for it, nor one that has a name of its own.
+    let [_, second] = world.brokers;
+    let (code, log) = second.stop();
+    assert_eq!(code, Some(0), "{log}");
+    for journal in ["b", "c"] {
+        let broker = start(&world.dir, &world.base, &world.redis.url(), journal);
+        rotates(&broker).await;
+        let (code, log) = broker.stop();
+        assert!(code == Some(0) && !log.contains("have not said"), "{log}");
+    }
     world.authority.audit();
 }
 
@@ -178,7 +198,7 @@ async fn what_is_under_way_when_redis_goes_back_is_not_sent_twice() {
 async fn who_has_stopped_cleanly_is_not_waited_for() {
     let world = World::new().await;
     // It has brought nothing in the last minute that could be lost yet.
-    let World { authority, mut redis, brokers: [second, first], _dir } = world;
+    let World { authority, mut redis, brokers: [second, first], base: _, dir: _dir } = world;
     let (code, log) = first.stop();
     assert_eq!(code, Some(0), "{log}");
     // The other has looked since.

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
+use humantime::format_rfc3339_seconds;
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
@@ -13,6 +15,7 @@ use crate::broker::error::{Error, chain};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::others::Others;
 use crate::broker::store::{Continuity, JournalCondition, StoreError};
+use crate::clock::{from_unix_ms, unix_ms};
 
 /// How the store was when it was looked at last.
 #[derive(Debug, Clone, Default)]
@@ -29,9 +32,13 @@ pub struct StoreCondition {
 
 const QUIET: &str = "it has lost what was written last, and with it perhaps claims; requests of other replicas \
                      that may be under way are waited for";
+const OTHERS: &str = "Redis is another server than before, or was restarted, and these replicas have not said \
+                      yet what they know";
+/// The end of a wait is told in steps of so many ms.
+const END_STEP: u64 = 10_000;
+/// What is given back is there soon.
+const SOON: Duration = Duration::from_secs(1);
 const GIVEN_BACK: &str = "it is given back what it has lost";
-pub(super) const OTHERS: &str = "it is another server than before, and other replicas have not compared yet what \
-                      they know";
 /// What a store may lack, until it has all that this process knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Lacks {
@@ -92,14 +99,22 @@ impl Watch {
 
     /// Nothing new is begun in a store that does not have all that we know.
     pub(in crate::broker) fn whole(&self) -> Result<(), StoreError> {
+        let recovering =
+            |why: String, retry_after| Err(StoreError::Recovering { why, retry_after });
         if self.lacks.read().is_some() {
-            return Err(StoreError::Unavailable(GIVEN_BACK.into()));
+            return recovering(GIVEN_BACK.to_owned(), SOON);
         }
-        if let Some(why) = self.quiet() {
-            return Err(StoreError::Unavailable(why.into()));
+        if let Some(left) = self.quiet_for() {
+            return recovering(QUIET.to_owned(), left);
         }
-        let nobody = self.others.read().waits().is_empty();
-        if nobody { Ok(()) } else { Err(StoreError::Unavailable(OTHERS.into())) }
+        let others = self.others.read();
+        if others.waits().is_empty() {
+            return Ok(());
+        }
+        let left = others.left();
+        drop(others);
+        let told = self.condition().trouble.clone();
+        recovering(told.unwrap_or_else(|| OTHERS.to_owned()), left)
     }
 
     /// An operator says that the store is as it is to be: no other replica is waited for.
@@ -112,10 +127,26 @@ impl Watch {
         self.others.read().any()
     }
 
-    /// Why nobody sends for a while, if so.
-    fn quiet(&self) -> Option<String> {
-        let quiet_at = *self.quiet_at.read();
-        quiet_at.filter(|at| Instant::now() < *at).map(|_| QUIET.to_owned())
+    /// For how long nobody sends, if so.
+    fn quiet_for(&self) -> Option<Duration> {
+        let left = (*self.quiet_at.read())?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// For whom is waited, until when, and what ends it; `None`: for nobody.
+    fn waits(&self, deployment: &str, now: SystemTime) -> Option<String> {
+        let others = self.others.read();
+        let (waits, left) = (others.waits(), others.left());
+        if waits.is_empty() {
+            return None;
+        }
+        // Told again and again, it is one moment.
+        let end = unix_ms(now + left).next_multiple_of(END_STEP);
+        Some(format!(
+            "{OTHERS}: {}; they are waited for until {}, or until `token-broker confirm-store {deployment}`",
+            waits.join(", "),
+            format_rfc3339_seconds(from_unix_ms(end))
+        ))
     }
 
     fn healed(&self) -> u64 {
@@ -141,17 +172,21 @@ impl Rotations {
                     self.note(StoreCondition { kind, deployment, trouble, journal });
                 }
                 let whole = continuity == Continuity::Unbroken;
-                let waits = self.watch.others.write().look(&health.peers, whole);
+                let given_up = self.watch.others.write().look(&health.peers, whole);
+                self.dismiss(&given_up).await;
+                let waits =
+                    self.watch.waits(&health.deployment, self.clock.to_wall(self.clock.now()));
                 if continuity > Continuity::Anew && self.watch.has_others() {
                     let quiet_at = Instant::now() + self.settings.suspect_after;
                     *self.watch.quiet_at.write() = Some(quiet_at);
                 }
+                let quiet = self.watch.quiet_for();
                 match lacks {
                     Some(what) if !self.complete(what).await => {
                         (lacks, Some(GIVEN_BACK.to_owned()))
                     }
                     _ => match self.store.compared().await {
-                        Ok(()) => (None, waits.or_else(|| self.watch.quiet())),
+                        Ok(()) => (None, waits.or_else(|| quiet.map(|_| QUIET.to_owned()))),
                         Err(failure) => (lacks, Some(chain(&failure))),
                     },
                 }
@@ -160,6 +195,20 @@ impl Rotations {
         *self.watch.lacks.write() = lacks;
         let (kind, deployment) = (health.kind, health.deployment);
         self.note(StoreCondition { kind, deployment, trouble, journal: health.journal });
+    }
+
+    /// What these replicas knew is given up, for everybody.
+    pub(in crate::broker) async fn dismiss(&self, replicas: &[String]) {
+        if replicas.is_empty() {
+            return;
+        }
+        if let Err(failure) = self.store.dismiss(replicas).await {
+            warn!(
+                replicas = replicas.join(", "),
+                error = chain(&failure),
+                "the store still lists them: whoever starts later waits for them once more"
+            );
+        }
     }
 
     fn show_journal(&self, journal: Option<&JournalCondition>) {

@@ -7,10 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::broker::store::Peers;
+use crate::broker::store::{Peers, REPLICA_WAIT_MAX};
 
-/// So long one is waited for: it may have crashed, and come back with a pair in its journal.
-const WAIT_MAX: Duration = Duration::from_secs(600);
 /// So long one that the store has forgotten is remembered.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
@@ -18,8 +16,11 @@ const REMEMBERED: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub(super) struct Others {
     seen: BTreeMap<String, Seen>,
-    /// Since when, by server and name; `true`: that is over.
-    waits: BTreeMap<(String, String), (Instant, bool)>,
+    /// Who has not compared with this server; `true`: is waited for no longer.
+    behind: BTreeMap<String, bool>,
+    /// Which server it is, and when those are given up that have not compared with it.
+    server: String,
+    end: Option<Instant>,
 }
 
 /// When and at which server somebody was listed last.
@@ -30,9 +31,9 @@ struct Seen {
 }
 
 impl Others {
-    /// Takes note of who is listed there; says for whom is waited. `whole`: the store has lost nothing, so
-    /// that who is not listed any more has left.
-    pub(super) fn look(&mut self, peers: &Peers, whole: bool) -> Option<String> {
+    /// Takes note of who is listed there. `whole`: the store has lost nothing, so that who is not listed any
+    /// more has left. Says who was given up just now: the store is to forget them.
+    pub(super) fn look(&mut self, peers: &Peers, whole: bool) -> Vec<String> {
         let (now, server) = (Instant::now(), &peers.server);
         let listed = |name: &String| peers.others.iter().any(|(other, _)| other == name);
         self.seen.retain(|name, seen| {
@@ -51,20 +52,25 @@ impl Others {
                 behind.push(name.clone());
             }
         }
-        self.waits.retain(|(at, name), _| at == server && behind.contains(name));
-        for name in behind {
-            self.waits.entry((server.clone(), name)).or_insert((now, false));
+        if self.server != *server {
+            self.behind.clear();
+            self.server.clone_from(server);
+            self.end = None;
         }
-        for ((_, name), (since, over)) in &mut self.waits {
-            if since.elapsed() >= WAIT_MAX && !std::mem::replace(over, true) {
+        let end = *self.end.get_or_insert(peers.since.unwrap_or(now) + REPLICA_WAIT_MAX);
+        self.behind.retain(|name, _| behind.contains(name));
+        let mut given_up = Vec::new();
+        for name in behind {
+            let over = self.behind.entry(name.clone()).or_default();
+            if now >= end && !std::mem::replace(over, true) {
                 warn!(
                     replica = name,
                     "it has not said what it knows since Redis is another one; refreshes go on without"
                 );
+                given_up.push(name);
             }
         }
-        let waits = self.waits();
-        (!waits.is_empty()).then(|| format!("{}: {}", super::continuity::OTHERS, waits.join(", ")))
+        given_up
     }
 
     /// There are any.
@@ -75,15 +81,19 @@ impl Others {
     /// Nobody is waited for any more at this server; says who was.
     pub(super) fn go_on(&mut self) -> Vec<String> {
         let waited = self.waits().into_iter().map(str::to_owned).collect();
-        self.waits.values_mut().for_each(|(_, over)| *over = true);
+        self.behind.values_mut().for_each(|over| *over = true);
         waited
     }
 
     /// For whom is waited.
     pub(super) fn waits(&self) -> Vec<&str> {
-        let waits =
-            self.waits.iter().filter(|(_, (since, over))| !over && since.elapsed() < WAIT_MAX);
-        waits.map(|((_, name), _)| name.as_str()).collect()
+        let waits = self.behind.iter().filter(|(_, over)| !**over);
+        waits.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// How long they are waited for at most.
+    pub(super) fn left(&self) -> Duration {
+        self.end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()))
     }
 }
 
@@ -94,20 +104,25 @@ mod tests {
     fn at(server: &str, others: &[(&str, bool)]) -> Peers {
         let others =
             others.iter().map(|(name, compared)| ((*name).to_owned(), *compared)).collect();
-        Peers { server: server.to_owned(), others }
+        Peers { server: server.to_owned(), since: None, others }
     }
+
+    const NOBODY: [&str; 0] = [];
 
     #[tokio::test(start_paused = true)]
     async fn who_has_not_compared_is_waited_for_each_at_each_server_for_a_while() {
         let mut others = Others::default();
-        assert_eq!(others.look(&at("one", &[("a", true), ("x", true)]), true), None);
+        others.look(&at("one", &[("a", true), ("x", true)]), true);
+        assert_eq!(others.waits(), NOBODY);
         // Another server: both are waited for until they have compared.
         others.look(&at("two", &[("a", false), ("x", false)]), false);
         assert_eq!(others.waits(), ["a", "x"]);
         others.look(&at("two", &[("a", true), ("x", false)]), true);
-        assert_eq!(others.waits(), ["x"]);
-        tokio::time::advance(WAIT_MAX).await;
-        assert_eq!(others.look(&at("two", &[("a", true), ("x", false)]), true), None);
+        assert_eq!((others.waits(), others.left()), (vec!["x"], REPLICA_WAIT_MAX));
+        tokio::time::advance(REPLICA_WAIT_MAX).await;
+        assert_eq!(others.look(&at("two", &[("a", true), ("x", false)]), true), ["x"]);
+        assert_eq!(others.look(&at("two", &[("a", true), ("x", false)]), true), NOBODY, "once");
+        assert_eq!(others.waits(), NOBODY);
         // A third: the living one is waited for all the same, unless somebody says that it is enough.
         others.look(&at("three", &[("a", false), ("x", false)]), false);
         assert_eq!(others.waits(), ["a", "x"]);
@@ -117,16 +132,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_wait_counts_from_the_change_and_not_from_a_start() {
+        tokio::time::advance(2 * REPLICA_WAIT_MAX).await;
+        let ago = |time| Some(Instant::now() - time);
+        let gone = |since| Peers { since, ..at("two", &[("x", false)]) };
+        let mut late = Others::default();
+        assert_eq!(late.look(&gone(ago(REPLICA_WAIT_MAX)), false), ["x"]);
+        assert_eq!(late.waits(), NOBODY);
+        let mut sooner = Others::default();
+        sooner.look(&gone(ago(REPLICA_WAIT_MAX / 3)), false);
+        assert_eq!((sooner.waits(), sooner.left()), (vec!["x"], REPLICA_WAIT_MAX * 2 / 3));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_has_left_is_not_waited_for_and_who_was_forgotten_is() {
         let mut others = Others::default();
         others.look(&at("one", &[("a", true), ("b", true)]), true);
-        assert_eq!(others.look(&at("one", &[("a", true)]), true), None, "b has left");
+        others.look(&at("one", &[("a", true)]), true);
+        assert_eq!(others.waits(), NOBODY, "b has left");
         // The same server was emptied, or another one never heard of them.
         others.look(&at("one", &[]), false);
         assert_eq!(others.waits(), ["a"]);
         others.look(&at("one", &[]), true);
         assert_eq!(others.waits(), ["a"], "it was not that it left");
         others.look(&at("one", &[("a", true)]), true);
-        assert!(others.waits().is_empty());
+        assert_eq!(others.waits(), NOBODY);
     }
 }

@@ -1,5 +1,7 @@
 //! Why a store failed.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use crate::broker::model::{GrantId, Position};
@@ -10,6 +12,14 @@ pub enum StoreError {
     /// It did not answer, or not in time; the step may have happened.
     #[error("the token store does not answer; call again")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It may lack what was written last: nothing new is begun in it until that is there again.
+    #[error("the token store may lack what was written last: {why}")]
+    Recovering {
+        /// What is waited for, and what ends it.
+        why: String,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// It refused the step, which did not happen.
     #[error("the token store refused: {0}")]
     Refused(String),

@@ -479,6 +479,15 @@ local function exchange(keys, args)
   return 1
 end
 
+-- Since when it has been this server: whoever sees it first says so. No replica has a name with a space.
+-- keys: replicas compared   args: the server   returns: for how long, in ms
+local function since(keys, args)
+  if redis.call('HGET', keys[2], ' server') ~= args[1] then
+    redis.call('HSET', keys[2], ' server', args[1], ' since', decimal(time_ms()))
+  end
+  return decimal(math.max(time_ms() - number(redis.call('HGET', keys[2], ' since')), 0))
+end
+
 -- A replica has given this server what it knows and the server lacked.
 -- keys: replicas compared   args: name of the replica, the server
 local function compared(keys, args)
@@ -595,6 +604,7 @@ register('start', telling(start), {})
 register('mark', mark, {})
 register('compared', compared, { 'allow-oom' })
 register('leave', leave, { 'allow-oom' })
+register('since', since, { 'allow-oom' })
 register('keep', keep, {})
 register('look', look, { 'no-writes' })
 register('pick', pick, { 'allow-oom' })

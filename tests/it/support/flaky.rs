@@ -231,6 +231,9 @@ impl Store for Flaky {
     async fn compared(&self) -> StoreResult<()> {
         self.store.compared().await
     }
+    async fn dismiss(&self, replicas: &[String]) -> StoreResult<()> {
+        self.reach()?.dismiss(replicas).await
+    }
     async fn examine(&self) -> StoreResult<Vec<Finding>> {
         self.reach()?.examine().await
     }
