@@ -384,7 +384,7 @@ impl Broker {
             (_, None) => (State::Active, None),
         };
         let quiet = held.filter(|_| silent && goes_on);
-        let holder = quiet.map(|held| held.owner.replica.clone());
+        let holder = quiet.and_then(|held| held.owner.replica().map(str::to_owned));
         let doubt = match (doubt, quiet) {
             (Some(doubt), _) => {
                 let next = self.rotations.next_try(entry, &view, &doubt);

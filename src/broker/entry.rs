@@ -77,6 +77,19 @@ struct Notes {
     advanced: Option<Generation>,
 }
 
+impl Seen {
+    fn first(doubt: &Doubt, now: SystemTime, uptime: Duration) -> Self {
+        let (sent_at, attempts) = (doubt.sent_at, doubt.attempts);
+        let silent_for = between(sent_at, now).min(uptime);
+        Self { sent_at, attempts, silent_for, at: Instant::now() }
+    }
+
+    fn is_of(&self, doubt: &Doubt) -> bool {
+        let apart = between(self.sent_at, doubt.sent_at).max(between(doubt.sent_at, self.sent_at));
+        self.attempts == doubt.attempts && apart < SAME_MOMENT
+    }
+}
+
 impl Entry {
     pub(super) fn new(grant: Grant) -> Self {
         Self {
@@ -95,14 +108,9 @@ impl Entry {
         self.view.load_full()
     }
 
-    /// The next change of the view; once it is enabled, none is missed.
+    /// The next change of the view; from now on none is missed, be it waited for or not.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.changed.notified()
-    }
-
-    /// Waits until the view changes.
-    pub(super) async fn changes(&self) {
-        self.changed().await;
     }
 
     /// The newest view, for a look that is over at once: cheaper, and not to be kept.
@@ -168,7 +176,7 @@ impl Entry {
 
     /// The request under this claim had a definite end, or is in doubt as others were before.
     pub(super) fn answered(&self, intent: &Intent) {
-        let ended = |sent: &mut Unanswered| sent.intent.owner.attempt == intent.owner.attempt;
+        let ended = |sent: &mut Unanswered| sent.intent.owner.attempt() == intent.owner.attempt();
         self.notes.lock().unanswered.take_if(ended);
     }
 
@@ -195,7 +203,7 @@ impl Entry {
             .lock()
             .unanswered
             .as_ref()
-            .is_some_and(|sent| sent.intent.owner.attempt == attempt)
+            .is_some_and(|sent| sent.intent.owner.attempt() == attempt)
     }
 
     /// The doubt about this generation that this process remembers.
@@ -217,22 +225,19 @@ impl Entry {
     /// the wall clock has no say in it; others count from the start of this process at most, because
     /// nobody can tell how the clock was turned before.
     pub(super) fn silent_for(&self, doubt: &Doubt, now: SystemTime, uptime: Duration) -> Duration {
-        let (sent_at, attempts) = (doubt.sent_at, doubt.attempts);
+        let seen = self.notes.lock().seen;
+        let seen = seen.filter(|seen| seen.is_of(doubt));
+        let seen = seen.unwrap_or_else(|| Seen::first(doubt, now, uptime));
+        seen.silent_for + seen.at.elapsed()
+    }
+
+    /// Keeps for how long nothing was heard, as it is certain now: no clock that is turned later has a say
+    /// in it.
+    pub(super) fn see(&self, doubt: &Doubt, now: SystemTime, uptime: Duration) {
         let mut notes = self.notes.lock();
-        let fresh = || Seen {
-            sent_at,
-            attempts,
-            silent_for: between(sent_at, now).min(uptime),
-            at: Instant::now(),
-        };
-        let same = |seen: &Seen| {
-            let apart = between(seen.sent_at, sent_at).max(between(sent_at, seen.sent_at));
-            seen.attempts == attempts && apart < SAME_MOMENT
-        };
-        let known = notes.seen.filter(same);
-        let known = known.unwrap_or_else(fresh);
-        notes.seen = Some(known);
-        known.silent_for + known.at.elapsed()
+        if !notes.seen.is_some_and(|seen| seen.is_of(doubt)) {
+            notes.seen = Some(Seen::first(doubt, now, uptime));
+        }
     }
 
     /// A caller reported that an API rejects the token, and no resend has come of that yet.
@@ -407,7 +412,7 @@ pub(super) mod tests {
         let entry = Entry::new(grant());
         let intent = Intent {
             generation: Generation(7),
-            owner: Owner { replica: "one".to_owned(), boot: 1, attempt: 1 },
+            owner: Owner::Process { replica: "one".to_owned(), boot: 1, attempt: 1 },
             fence: Fence(2),
             since: UNIX_EPOCH,
             doubt: None,
@@ -425,6 +430,7 @@ pub(super) mod tests {
         // Somebody else's, of before this process began, a minute ago.
         let minute = Duration::from_secs(60);
         let other = Entry::new(grant());
+        other.see(&doubt(sent_at), sent_at + hour * 9, minute);
         assert_eq!(other.silent_for(&doubt(sent_at), sent_at + hour * 9, minute), minute);
         tokio::time::advance(minute).await;
         assert_eq!(other.silent_for(&doubt(sent_at), UNIX_EPOCH, minute * 2), minute * 2);

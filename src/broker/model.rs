@@ -21,7 +21,7 @@ pub use evidence::{Evidence, Hold, Millis, Piece, Reading};
 pub use generation::{Fence, Generation, Position};
 pub use grant::Grant;
 pub use id::{GrantId, ProviderId};
-pub use intent::{Doubt, DoubtKind, Intent, Owner, REMADE};
+pub use intent::{Doubt, DoubtKind, Intent, Owner};
 pub use reason::Reason;
 pub use standing::{Standing, Verdict};
 pub use token::{Pair, Token};

@@ -14,7 +14,6 @@ use crate::broker::model::{
 };
 use crate::broker::refresh::doubt::Next;
 use crate::broker::refresh::flight::Trigger;
-use crate::broker::refresh::resend::RESTORED;
 use crate::broker::refresh::rotation::usable;
 use crate::broker::store::{Amendment, Claim, PAGE, Said};
 use crate::broker::{Broker, Overview};
@@ -224,7 +223,7 @@ impl Broker {
     }
 
     async fn distrust(&self, grant: &Grant) -> Result<bool, Error> {
-        let owner = Owner { replica: RESTORED.to_owned(), boot: 0, attempt: 0 };
+        let owner = Owner::Restored;
         let held = if let Some(held) = &grant.intent {
             held.clone()
         } else {

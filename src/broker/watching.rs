@@ -67,9 +67,7 @@ impl Watching {
                 }
                 entry => entry?,
             };
-            let mut changed = pin!(entry.changed());
-            // What changes from here on is not missed.
-            changed.as_mut().enable();
+            let changed = pin!(entry.changed());
             let looked = Instant::now();
             let deadline = looked + rotations.settings.caller_wait_max;
             let (least, due) =

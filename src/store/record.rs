@@ -137,6 +137,27 @@ pub(crate) struct StoredOwner {
     pub(crate) replica: String,
     pub(crate) boot: u64,
     pub(crate) attempt: u64,
+    /// No process has it. Left out by versions that said so by the name of the replica alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) nobody: Option<Nobody>,
+}
+
+/// Why no process has a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Nobody {
+    Remade,
+    Restored,
+}
+
+impl Nobody {
+    /// The name that stood for it, and that versions without the member still read.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Remade => "remade",
+            Self::Restored => "restored",
+        }
+    }
 }
 
 impl Record {
@@ -280,17 +301,53 @@ impl StoredDoubt {
 }
 
 impl From<StoredOwner> for Owner {
-    fn from(owner: StoredOwner) -> Self {
-        Self { replica: owner.replica, boot: owner.boot, attempt: owner.attempt }
+    fn from(StoredOwner { replica, boot, attempt, nobody }: StoredOwner) -> Self {
+        // Claims of processes are counted from 1 on, whatever these are called.
+        let named = [Nobody::Remade, Nobody::Restored].into_iter();
+        let named = named.filter(|_| attempt == 0).find(|nobody| nobody.name() == replica);
+        match nobody.or(named) {
+            Some(Nobody::Remade) => Self::Remade,
+            Some(Nobody::Restored) => Self::Restored,
+            None => Self::Process { replica, boot, attempt },
+        }
     }
 }
 
 impl From<Owner> for StoredOwner {
     fn from(owner: Owner) -> Self {
-        Self { replica: owner.replica, boot: owner.boot, attempt: owner.attempt }
+        let of_nobody = |nobody: Nobody| {
+            let (replica, nobody) = (nobody.name().to_owned(), Some(nobody));
+            Self { replica, boot: 0, attempt: 0, nobody }
+        };
+        match owner {
+            Owner::Process { replica, boot, attempt } => {
+                Self { replica, boot, attempt, nobody: None }
+            }
+            Owner::Remade => of_nobody(Nobody::Remade),
+            Owner::Restored => of_nobody(Nobody::Restored),
+        }
     }
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_a_claim_is_no_question_of_names() {
+        let stored =
+            |owner: &Owner| serde_json::to_string(&StoredOwner::from(owner.clone())).unwrap();
+        let read = |text: &str| Owner::from(serde_json::from_str::<StoredOwner>(text).unwrap());
+        let process =
+            |replica: &str| Owner::Process { replica: replica.to_owned(), boot: 0, attempt: 1 };
+        for owner in [Owner::Remade, Owner::Restored, process("remade"), process("restored")] {
+            assert_eq!(read(&stored(&owner)), owner);
+        }
+        // As versions wrote it that had no other word for it.
+        assert_eq!(read(r#"{"replica":"remade","boot":0,"attempt":0}"#), Owner::Remade);
+    }
 }

@@ -244,7 +244,7 @@ fn timeless(mut grant: Grant) -> Grant {
 
 fn owner(life: &Life<'_>) -> Owner {
     let attempt = u64::try_from(life.claims.len()).unwrap();
-    Owner { replica: "broker-0".to_owned(), boot: 7, attempt }
+    Owner::Process { replica: "broker-0".to_owned(), boot: 7, attempt }
 }
 
 fn doubt(fence: Fence) -> Doubt {

@@ -205,7 +205,7 @@ async fn a_holder_that_died_is_known_at_once_and_followed() {
     world.alice().await;
     let generation = show(&world).await.generation;
     let id = GrantId::parse(ALICE).unwrap();
-    let owner = Owner { replica: "local".to_owned(), boot: 99, attempt: 1 };
+    let owner = Owner::Process { replica: "local".to_owned(), boot: 99, attempt: 1 };
     let generation = token_broker::broker::model::Generation(generation.try_into().unwrap());
     let watch = Duration::from_secs(69);
     let claim = world.store.claim(&id, generation, owner, None, watch).await.unwrap();
@@ -341,7 +341,7 @@ async fn silent_elsewhere() -> (World, i64, Intent) {
 }
 
 fn elsewhere() -> Owner {
-    Owner { replica: "elsewhere".to_owned(), boot: 99, attempt: 1 }
+    Owner::Process { replica: "elsewhere".to_owned(), boot: 99, attempt: 1 }
 }
 
 #[tokio::test(start_paused = true)]

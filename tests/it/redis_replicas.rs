@@ -107,7 +107,7 @@ async fn a_broker_whose_clock_is_wrong_judges_by_the_clock_of_the_store() {
     let ((right, _), (wrong, clock)) = (open(Duration::ZERO).await, open(hour).await);
     let id = GrantId::parse(GRANT).unwrap();
     let grant = right.start_chain(&id, None, seed("one")).await.unwrap().unwrap();
-    let owner = |boot| Owner { replica: "r".to_owned(), boot, attempt: 1 };
+    let owner = |boot| Owner::Process { replica: "r".to_owned(), boot, attempt: 1 };
     let generation = grant.generation();
     let claim = async |boot, store: &Vault| {
         store.claim(&id, generation, owner(boot), None, hour).await.unwrap()

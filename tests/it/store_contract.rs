@@ -93,7 +93,7 @@ fn pair(name: &str) -> Pair {
 }
 
 fn owner(attempt: u64) -> Owner {
-    Owner { replica: "broker-0".to_owned(), boot: u64::MAX, attempt }
+    Owner::Process { replica: "broker-0".to_owned(), boot: u64::MAX, attempt }
 }
 
 pub(crate) fn verdict() -> Verdict {

@@ -4,20 +4,42 @@ use std::time::SystemTime;
 
 use crate::broker::model::generation::{Fence, Generation};
 
-/// Name of the holder of a claim on a record that was lost and made again: whoever held the lost one may
-/// have a request under way, for as long as anybody listens.
-pub const REMADE: &str = "remade";
-
-/// Who spends a generation. `attempt` is new for each claim, so that a process never takes an
-/// earlier, already sent claim of its own for a fresh one.
+/// Who spends a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
+pub enum Owner {
+    /// A broker. `attempt` is new for each claim, so that a process never takes an earlier, already sent
+    /// claim of its own for a fresh one.
+    Process {
+        /// Name of the replica.
+        replica: String,
+        /// Random number drawn when the process started.
+        boot: u64,
+        /// Number of the claim within the process; from 1 on.
+        attempt: u64,
+    },
+    /// Nobody that is known: the record was lost and made again, and whoever held the lost one may have a
+    /// request under way, for as long as anybody listens.
+    Remade,
+    /// Nobody: the store is a copy from the past.
+    Restored,
+}
+
+impl Owner {
+    /// Number of the claim within its process; 0 for nobody's.
+    pub fn attempt(&self) -> u64 {
+        match self {
+            Self::Process { attempt, .. } => *attempt,
+            Self::Remade | Self::Restored => 0,
+        }
+    }
+
     /// Name of the replica.
-    pub replica: String,
-    /// Random number drawn when the process started.
-    pub boot: u64,
-    /// Number of the claim within the process.
-    pub attempt: u64,
+    pub fn replica(&self) -> Option<&str> {
+        match self {
+            Self::Process { replica, .. } => Some(replica),
+            Self::Remade | Self::Restored => None,
+        }
+    }
 }
 
 /// How it came that nobody knows whether a refresh token was spent.
@@ -104,9 +126,60 @@ pub struct Intent {
     pub doubt: Option<Doubt>,
 }
 
+impl Doubt {
+    /// The doubt that follows when the newest request under `held` ended like this, or was found to have. What
+    /// followed a holder that may be alive stays so until there is an answer.
+    pub fn after(
+        held: &Intent,
+        kind: DoubtKind,
+        status: Option<u16>,
+        first_sent: SystemTime,
+        sent_at: SystemTime,
+    ) -> Self {
+        let before = held.doubt.as_ref();
+        let unproven = before.is_some_and(|before| before.kind == DoubtKind::Silent);
+        Self {
+            kind: if unproven { DoubtKind::Silent } else { kind },
+            status,
+            since: before.map_or(first_sent, |before| before.since),
+            sent_at,
+            attempts: before.map_or(0, |before| before.attempts) + 1,
+            fence: held.fence,
+        }
+    }
+}
+
 impl Intent {
     /// The doubt, if nobody is resolving it: its holder has no request under way.
     pub fn in_doubt(&self) -> Option<&Doubt> {
         self.doubt.as_ref().filter(|doubt| doubt.fence == self.fence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn what_followed_a_silent_holder_stays_unproven_until_there_is_an_answer() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let owner = Owner::Process { replica: "one".to_owned(), boot: 1, attempt: 1 };
+        let held = |doubt| Intent {
+            generation: Generation(1),
+            owner: owner.clone(),
+            fence: Fence(7),
+            since: at(1),
+            doubt,
+        };
+        let first = Doubt::after(&held(None), DoubtKind::Ended, Some(502), at(1), at(2));
+        assert_eq!((first.kind, first.attempts, first.since), (DoubtKind::Ended, 1, at(1)));
+        let silent = Doubt { kind: DoubtKind::Silent, ..first };
+        for kind in DoubtKind::ALL {
+            let next = Doubt::after(&held(Some(silent.clone())), kind, None, at(8), at(9));
+            let told = (next.kind, next.attempts, next.since, next.sent_at, next.fence);
+            assert_eq!(told, (DoubtKind::Silent, 2, at(1), at(9), Fence(7)));
+        }
     }
 }

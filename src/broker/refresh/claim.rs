@@ -1,5 +1,6 @@
 //! Claims: the right to spend a generation, how it is won, and how it is given back.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tracing::warn;
 
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
-use crate::broker::model::{Answer, Doubt, DoubtKind, Grant, Intent, Owner, REMADE};
+use crate::broker::model::{Answer, Doubt, DoubtKind, Grant, Intent, Owner};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::Callers;
 use crate::broker::refresh::permit::Permit;
@@ -62,12 +63,12 @@ impl Rotations {
             }
             let at = Instant::now();
             let owner = self.next_owner();
-            let attempt = owner.attempt;
+            let attempt = owner.attempt();
             let claim =
                 self.store.claim(&entry.id, grant.generation(), owner, takeover, lease).await;
             let claim = claim.inspect_err(|_| self.give_back_later(entry, attempt))?;
             match claim {
-                Claim::Busy(held) if held.owner.replica == REMADE => {
+                Claim::Busy(held) if held.owner == Owner::Remade => {
                     if !self.gone(&held) {
                         return Err(remade());
                     }
@@ -76,7 +77,7 @@ impl Rotations {
                 Claim::Granted(intent) => return Ok(Some(Claimed { intent, at, turn })),
                 Claim::Moved => return Ok(None),
                 Claim::Busy(held) if self.ours(&held.owner) => {
-                    if entry.unanswered(held.owner.attempt) {
+                    if entry.unanswered(held.owner.attempt()) {
                         return Ok(None);
                     }
                     // The answer to our claim was lost and nothing was sent under it.
@@ -109,6 +110,7 @@ impl Rotations {
         mut held: Intent,
         patience: Instant,
     ) -> Result<bool, Error> {
+        let mut changed = pin!(entry.changed());
         loop {
             // The holder's age by the store's clock, or our own patience, whichever ends first: clocks
             // may disagree.
@@ -119,9 +121,10 @@ impl Rotations {
             // Others tell what they publish; the poll stands behind that.
             tokio::select! {
                 () = self.drain.cancelled() => return Err(Error::Draining),
-                () = entry.changes() => {}
+                () = changed.as_mut() => {}
                 () = sleep(self.settings.poll) => {}
             }
+            changed.set(entry.changed());
             let now = self.reload(entry).await?;
             if now.grant.position != grant.position {
                 return Ok(false);
@@ -140,15 +143,7 @@ impl Rotations {
     fn find_vanished(&self, entry: &Entry, grant: &Grant) {
         let Some(intent) = entry.unheard(grant.generation()) else { return };
         let now = self.clock.now();
-        let before = intent.doubt.as_ref();
-        let doubt = Doubt {
-            kind: DoubtKind::Died,
-            status: None,
-            since: before.map_or(intent.since, |before| before.since),
-            sent_at: now,
-            attempts: before.map_or(0, |before| before.attempts) + 1,
-            fence: intent.fence,
-        };
+        let doubt = Doubt::after(&intent, DoubtKind::Died, None, intent.since, now);
         entry.still_doubted(&intent, doubt);
     }
 
@@ -169,7 +164,7 @@ impl Rotations {
     async fn give_back_claim(&self, entry: &Entry, attempt: u64) -> Result<(), StoreError> {
         let grant = self.store.load(&entry.id).await?.and_then(Stored::grant);
         let intent = grant.and_then(|grant| grant.intent);
-        match intent.filter(|held| self.ours(&held.owner) && held.owner.attempt == attempt) {
+        match intent.filter(|held| self.ours(&held.owner) && held.owner.attempt() == attempt) {
             Some(intent) if !entry.unanswered(attempt) => {
                 self.store.release(&entry.id, &intent, None).await.map(drop)
             }
@@ -197,7 +192,7 @@ impl Rotations {
         let (owner, watch) = (self.next_owner(), self.settings.suspect_after);
         let mut claim =
             self.store.claim(&grant.id, grant.generation(), owner.clone(), None, watch).await?;
-        if matches!(&claim, Claim::Busy(held) if held.owner.replica == REMADE && self.gone(held)) {
+        if matches!(&claim, Claim::Busy(held) if held.owner == Owner::Remade && self.gone(held)) {
             let over = Some(watch);
             claim = self.store.claim(&grant.id, grant.generation(), owner, over, watch).await?;
         }
@@ -215,12 +210,12 @@ impl Rotations {
         answer: Option<&Answer>,
     ) {
         if self.store.release(&entry.id, intent, answer).await.is_err() {
-            self.give_back_later(entry, intent.owner.attempt);
+            self.give_back_later(entry, intent.owner.attempt());
         }
     }
 
     pub(in crate::broker) fn next_owner(&self) -> Owner {
-        Owner {
+        Owner::Process {
             replica: self.settings.replica.clone(),
             boot: self.boot,
             attempt: self.attempts.fetch_add(1, Ordering::Relaxed),
@@ -228,7 +223,8 @@ impl Rotations {
     }
 
     pub(in crate::broker) fn ours(&self, owner: &Owner) -> bool {
-        owner.boot == self.boot && owner.replica == self.settings.replica
+        matches!(owner, Owner::Process { replica, boot, .. }
+            if *boot == self.boot && *replica == self.settings.replica)
     }
 }
 

@@ -63,11 +63,11 @@ impl Rotations {
         let queue = self.governor.queue(&provider, &self.habits(&provider));
         let moved = async {
             loop {
-                let changes = entry.changes();
+                let changed = entry.changed();
                 if entry.view().grant.generation() != spends {
                     return;
                 }
-                changes.await;
+                changed.await;
             }
         };
         let turn = async {

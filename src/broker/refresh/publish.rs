@@ -14,7 +14,7 @@ use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::freshness::{end_due, idle_due, soft_due};
 use crate::broker::metrics::ByProvider;
-use crate::broker::model::{Answer, Grant, Intent, Owner, Pair, Position, REMADE, Standing};
+use crate::broker::model::{Answer, Grant, Intent, Owner, Pair, Position, Standing};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::flight::{Callers, Refreshed};
 use crate::broker::refresh::rotation::usable;
@@ -69,7 +69,7 @@ impl Rotations {
         let wanted = known.grant.descriptor.keep_warm || entry.in_use(known.grant.generation());
         let due_at = self.due_at(&known.grant, wanted);
         // Of a lost record a claim may have been lost, too.
-        let owner = Owner { replica: REMADE.to_owned(), boot: 0, attempt: 0 };
+        let owner = Owner::Remade;
         let grant = &known.grant;
         let (generation, fence, since) = (grant.generation(), grant.position.fence, self.start);
         let held = Intent { generation, owner, fence, since, doubt: None };

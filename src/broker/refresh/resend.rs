@@ -12,7 +12,7 @@ use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::freshness::spread;
 use crate::broker::metrics::Resend;
-use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, ProviderId, REMADE, Reason, Token};
+use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner, ProviderId, Reason, Token};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::claim::Claimed;
 use crate::broker::refresh::doubt::{Next, Patience, Situation};
@@ -24,9 +24,6 @@ use crate::broker::settings::Predecessors;
 use crate::broker::store::{Claim, StoreError};
 use crate::broker::view::View;
 use crate::clock::between;
-
-/// Holder of the claims on grants of a store that is a copy from the past: nobody.
-pub(in crate::broker) const RESTORED: &str = "restored";
 
 impl Rotations {
     /// The doubt about the grant's refresh token, if there is one and nobody is resolving it.
@@ -58,7 +55,7 @@ impl Rotations {
         let held = grant.intent.as_ref().filter(|held| held.generation == generation);
         let held = held.filter(|held| held.in_doubt().is_none());
         let Some(held) = held else { return grant };
-        if held.owner.replica == REMADE {
+        if held.owner == Owner::Remade {
             // A claim that was lost with the record is over by now, too.
             let over = self.gone(held);
             grant.intent = grant.intent.filter(|_| !over);
@@ -66,21 +63,13 @@ impl Rotations {
         }
         // Nobody knows when its request left; but it did before this process began, or within the gate
         // of a claim that is far older.
-        let (kind, sent_at) = match held.owner.replica == RESTORED {
+        let (kind, sent_at) = match held.owner == Owner::Restored {
             true => (DoubtKind::Restored, self.start),
             false if self.gone(held) => (DoubtKind::Died, self.start),
             false if self.given_up(held, &grant) => (DoubtKind::Silent, held.since),
             false => return grant,
         };
-        let before = held.doubt.as_ref();
-        let doubt = Doubt {
-            kind: unproven_still(before, kind),
-            status: None,
-            since: before.map_or(held.since, |before| before.since),
-            sent_at,
-            attempts: before.map_or(0, |before| before.attempts) + 1,
-            fence: held.fence,
-        };
+        let doubt = Doubt::after(held, kind, None, held.since, sent_at);
         grant.intent = grant.intent.map(|held| Intent { doubt: Some(doubt), ..held });
         grant
     }
@@ -105,15 +94,17 @@ impl Rotations {
 
     /// The holder is a process that has certainly ended.
     pub(super) fn gone(&self, held: &Intent) -> bool {
-        match held.owner.replica.as_str() {
-            RESTORED => return true,
-            REMADE => return between(held.since, self.clock.now()) >= self.settings.suspect_after,
-            _ => {}
-        }
+        let (replica, boot) = match &held.owner {
+            Owner::Process { replica, boot, .. } => (replica, boot),
+            Owner::Restored => return true,
+            Owner::Remade => {
+                return between(held.since, self.clock.now()) >= self.settings.suspect_after;
+            }
+        };
         match self.settings.predecessors {
             Predecessors::AllGone => !self.ours(&held.owner),
             Predecessors::SameReplicaGone => {
-                held.owner.replica == self.settings.replica && held.owner.boot != self.boot
+                *replica == self.settings.replica && *boot != self.boot
             }
             Predecessors::Unknown => false,
         }
@@ -171,18 +162,10 @@ impl Rotations {
         kind: DoubtKind,
         failure: Failure,
     ) -> Refreshed {
-        let before = intent.doubt.as_ref();
-        let doubt = Doubt {
-            kind: unproven_still(before, kind),
-            status: failure.status,
-            since: before.map_or(sent_at, |before| before.since),
-            sent_at,
-            attempts: before.map_or(0, |before| before.attempts) + 1,
-            fence: intent.fence,
-        };
+        let doubt = Doubt::after(intent, kind, failure.status, sent_at, sent_at);
         entry.doubted(intent, doubt.clone());
         self.acts.tell(ActKind::Doubted, grant, Some(kind.name()));
-        if before.is_some() {
+        if intent.doubt.is_some() {
             entry.use_report(grant);
         }
         let held = Intent { doubt: Some(doubt.clone()), ..intent.clone() };
@@ -235,6 +218,7 @@ impl Rotations {
         callers: Option<&Callers<'_>>,
     ) -> Result<Option<Claimed>, Error> {
         let grant = &view.grant;
+        entry.see(&doubt, self.clock.now(), self.started.elapsed());
         let next = self.next_try(entry, view, &doubt);
         let waits = next != Next::In(Duration::ZERO);
         if waits && grant.intent.is_none() {
@@ -301,7 +285,7 @@ impl Rotations {
     ) -> Result<Option<Intent>, Error> {
         self.watch.whole()?;
         let owner = self.next_owner();
-        let attempt = owner.attempt;
+        let attempt = owner.attempt();
         let watch = self.settings.suspect_after;
         let claim = self.store.take_over(&entry.id, held, owner, watch).await;
         Ok(match claim.inspect_err(|_| self.give_back_later(entry, attempt))? {
@@ -383,14 +367,6 @@ impl Rotations {
             }
         });
     }
-}
-
-/// How a request ended, unless it followed one of a holder that may be alive: that stays known.
-fn unproven_still(before: Option<&Doubt>, kind: DoubtKind) -> DoubtKind {
-    before.map_or(kind, |before| match before.kind {
-        DoubtKind::Silent => DoubtKind::Silent,
-        _ => kind,
-    })
 }
 
 /// What callers are told while a grant is in doubt.
