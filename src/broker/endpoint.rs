@@ -128,8 +128,8 @@ pub struct Habits {
     pub listen_max: Duration,
     /// A use may spend a refresh token.
     pub single_use: bool,
-    /// For how long a spent one still works, as the provider documents it.
-    pub reuse_grace: Duration,
+    /// A spent one still works for a while, as the provider documents it.
+    pub replay: Option<Replay>,
     /// Statuses that the server itself sends which processes the request, so that nothing of it
     /// is under way any more. Gateways answer before the server behind them has finished.
     pub settled_statuses: Vec<u16>,
@@ -146,6 +146,29 @@ pub struct Habits {
     pub concurrency: usize,
     /// Longest wait that it can ask for (`Retry-After`).
     pub retry_after_max: Duration,
+}
+
+/// A spent refresh token still works for a while: what is lost of an answer can be fetched again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replay {
+    /// For so long, counted from its first use.
+    pub within: Duration,
+    /// What another use brings.
+    pub again: Again,
+    /// Where the rules leave no moment for it, it is presented all the same: a request that is processed
+    /// very late may then end the grant (I2 of the invariants).
+    pub early: bool,
+}
+
+/// What another use of a spent refresh token brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// The pair of the first use.
+    Same,
+    /// Another pair; both are good.
+    Both,
+    /// Another pair; the one before is dead.
+    OlderDies,
 }
 
 /// Callers give up far sooner. A provider that has become slow commits what it answers late, and
@@ -170,7 +193,7 @@ impl Default for Habits {
         Self {
             listen_max: LISTEN_MAX,
             single_use: true,
-            reuse_grace: Duration::ZERO,
+            replay: None,
             settled_statuses: Vec::new(),
             keep_warm_every: None,
             resends: true,

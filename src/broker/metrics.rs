@@ -109,6 +109,8 @@ pub struct Resend {
     pub provider: String,
     /// How the request before it had ended.
     pub kind: &'static str,
+    /// Whether it was `inside` a window in which a spent refresh token works, or `early` in it, or `none`.
+    pub window: &'static str,
     /// `pair`, `refused`, `unknown`, `not_processed` or `not_sent`.
     pub result: &'static str,
 }

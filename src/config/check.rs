@@ -11,7 +11,7 @@ use crate::broker::backoff::Backoff;
 use crate::broker::settings::{Predecessors, Settings};
 use crate::config::callers::callers;
 use crate::config::file::{self, File};
-use crate::config::provider::{ClientFile, provider};
+use crate::config::provider::{ClientFile, narrow_window, provider};
 use crate::config::secrets::secret;
 use crate::config::{
     AuditConfig, Config, Environment, Listen, Log, LogFormat, Pages, Problem, Shutdown,
@@ -86,7 +86,9 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
     let longest =
         providers.iter().map(|provider| provider.habits.listen_max).max().unwrap_or_default();
     let drain_max = file.shutdown.drain_max.map_or(longest + DRAIN_MARGIN, |span| span.0);
-    let warnings = Vec::from_iter(hasty_stop(drain_max, longest));
+    let margin = settings.settle_margin;
+    let narrow = providers.iter().filter_map(|provider| narrow_window(provider, margin));
+    let warnings = hasty_stop(drain_max, longest).into_iter().chain(narrow).collect();
     let shutdown = Shutdown { drain_delay: file.shutdown.drain_delay.0, drain_max };
     match (listen, store, problems.is_empty()) {
         (Some(listen), Some(store), true) => Ok(Config {

@@ -17,7 +17,8 @@ mod trust;
 
 pub(super) use bounds::Bounds;
 pub(super) use provider::{
-    BasicEncoding, ClientAuth, Meaning, Profile, ProviderSection, RefreshTokens, Resend, Rule,
+    Again, BasicEncoding, ClientAuth, Meaning, Profile, ProviderSection, RefreshTokens, Replay,
+    Resend, Rule,
 };
 pub(super) use trust::{
     AuditSection, Callers, KubernetesSection, LimitsSection, PolicySection, TlsSection,

@@ -5,13 +5,15 @@ use serde_json::{Map, Value};
 use crate::config::file::{Profile, ProviderSection};
 
 impl Profile {
-    const ALL: [Self; 2] = [Self::Generic, Self::Kroger];
+    const ALL: [Self; 4] = [Self::Generic, Self::Kroger, Self::Atlassian, Self::Okta];
 
     /// The profile, as it is written.
     fn text(self) -> &'static str {
         match self {
             Self::Generic => include_str!("profiles/generic.yaml"),
             Self::Kroger => include_str!("profiles/kroger.yaml"),
+            Self::Atlassian => include_str!("profiles/atlassian.yaml"),
+            Self::Okta => include_str!("profiles/okta.yaml"),
         }
     }
 }
@@ -38,6 +40,8 @@ pub(super) fn filled(own: &ProviderSection) -> ProviderSection {
                     rules.extend(more);
                 }
                 (Some(_), _) => {}
+                // Said under its older name.
+                (None, _) if name == "replay" && own.reuse_grace.is_some() => {}
                 (None, below) => drop(value.insert(name, below)),
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::broker::endpoint::Habits;
+use crate::broker::endpoint::{Again, Habits, Replay};
 use crate::broker::model::ProviderId;
 use crate::config::profile::filled;
 use crate::config::{Problem, file};
@@ -18,6 +18,9 @@ use client::client_auth;
 
 /// Longest `listen_max`: doubt, suspicion and shutdown last as long.
 const LISTEN_MAX_MAX: Duration = Duration::from_secs(300);
+
+/// In less than this nothing was ever presented again.
+const WINDOW_MIN: Duration = Duration::from_secs(3);
 
 /// Checks a provider; `None` if anything is wrong with it.
 pub(super) fn provider(
@@ -33,6 +36,9 @@ pub(super) fn provider(
             format!("providers.{name}"),
             "a provider's name is of a-z, 0-9, '_' and '-'",
         ));
+    }
+    if let Some(why) = useless_window(section) {
+        problems.push(Problem::new(path("replay"), why));
     }
     let section = &filled(section);
     let urls = urls(section, &path, problems);
@@ -228,7 +234,7 @@ fn habits(section: &file::ProviderSection) -> Habits {
             file::RefreshTokens::SingleUse => true,
             file::RefreshTokens::Reusable => false,
         }),
-        reuse_grace: span(section.reuse_grace, defaults.reuse_grace),
+        replay: replay(section),
         settled_statuses: section.settled_statuses.clone().unwrap_or(defaults.settled_statuses),
         keep_warm_every: match section.keep_warm_every {
             Some(every) => Some(every.0).filter(|every| !every.is_zero()),
@@ -243,6 +249,51 @@ fn habits(section: &file::ProviderSection) -> Habits {
         concurrency: section.concurrency.map_or(defaults.concurrency, usize::from),
         retry_after_max: span(section.retry_after_max, defaults.retry_after_max),
     }
+}
+
+/// The window in which a spent refresh token works, by its name of today or by the older one.
+fn replay(section: &file::ProviderSection) -> Option<Replay> {
+    let older =
+        |within: file::Span| file::Replay { within, again: file::Again::default(), early: false };
+    let written = section.replay.or_else(|| section.reuse_grace.map(older))?;
+    let again = match written.again {
+        file::Again::Same => Again::Same,
+        file::Again::Both => Again::Both,
+        file::Again::OlderDies => Again::OlderDies,
+    };
+    let (within, early) = (written.within.0, written.early);
+    (!within.is_zero()).then_some(Replay { within, again, early })
+}
+
+/// What of a window can never be used.
+fn useless_window(own: &file::ProviderSection) -> Option<&'static str> {
+    if own.replay.is_some() && own.reuse_grace.is_some() {
+        return Some("and `reuse_grace`, its older name, are both set; keep `replay`");
+    }
+    let replay = own.replay?;
+    if !replay.within.0.is_zero() && replay.within.0 < WINDOW_MIN {
+        return Some("is over before anything can be presented again; leave it out");
+    }
+    let early = replay.early && replay.again == file::Again::OlderDies;
+    early.then_some("`early` is never used where the older pair dies; leave it out")
+}
+
+/// A window that is used only where an answer broke off: what else may be under way is longer so.
+pub(super) fn narrow_window(provider: &Provider, settle_margin: Duration) -> Option<Problem> {
+    let Replay { within, again, early } = provider.habits.replay?;
+    let settle = provider.habits.listen_max + settle_margin;
+    let earliest = match again {
+        Again::Same | Again::Both if early => return None,
+        Again::Same | Again::Both => settle.saturating_sub(within),
+        Again::OlderDies => settle,
+    };
+    (earliest > within * 4 / 5).then(|| {
+        Problem::new(
+            format!("providers.{}.replay", provider.id),
+            "is used only where the answer was a success and broke off: after a connection that ended without \
+             one the request may still be processed, and until that is over the window is, too",
+        )
+    })
 }
 
 /// Tokens travel only under TLS, or within this machine.
@@ -377,6 +428,27 @@ mod tests {
         let kroger = filled(&of(Profile::Kroger));
         assert_eq!(kroger.error_map.len(), 3);
         assert_eq!(kroger.listen_max, filled(&of(Profile::Generic)).listen_max);
+    }
+
+    #[test]
+    fn a_window_is_what_its_provider_documents_unless_one_is_written() {
+        let of = |yaml: &str| {
+            let own: ProviderSection = serde_saphyr::from_str(yaml).unwrap();
+            (useless_window(&own).is_some(), replay(&filled(&own)).map(|it| (it.within, it.again)))
+        };
+        let s = Duration::from_secs;
+        for (yaml, useless, window) in [
+            ("{profile: generic}", false, None),
+            ("{profile: okta}", false, Some((s(30), Again::OlderDies))),
+            ("{profile: okta, replay: {within: 0s}}", false, None),
+            ("{profile: okta, reuse_grace: 10s}", false, Some((s(10), Again::OlderDies))),
+            ("{replay: {within: 1m, again: both}}", false, Some((s(60), Again::Both))),
+            ("{replay: {within: 1s}}", true, Some((s(1), Again::OlderDies))),
+            ("{replay: {within: 30s, early: true}}", true, Some((s(30), Again::OlderDies))),
+            ("{replay: {within: 30s}, reuse_grace: 30s}", true, Some((s(30), Again::OlderDies))),
+        ] {
+            assert_eq!(of(yaml), (useless, window), "{yaml}");
+        }
     }
 
     #[test]

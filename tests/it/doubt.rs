@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use token_broker::broker::endpoint::Habits;
+use token_broker::broker::endpoint::{Again, Habits, Replay};
 use token_broker::broker::model::{
     Generation, Grant as Stands, GrantId, Intent, Owner, Pair, Position,
 };
@@ -62,7 +62,8 @@ async fn a_token_that_was_not_spent_is_saved_when_the_old_one_is_used_up() {
         assert_eq!((grant.state(), grant.generation), (GrantState::Active, first + 1));
         assert!(grant.doubt.is_none());
         assert_eq!(world.authority.posts(), 3);
-        let counted = r#"resends_total{provider="kroger",kind="answered",result="pair"} 1"#;
+        let counted =
+            r#"resends_total{provider="kroger",kind="answered",window="none",result="pair"} 1"#;
         assert!(telemetry::expose(&world.registry).contains(counted));
         world.authority.audit_families();
     }
@@ -298,7 +299,9 @@ async fn chains_that_a_refresh_does_not_spend_are_simply_tried_again() {
 
 #[tokio::test(start_paused = true)]
 async fn within_a_documented_grace_the_answer_is_fetched_again_at_once() {
-    let graceful = Habits { reuse_grace: Duration::from_secs(600), ..Habits::default() };
+    let within = Duration::from_secs(600);
+    let replay = Some(Replay { within, again: Again::OlderDies, early: false });
+    let graceful = Habits { replay, ..Habits::default() };
     let world = World::with(Authority::new().habits(graceful), |store| store);
     world.start_scheduler();
     world.alice().await;
@@ -309,6 +312,52 @@ async fn within_a_documented_grace_the_answer_is_fetched_again_at_once() {
     let grant = show(&world).await;
     assert_eq!((grant.state(), grant.generation), (GrantState::Active, first.generation + 1));
     assert_eq!(world.authority.posts(), 3);
+}
+
+/// The provider gives the pair of the first use again for a minute.
+async fn with_a_window(fault: Fault) -> (World, i64) {
+    let within = Duration::from_secs(60);
+    let replay = Some(Replay { within, again: Again::Same, early: false });
+    let habits = Habits { replay, ..Habits::default() };
+    let world = World::with(Authority::new().habits(habits).gives_again(within), |store| store);
+    world.start_scheduler();
+    world.alice().await;
+    let first = world.calls.clone().get(ALICE).await.unwrap();
+    pass(10).await;
+    world.authority.next(fault);
+    let _ = world.calls.clone().reject(ALICE, first.generation).await;
+    (world, first.generation)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_was_lost_is_fetched_again_inside_the_window() {
+    let (world, first) = with_a_window(Fault::LostAnswer).await;
+    assert_eq!(world.authority.posts(), 2, "what is late must fall into the window");
+    pass(8).await;
+    let token = world.calls.clone().get(ALICE).await.unwrap();
+    assert_eq!((token.generation, world.authority.posts()), (first + 1, 3));
+    // The pair may be the one that was issued to the first request, and is as old.
+    let lives = token.ttl.unwrap().seconds;
+    assert!((3_580..=3_592).contains(&lives), "{lives}");
+    let counted =
+        r#"resends_total{provider="kroger",kind="ended",window="inside",result="pair"} 1"#;
+    assert!(telemetry::expose(&world.registry).contains(counted));
+    pass(3_600).await;
+    assert_eq!(show(&world).await.state(), GrantState::Active);
+    world.authority.audit_families();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_window_the_ordinary_rule_holds() {
+    let (world, _) = with_a_window(Fault::LostAnswer).await;
+    // Nobody was there while it was open.
+    world.authority.outage(Some(Fault::Unreachable));
+    pass(120).await;
+    let posts = world.authority.posts();
+    world.authority.outage(None);
+    pass(3_600).await;
+    assert!(world.authority.posts() > posts);
+    assert_eq!(show(&world).await.state(), GrantState::ReauthRequired);
 }
 
 #[tokio::test(start_paused = true)]
@@ -355,7 +404,7 @@ async fn a_holder_elsewhere_that_is_silent_is_taken_for_gone_when_nothing_serves
     assert_eq!(world.authority.posts(), 2);
     let grant = show(&world).await;
     assert_eq!((grant.state(), grant.generation), (GrantState::Active, first + 1));
-    let counted = r#"resends_total{provider="kroger",kind="silent",result="pair"} 1"#;
+    let counted = r#"resends_total{provider="kroger",kind="silent",window="none",result="pair"} 1"#;
     assert!(telemetry::expose(&world.registry).contains(counted));
     world.authority.audit_families();
 }

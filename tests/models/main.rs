@@ -13,6 +13,7 @@ use stateright::{Checker as _, Expectation, Model};
 mod failover;
 mod history;
 mod spend;
+mod windows;
 
 /// `+` holds, `-` fails, in the order of the model's properties.
 type Verdicts = &'static str;
@@ -75,6 +76,11 @@ fn a_record_is_what_its_history_says_in_whatever_order_it_is_told() {
 #[test]
 fn a_failover_forgets_no_claim_that_was_sent_under() {
     check(failover::cases());
+}
+
+#[test]
+fn a_replay_window_is_used_where_nothing_can_be_lost_by_it() {
+    check(windows::cases());
 }
 
 /// `necessity.md` says what each mechanism is for.

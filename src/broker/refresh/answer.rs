@@ -21,11 +21,14 @@ impl Rotations {
         callers: &Callers<'_>,
     ) -> Refreshed {
         let intent = presented.intent;
+        let window = self.window(&grant, presented);
         let sent = Sent {
             before: &grant.pair,
             descriptor: &grant.descriptor,
             generation: grant.generation().next(),
-            at: presented.at,
+            // What is fetched again may be what the first request brought.
+            at: window.map_or(presented.at, |window| window.first_sent),
+            window_end: window.map(|window| window.end),
         };
         let Received { pair, failure } = match received(&sent, reply, self.clock.now()) {
             Ok(received) => received,
@@ -35,7 +38,7 @@ impl Rotations {
             self.tell_success(&grant, &pair, presented.sent);
         }
         if let Some(doubt) = &intent.doubt {
-            self.count_resend(&grant, doubt, "pair");
+            self.count_resend(&grant, presented, doubt, "pair");
         }
         let callers = failure.is_none().then_some(callers);
         let failure = failure.map(rescued);
@@ -66,7 +69,7 @@ impl Rotations {
                 Disposition::Refused => "refused",
                 Disposition::Unknown(_) => "unknown",
             };
-            self.count_resend(grant, doubt, result);
+            self.count_resend(grant, presented, doubt, result);
         }
         match failure.disposition {
             Disposition::NotSent | Disposition::NotProcessed => {

@@ -8,17 +8,24 @@
 use std::time::Duration;
 
 use crate::broker::backoff::Backoff;
+use crate::broker::endpoint::{Again, Replay};
 use crate::broker::model::DoubtKind;
 
-/// In a documented grace time the token is presented again only during this share of it: the
-/// provider's clock is not ours.
-const GRACE_PERCENT: u32 = 80;
+/// In a documented window the token is presented again only during this share of it: the provider's clock is
+/// not ours, and the request takes its time.
+pub(super) const WINDOW_PERCENT: u32 = 80;
+/// The window may have begun so long before the request left: it counts from the claim.
+const CLAIM_BEFORE: Duration = Duration::from_secs(1);
+/// Requests in one window: the first, one more, and once more if that one's answer is lost, too.
+const REQUESTS_MAX: u32 = 3;
 
 /// Everything that the decision depends on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Situation {
     /// How the newest request ended.
     pub(super) kind: DoubtKind,
+    /// The status of an answer to it, if one came.
+    pub(super) status: Option<u16>,
     /// Requests so far.
     pub(super) attempts: u32,
     /// Time since the first of them.
@@ -46,8 +53,8 @@ pub(super) struct Patience {
     pub(super) slow_after: Duration,
     /// ... resends are this far apart.
     pub(super) slow: Duration,
-    /// For how long the provider documents that a spent token still works.
-    pub(super) grace: Duration,
+    /// A spent token still works for a while, as the provider documents it.
+    pub(super) replay: Option<Replay>,
     /// Resends happen unasked.
     pub(super) unasked: bool,
 }
@@ -70,12 +77,36 @@ impl Situation {
         if self.kind == DoubtKind::Restored || !patience.unasked {
             return Next::WhenTold;
         }
-        if self.doubted_for + settled_in < patience.grace * GRACE_PERCENT / 100 {
-            return Next::In(settled_in);
+        if let Some(wait) = patience.replay.and_then(|replay| self.in_window(replay, patience)) {
+            return Next::In(wait);
         }
         let paced_in = if self.recovered { Duration::ZERO } else { self.paced_in(patience) };
         let useless_in = if self.reported { Duration::ZERO } else { self.useless_in };
         Next::In(settled_in.max(paced_in).max(useless_in))
+    }
+
+    /// How long until the answer can be fetched again inside the window; `None`: not there any more, or not
+    /// without harm. `tests/models/windows.rs` tries every order of what may happen.
+    pub(super) fn in_window(self, replay: Replay, patience: Patience) -> Option<Duration> {
+        let passed = self.doubted_for + CLAIM_BEFORE;
+        let left = (replay.within * WINDOW_PERCENT / 100).checked_sub(passed)?;
+        let settled_in = patience.settle.saturating_sub(self.silent_for);
+        let fits = |wait: Duration| (wait <= left).then_some(wait);
+        let processed = self.kind == DoubtKind::Unreadable
+            && self.status.is_some_and(|it| (200..300).contains(&it));
+        let wait = match (processed, self.kind, self.status, replay.again) {
+            _ if self.attempts >= REQUESTS_MAX => None,
+            // It was processed for certain: nothing of it comes later.
+            (true, ..) => fits(Duration::ZERO),
+            // Not before what is processed late is inside the window of this one.
+            (false, DoubtKind::Ended, None, Again::Same | Again::Both) => {
+                let late = patience.settle.saturating_sub(replay.within);
+                let early = || replay.early.then_some(left);
+                fits(late.saturating_sub(self.silent_for)).or_else(early)
+            }
+            (false, ..) => None,
+        };
+        wait.or_else(|| fits(settled_in))
     }
 
     fn paced_in(self, patience: Patience) -> Duration {
@@ -101,12 +132,13 @@ mod tests {
         backoff: Backoff::new(s(1), s(60)),
         slow_after: s(86_400),
         slow: s(3_600),
-        grace: s(0),
+        replay: None,
         unasked: true,
     };
 
     const JUST_NOW: Situation = Situation {
         kind: DoubtKind::Answered,
+        status: Some(502),
         attempts: 1,
         doubted_for: s(0),
         silent_for: s(0),
@@ -163,14 +195,60 @@ mod tests {
         assert_eq!([1, 4, 5, 9].map(wait), [5, 8, 16, 60].map(|wait| Next::In(s(wait))));
     }
 
+    fn window(seconds: u64, again: Again) -> Patience {
+        Patience { replay: Some(Replay { within: s(seconds), again, early: false }), ..PATIENCE }
+    }
+
     #[test]
-    fn within_a_documented_grace_it_does_not_wait_for_the_old_token() {
-        let graceful = Patience { grace: s(600), ..PATIENCE };
-        assert_eq!(JUST_NOW.next(graceful), Next::In(s(65)));
+    fn within_a_long_window_it_does_not_wait_for_the_old_token() {
+        let graceful = window(600, Again::OlderDies);
+        assert_eq!(JUST_NOW.next(graceful), Next::In(s(65)), "what was late is at rest then");
         let late = Situation { doubted_for: s(420), ..JUST_NOW };
-        assert_eq!(late.next(graceful), Next::In(s(300)), "the grace would be nearly over");
-        let short = Patience { grace: s(60), ..PATIENCE };
+        assert_eq!(late.next(graceful), Next::In(s(300)), "the window would be nearly over");
+        let short = window(60, Again::OlderDies);
         assert_eq!(JUST_NOW.next(short), Next::In(s(300)), "shorter than it takes to settle");
+    }
+
+    #[test]
+    fn within_a_short_window_the_answer_is_fetched_again() {
+        let cut = Situation { kind: DoubtKind::Unreadable, status: Some(200), ..JUST_NOW };
+        let ended = Situation { kind: DoubtKind::Ended, status: None, ..JUST_NOW };
+        for (situation, within, again, expected) in [
+            // It was processed: at once, in any kind of window, and once more.
+            (cut, 30, Again::Same, 0),
+            (cut, 30, Again::OlderDies, 0),
+            (
+                Situation { attempts: 2, doubted_for: s(20), silent_for: s(0), ..cut },
+                30,
+                Again::Same,
+                0,
+            ),
+            (Situation { attempts: 3, ..cut }, 30, Again::Same, 300),
+            (Situation { doubted_for: s(24), silent_for: s(24), ..cut }, 30, Again::Same, 300),
+            // Perhaps not yet: when what is late falls into the window of the next.
+            (ended, 60, Again::Same, 5),
+            (ended, 60, Again::Both, 5),
+            (Situation { silent_for: s(9), doubted_for: s(9), ..ended }, 60, Again::Same, 0),
+            (ended, 60, Again::OlderDies, 300),
+            (ended, 30, Again::Same, 300),
+            // An answer of a gateway says nothing of the server behind it.
+            (JUST_NOW, 60, Again::Same, 300),
+            (
+                Situation { kind: DoubtKind::Unheard, status: None, ..JUST_NOW },
+                60,
+                Again::Same,
+                300,
+            ),
+            (Situation { kind: DoubtKind::Silent, status: None, ..JUST_NOW }, 60, Again::Same, 300),
+            // Longer than the lifetime of the old token.
+            (Situation { useless_in: s(0), ..ended }, 7_200, Again::Same, 0),
+        ] {
+            let next = situation.next(window(within, again));
+            assert_eq!(next, Next::In(s(expected)), "{situation:?} {within} {again:?}");
+        }
+        let early = Replay { within: s(30), again: Again::Same, early: true };
+        let patience = Patience { replay: Some(early), ..PATIENCE };
+        assert_eq!(ended.next(patience), Next::In(s(23)));
     }
 
     #[test]

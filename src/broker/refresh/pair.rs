@@ -30,6 +30,8 @@ pub(super) struct Sent<'a> {
     pub(super) generation: Generation,
     /// When it left: lifetimes count from then on.
     pub(super) at: SystemTime,
+    /// It was presented again inside a window in which a spent one works; the end of that.
+    pub(super) window_end: Option<SystemTime>,
 }
 
 /// A pair that came back.
@@ -49,12 +51,18 @@ pub(super) fn received(
     let before = sent.before;
     // One that is repeated is no new one: whether it lives on, the rest of the reply says.
     let repeated = |token: &RefreshToken| Some(token) == before.refresh_token.as_ref();
+    let echoed = reply.refresh_token.as_ref().is_some_and(repeated);
     let fresh = reply.refresh_token.filter(|token| !repeated(token));
     let fresh = fresh.filter(|_| sent.descriptor.kind.spends());
     let (token, failure) = match (reply.issued, &fresh) {
         (Ok(issued), _) => {
             let asked = &sent.descriptor.scopes;
-            let token = token(issued, sent.generation, sent.at, asked);
+            let mut token = token(issued, sent.generation, sent.at, asked);
+            if let Some(end) = sent.window_end.filter(|_| echoed) {
+                // One that comes back in the window may be the spent one.
+                let soon = between(sent.at, end);
+                token.refresh_in = Some(token.refresh_in.map_or(soon, |time| time.min(soon)));
+            }
             (Some(no_later(token, before.token.as_ref())), None)
         }
         (Err(failure), Some(_)) => (before.token.clone(), Some(failure)),
@@ -138,6 +146,7 @@ mod tests {
             descriptor: &old.descriptor,
             generation: old.generation().next(),
             at: from_unix_ms(1_000),
+            window_end: None,
         };
         let unread = reply(Some("old"), Err(failure()));
         assert!(received(&sent, unread, from_unix_ms(1_001)).is_err(), "it may be spent");
@@ -168,6 +177,7 @@ mod tests {
             descriptor: &grant.descriptor,
             generation: grant.generation().next(),
             at: from_unix_ms(5_000),
+            window_end: None,
         };
         let again = received(&sent, reply(None, Ok(issued(&[]))), from_unix_ms(5_001)).unwrap();
         assert_eq!(again.pair.token.unwrap().expires_at(), before.expires_at());
@@ -188,6 +198,7 @@ mod tests {
             descriptor: &grant.descriptor,
             generation: grant.generation().next(),
             at: from_unix_ms(1_000),
+            window_end: None,
         };
         received(&sent, reply, from_unix_ms(2_000))
     }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use crate::broker::acts::ActKind;
-use crate::broker::endpoint::{Disposition, Failure, Habits};
+use crate::broker::endpoint::{Disposition, Failure, Habits, Replay};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::freshness::spread;
@@ -15,8 +15,9 @@ use crate::broker::metrics::Resend;
 use crate::broker::model::{Doubt, DoubtKind, Grant, Intent, Owner, ProviderId, Reason, Token};
 use crate::broker::refresh::Rotations;
 use crate::broker::refresh::claim::Claimed;
-use crate::broker::refresh::doubt::{Next, Patience, Situation};
+use crate::broker::refresh::doubt::{Next, Patience, Situation, WINDOW_PERCENT};
 use crate::broker::refresh::flight::{Callers, Refreshed};
+use crate::broker::refresh::pair::Presented;
 use crate::broker::refresh::permit::Permit;
 use crate::broker::refresh::queue::Turn;
 use crate::broker::refresh::troubles::Client;
@@ -121,12 +122,18 @@ impl Rotations {
 
     /// When the token is presented again, counted from now.
     pub(in crate::broker) fn next_try(&self, entry: &Entry, view: &View, doubt: &Doubt) -> Next {
+        let (situation, patience) = self.situation(entry, view, doubt);
+        situation.next(patience)
+    }
+
+    fn situation(&self, entry: &Entry, view: &View, doubt: &Doubt) -> (Situation, Patience) {
         let now = self.clock.now();
         let settings = &self.settings;
         let habits = self.habits(&view.grant.descriptor.provider);
         let silent_for = entry.silent_for(doubt, now, self.started.elapsed());
         let situation = Situation {
             kind: doubt.kind,
+            status: doubt.status,
             attempts: doubt.attempts,
             doubted_for: between(doubt.since, doubt.sent_at) + silent_for,
             silent_for,
@@ -145,10 +152,10 @@ impl Rotations {
             backoff: settings.retry_backoff,
             slow_after: settings.resend_slow_after,
             slow: settings.resend_slow,
-            grace: habits.reuse_grace,
+            replay: habits.replay,
             unasked: habits.resends,
         };
-        situation.next(patience)
+        (situation, patience)
     }
 
     /// Records that a request got no definite answer. The old token is served on, and the refresh
@@ -328,10 +335,32 @@ impl Rotations {
         Ok(Some((turn, permit)))
     }
 
+    /// The window in which this request presents a refresh token again, if it does.
+    pub(super) fn window(&self, grant: &Grant, presented: &Presented<'_>) -> Option<Window> {
+        let replay = self.habits(&grant.descriptor.provider).replay?;
+        let doubt = presented.intent.doubt.as_ref()?;
+        let end = doubt.since + replay.within * WINDOW_PERCENT / 100;
+        (presented.at <= end).then_some(Window { first_sent: doubt.since, end })
+    }
+
     /// Counts how a resend ended.
-    pub(super) fn count_resend(&self, grant: &Grant, doubt: &Doubt, result: &'static str) {
+    pub(super) fn count_resend(
+        &self,
+        grant: &Grant,
+        presented: &Presented<'_>,
+        doubt: &Doubt,
+        result: &'static str,
+    ) {
+        let habits = self.habits(&grant.descriptor.provider);
+        let settle = habits.listen_max + self.settings.settle_margin;
+        let since = between(doubt.sent_at, presented.at);
+        let window = match (self.window(grant, presented), habits.replay) {
+            (Some(_), Some(replay)) if replay.is_early(doubt, since, settle) => "early",
+            (Some(_), _) => "inside",
+            (None, _) => "none",
+        };
         let provider = grant.descriptor.provider.as_str().to_owned();
-        let labels = Resend { provider, kind: doubt.kind.name(), result };
+        let labels = Resend { provider, kind: doubt.kind.name(), window, result };
         self.metrics.resends.get_or_create(&labels).inc();
         self.acts.tell(ActKind::Resent, grant, Some(result));
     }
@@ -366,6 +395,21 @@ impl Rotations {
                 }
             }
         });
+    }
+}
+
+/// Inside which time a refresh token is presented again that may be spent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    pub(super) first_sent: SystemTime,
+    pub(super) end: SystemTime,
+}
+
+impl Replay {
+    /// It was presented again before what is processed late was sure to fall into the window.
+    fn is_early(&self, doubt: &Doubt, since: Duration, settle: Duration) -> bool {
+        let ended = doubt.kind == DoubtKind::Ended && doubt.status.is_none();
+        self.early && ended && since < settle.saturating_sub(self.within)
     }
 }
 

@@ -67,7 +67,10 @@ pub(in crate::config) struct ProviderSection {
     pub(in crate::config) listen_max: Option<Span>,
     /// Whether a use spends a refresh token.
     pub(in crate::config) refresh_tokens: Option<RefreshTokens>,
-    /// For how long a spent refresh token still works, as the provider documents it.
+    /// For how long a spent refresh token still works, as the provider documents it: what is lost of an answer
+    /// is fetched again inside that time.
+    pub(in crate::config) replay: Option<Replay>,
+    /// The older name of `replay.within`, where nothing is known of what another use brings.
     pub(in crate::config) reuse_grace: Option<Span>,
     /// Refresh tokens that are not used for longer than this may die of it, so that grants are
     /// refreshed at least so often, also those that nobody asks for. 0s: they are left alone.
@@ -111,6 +114,10 @@ pub(in crate::config) enum Profile {
     Generic,
     /// Kroger: single-use refresh tokens, Basic authentication.
     Kroger,
+    /// Atlassian: a window of ten minutes, and dead grants under a code of the client's.
+    Atlassian,
+    /// Okta: a window of half a minute, unless the application says otherwise.
+    Okta,
 }
 
 impl Profile {
@@ -119,6 +126,8 @@ impl Profile {
         match self {
             Self::Generic => "generic",
             Self::Kroger => "kroger",
+            Self::Atlassian => "atlassian",
+            Self::Okta => "okta",
         }
     }
 }
@@ -131,6 +140,34 @@ pub(in crate::config) enum RefreshTokens {
     SingleUse,
     /// It does not: refreshing is simply tried again whatever happens.
     Reusable,
+}
+
+/// A window in which a spent refresh token still works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Replay {
+    /// How long it is, counted from the first use.
+    pub(in crate::config) within: Span,
+    /// What another use brings.
+    #[serde(default)]
+    pub(in crate::config) again: Again,
+    /// Use it also where a request that the provider processes very late could end the grant: where it is
+    /// shorter than about 36 s.
+    #[serde(default)]
+    pub(in crate::config) early: bool,
+}
+
+/// What another use of a spent refresh token brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum Again {
+    /// The same pair as the first.
+    Same,
+    /// Another pair, beside the first.
+    Both,
+    /// Another pair, and the one before is dead; or nothing is known of it.
+    #[default]
+    OlderDies,
 }
 
 /// What happens to a refresh token that was sent and got no definite answer.

@@ -93,6 +93,10 @@ struct Books {
     /// Requests that were processed.
     rotations: usize,
     revoked: Vec<String>,
+    /// A spent token brings its pair again for so long.
+    again_for: Option<Duration>,
+    /// What each spent token brought, and when.
+    brought: HashMap<String, (tokio::time::Instant, String, Option<String>)>,
     /// When each access token was made.
     issued: HashMap<String, tokio::time::Instant>,
     faults: VecDeque<Fault>,
@@ -216,6 +220,12 @@ impl Authority {
     /// From now on this goes wrong with every request; `None` ends it.
     pub(crate) fn outage(&self, fault: Option<Fault>) {
         self.books().outage = fault;
+    }
+
+    /// From now on a spent token brings its pair again for so long.
+    pub(crate) fn gives_again(self, within: Duration) -> Self {
+        self.books().again_for = Some(within);
+        self
     }
 
     /// How old this access token was at that moment.
@@ -473,6 +483,11 @@ impl Books {
     fn spend(&mut self, token: &str, rotates: bool) -> Answer {
         self.presented.push(token.to_owned());
         let Some(person) = self.owner.get(token).cloned() else { return Answer::InvalidGrant };
+        if let Some((at, access, refresh)) = self.brought.get(token)
+            && self.again_for.is_some_and(|window| at.elapsed() <= window)
+        {
+            return Answer::Pair(access.clone(), refresh.clone());
+        }
         if self.current.get(&person).map(String::as_str) != Some(token) {
             self.current.remove(&person);
             self.revoked.push(person);
@@ -480,7 +495,10 @@ impl Books {
         }
         self.rotations += 1;
         let access = self.access_token();
-        Answer::Pair(access, rotates.then(|| self.refresh_token(&person)))
+        let refresh = rotates.then(|| self.refresh_token(&person));
+        let brought = (tokio::time::Instant::now(), access.clone(), refresh.clone());
+        self.brought.insert(token.to_owned(), brought);
+        Answer::Pair(access, refresh)
     }
 }
 
