@@ -10,7 +10,7 @@ pub mod credentials;
 mod discovery;
 mod form;
 pub mod http;
-mod id_token;
+pub(crate) mod id_token;
 pub mod provider;
 pub mod reply;
 

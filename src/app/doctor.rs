@@ -9,13 +9,16 @@ use url::Url;
 
 use crate::app::opening::{self, NO_JOURNAL};
 use crate::broker::endpoint::Unreached;
+use crate::broker::model::Reason;
 use crate::broker::store::{Finding, Grade};
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
 use crate::store::redis::{Admission, Redis};
 use crate::store::{Keyring, OpenError, room};
-use crate::upstream::Provider;
 use crate::upstream::http::dial::{Dialer, NotReached};
+use crate::upstream::http::metadata;
+use crate::upstream::id_token::is_readable;
+use crate::upstream::{Endpoints, Provider};
 
 mod trust;
 
@@ -47,6 +50,7 @@ pub async fn examine(config: &Config, clock: Clock) -> Vec<Finding> {
     findings.extend(trust::examine(config, clock).await);
     for provider in &config.providers {
         findings.push(reach(provider).await);
+        findings.extend(document(provider).await);
     }
     findings
 }
@@ -150,6 +154,47 @@ fn folder(check: &'static str, path: &Path, otherwise: &str) -> Finding {
             }
         }
     }
+}
+
+/// Whether what it says of itself can be used, where that is asked for.
+async fn document(provider: &Provider) -> Option<Finding> {
+    let name = &provider.id;
+    if !provider.discovery {
+        return None;
+    }
+    let looked = match metadata::client(provider) {
+        Ok(client) => metadata::discover(provider, &client).await,
+        Err(_) => return None,
+    };
+    Some(match looked {
+        Ok(found) if !checkable(provider, &found) => Finding::new(
+            "discovery",
+            Grade::Risk,
+            format!(
+                "{name}: it signs what it says of people by {} only, which cannot be checked",
+                found.signs_by.join(", ")
+            ),
+            "have it sign by RS256 or ES256 for this client, or do not ask for the scope `openid`",
+        ),
+        Ok(found) => {
+            let token = found.token.unwrap_or_default();
+            Finding::fine("discovery", format!("{name}: its token endpoint is {token}"))
+        }
+        Err(failure) => {
+            let reached = failure.reason != Reason::ProviderUnreachable;
+            let grade = if reached { Grade::Wrong } else { Grade::Waits };
+            let found = format!("{name}: {}", failure.detail.unwrap_or_default());
+            let remedy = "look at `issuer`, or name `token_url` and the other addresses yourself";
+            Finding::new("discovery", grade, found, remedy)
+        }
+    })
+}
+
+/// What it signs of people can be checked, or it does not say how it signs.
+fn checkable(provider: &Provider, found: &Endpoints) -> bool {
+    let secret = !provider.credentials.secrets().is_empty();
+    let readable = |algorithm: &String| is_readable(algorithm, secret);
+    found.signs_by.is_empty() || found.signs_by.iter().any(readable)
 }
 
 /// Whether its token endpoint takes a connection, and proves whose it is. No request is made.

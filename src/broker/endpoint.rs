@@ -286,7 +286,7 @@ pub enum Disposition {
 }
 
 /// Why a provider was not reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unreached {
     /// Its name leads nowhere.
     Name,

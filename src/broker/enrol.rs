@@ -6,13 +6,15 @@
 
 use std::collections::BTreeMap;
 
+use tokio::time::{Instant, timeout_at};
 use tracing::info;
 
 use crate::broker::Broker;
-use crate::broker::endpoint::{Consent, Failure, Question};
+use crate::broker::endpoint::{Consent, Disposition, Failure, Question};
 use crate::broker::error::Error;
 use crate::broker::model::{
     Descriptor, ENROLMENT_LIFE, Ending, Enrolment, GrantId, GrantKind, PageTerms, ProviderId,
+    Reason,
 };
 use crate::broker::store::{Found, StoreError, Stored};
 use crate::secret::{CodeVerifier, EnrolmentId, EnrolmentState, Nonce, UserCode};
@@ -72,14 +74,15 @@ pub enum Stage {
 }
 
 impl Broker {
-    /// Prepares the question to a person.
-    pub async fn start_enrolment(&self, new: NewEnrolment) -> Result<Asked, Error> {
+    /// Prepares the question to a person. What the provider has to say first is waited for until then.
+    pub async fn start_enrolment(&self, new: NewEnrolment, until: Instant) -> Result<Asked, Error> {
         let before = self.consented(&new).await?;
         let scopes = match new.scopes {
             none if none.is_empty() => before.map_or_else(Vec::new, |before| before.scopes),
             scopes => scopes,
         };
-        let consent = self.consent(&new.provider, &scopes).await?;
+        let consent = timeout_at(until, self.consent(&new.provider, &scopes)).await;
+        let consent = consent.unwrap_or_else(|_elapsed| Err(silent(&new.provider)))?;
         let pages = self.rotations.settings.pages.as_ref();
         let redirect_uri = new.redirect_uri.or(consent.redirect_uri);
         let redirect_uri = redirect_uri.or_else(|| pages.map(|pages| pages.callback.clone()));
@@ -163,7 +166,10 @@ impl Broker {
     async fn consent(&self, id: &ProviderId, scopes: &[String]) -> Result<Consent, Error> {
         self.provider(id)?;
         let consent = self.rotations.endpoint.consent(id, scopes).await;
-        consent.map_err(|failure| unasked(id, failure))
+        consent.map_err(|failure| {
+            self.rotations.meets(id, &failure);
+            unasked(id, failure)
+        })
     }
 
     /// Shows where an enrolment stands.
@@ -201,6 +207,14 @@ impl Broker {
 
 fn unasked(provider: &ProviderId, failure: Failure) -> Error {
     Error::EnrolmentFailed { provider: provider.clone(), failure }
+}
+
+/// It has not said yet where people consent. It is asked on, and what it says is kept.
+fn silent(provider: &ProviderId) -> Error {
+    let detail = "it has not said in time where people consent; it is asked on, and what it says is kept: \
+                  call again";
+    let failure = Failure::new(Reason::ProviderUnavailable, Disposition::NotSent);
+    unasked(provider, Failure { detail: Some(detail.to_owned()), ..failure })
 }
 
 /// Asked twice with the same id: nothing but what is random may differ.

@@ -202,7 +202,7 @@ fn urls(
             "needs an `issuer`: whose keys they are, and who must have signed",
         ));
     }
-    let endpoints = Endpoints { token, authorize, revoke, keys, names_issuer: false };
+    let endpoints = Endpoints { token, authorize, revoke, keys, ..Endpoints::default() };
     Urls { endpoints, discovery, redirect }
 }
 

@@ -112,7 +112,7 @@ impl GrantAdminService for Admin {
                 // Whoever consents reads who asked: not what they say, but what they have proven.
                 proven.clone_into(&mut new.started_by);
             }
-            let asked = self.broker.start_enrolment(new).await?;
+            let asked = self.broker.start_enrolment(new, call.deadline).await?;
             Ok(convert::asked(asked))
         };
         self.observe.call(Action::StartEnrollment, request, run).await

@@ -106,6 +106,16 @@ impl Credentials {
         }
     }
 
+    /// The secrets, where there are any.
+    pub(crate) fn secrets(&self) -> Vec<ClientSecret> {
+        let ways = self.0.load();
+        let secret = |way: &ClientAuth| match way {
+            ClientAuth::Basic { secret, .. } | ClientAuth::Post { secret } => Some(secret.clone()),
+            ClientAuth::PrivateKey(_) | ClientAuth::None => None,
+        };
+        ways.all.iter().filter_map(secret).collect()
+    }
+
     fn after(&self, steps: usize) -> InUse<'_> {
         let ways = self.0.load_full();
         let at = (ways.at.load(Ordering::Relaxed) + steps) % ways.all.len();

@@ -29,8 +29,9 @@ pub(crate) fn read(provider: &Provider, document: &[u8]) -> Result<Endpoints, St
     let document: Map<String, Value> =
         serde_json::from_slice(document).map_err(|_| "it is no JSON object".to_owned())?;
     let issuer = provider.issuer.as_deref().unwrap_or_default();
-    if document.get("issuer").and_then(Value::as_str) != Some(issuer) {
-        return Err(format!("it names another issuer than {issuer} (RFC 8414 section 3.3)"));
+    let named = document.get("issuer").and_then(Value::as_str);
+    if named != Some(issuer) {
+        return Err(another_issuer(named, issuer));
     }
     let configured = &provider.endpoints;
     let mut home = vec![origin(issuer)];
@@ -58,11 +59,28 @@ pub(crate) fn read(provider: &Provider, document: &[u8]) -> Result<Endpoints, St
         authorize: configured.authorize.clone().or(found("authorization_endpoint")?),
         revoke,
         keys: configured.keys.clone().or(found("jwks_uri")?),
+        signs_by: document
+            .get("id_token_signing_alg_values_supported")
+            .and_then(Value::as_array)
+            .map(|all| all.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            .unwrap_or_default(),
         names_issuer: document
             .get("authorization_response_iss_parameter_supported")
             .and_then(Value::as_bool)
             .unwrap_or(false),
     })
+}
+
+/// Nothing but a slash may differ, and it is another one all the same (RFC 8414 section 3.3).
+fn another_issuer(named: Option<&str>, issuer: &str) -> String {
+    let Some(named) = named else { return "it names no `issuer`".to_owned() };
+    let bare = |text: &str| text.trim_end_matches('/').to_owned();
+    let remedy = if bare(named) == bare(issuer) {
+        "only the slash at the end differs: write it in `issuer` as it is there"
+    } else {
+        "if that is the right one, name it in `issuer`"
+    };
+    format!("it names another issuer, {named}, than {issuer}; {remedy}")
 }
 
 fn endpoint(document: &Map<String, Value>, name: &str) -> Result<Option<String>, String> {

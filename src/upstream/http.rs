@@ -37,8 +37,9 @@ use crate::upstream::id_token::{self, Expected, Untrusted};
 use crate::upstream::provider::{Endpoints, Provider};
 use crate::upstream::reply::{Person, Raw, cleaned, is_cut, judge, person};
 
+mod asked;
 pub(crate) mod dial;
-mod metadata;
+pub(crate) mod metadata;
 mod recorder;
 mod reread;
 mod wire;
@@ -55,7 +56,7 @@ pub struct Http {
 
 /// One provider, and what it said of itself.
 struct Upstream {
-    provider: Provider,
+    provider: Arc<Provider>,
     /// Where it is, as far as that is configured.
     configured: Arc<Endpoints>,
     /// Reads what it says of itself.
@@ -99,7 +100,8 @@ impl Http {
         let each = providers.into_iter().map(|provider| {
             let client = metadata::client(&provider)?;
             let (id, configured) = (provider.id.clone(), Arc::new(provider.endpoints.clone()));
-            Ok((id, Upstream { provider, configured, client, metadata: Metadata::default() }))
+            let (provider, metadata) = (Arc::new(provider), Metadata::default());
+            Ok((id, Upstream { provider, configured, client, metadata }))
         });
         let providers = each.collect::<Result<_, BuildError>>()?;
         Ok(Self { providers, dialer: Dialer::new()?, clock })
@@ -204,10 +206,12 @@ impl Http {
         };
         let missing = || "it sent no id_token although `openid` was asked for".to_owned();
         let id_token = person.id_token.ok_or_else(missing)?;
-        let expected = Expected { issuer, client_id: &provider.client_id, nonce };
+        let secrets = provider.credentials.secrets();
+        let expected =
+            Expected { issuer, client_id: &provider.client_id, nonce, secrets: &secrets };
         let mut believed = Err(Untrusted::UnknownKey);
         for freshness in [Freshness::Known, Freshness::New] {
-            let keys = upstream.metadata.keys(&upstream.client, url, freshness).await;
+            let keys = upstream.metadata.keys(provider, &upstream.client, url, freshness).await;
             let keys = keys.map_err(|_| "its keys cannot be read".to_owned())?;
             believed = id_token::account(&id_token, &keys, expected, self.clock.now());
             if believed != Err(Untrusted::UnknownKey) {
@@ -412,7 +416,7 @@ impl TokenEndpoint for Http {
             warn!(provider = %provider.id, "nothing says where the keys of the provider are (`jwks_url`): whose consent it is stays unknown");
         }
         if let Some(url) = keys {
-            upstream.metadata.keys(&upstream.client, url, Freshness::Known).await?;
+            upstream.metadata.keys(provider, &upstream.client, url, Freshness::Known).await?;
         }
         Ok(Consent {
             redirect_uri: provider.redirect_url.clone(),

@@ -2,13 +2,16 @@
 
 use std::time::SystemTime;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::crypto::verify;
 use jsonwebtoken::jwk::{Jwk, JwkSet};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::clock::unix_ms;
-use crate::secret::{Account, IdToken, Nonce};
+use crate::secret::{Account, ClientSecret, IdToken, Nonce};
 
 /// Signatures that only the provider can make.
 const ALGORITHMS: [Algorithm; 9] = [
@@ -22,6 +25,10 @@ const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::ES384,
     Algorithm::EdDSA,
 ];
+/// Signatures that only the provider and we can make, with the client secret (section 10.1 of the same).
+const SHARED: [Algorithm; 3] = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
+/// What RFC 9864 calls `EdDSA` with this curve.
+const ED25519: &str = "Ed25519";
 /// Clocks may differ by so much, in seconds.
 const LEEWAY_S: f64 = 60.0;
 /// Longest name of a person (section 2 of the same).
@@ -33,6 +40,18 @@ pub(crate) struct Expected<'a> {
     pub(crate) issuer: &'a str,
     pub(crate) client_id: &'a str,
     pub(crate) nonce: &'a Nonce,
+    /// What it may be signed with that is ours.
+    pub(crate) secrets: &'a [ClientSecret],
+}
+
+/// Whether what is signed so can be checked at all.
+pub(crate) fn is_readable(algorithm: &str, secret: bool) -> bool {
+    let known = named(algorithm);
+    known.is_some_and(|it| ALGORITHMS.contains(&it) || (secret && SHARED.contains(&it)))
+}
+
+fn named(algorithm: &str) -> Option<Algorithm> {
+    if algorithm == ED25519 { Some(Algorithm::EdDSA) } else { algorithm.parse().ok() }
 }
 
 /// Why it is not believed.
@@ -47,10 +66,20 @@ pub(crate) enum Untrusted {
 impl Untrusted {
     pub(crate) fn why(self) -> &'static str {
         match self {
-            Self::UnknownKey => "its id_token is signed with a key that it does not publish",
+            Self::UnknownKey => {
+                "the signature of its id_token fits none of the keys that it publishes"
+            }
             Self::Because(why) => why,
         }
     }
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    /// What must be understood (RFC 7515 section 4.1.11); nothing of it is.
+    crit: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -71,7 +100,7 @@ pub(crate) fn account(
     expected: Expected<'_>,
     now: SystemTime,
 ) -> Result<Account, Untrusted> {
-    let claims = signed(id_token.expose(), keys)?;
+    let claims = signed(id_token.expose(), keys, expected.secrets)?;
     let because = |why| Err(Untrusted::Because(why));
     #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact")]
     let now = (unix_ms(now) / 1_000) as f64;
@@ -97,35 +126,62 @@ pub(crate) fn account(
     Ok(Account::new(format!("{} {}", claims.iss, claims.sub)))
 }
 
-fn signed(id_token: &str, keys: &JwkSet) -> Result<Claims, Untrusted> {
-    let broken = Untrusted::Because("its id_token cannot be read");
-    let header = decode_header(id_token).map_err(|_| broken)?;
-    if !ALGORITHMS.contains(&header.alg) {
-        return Err(Untrusted::Because("its id_token is signed in a way that proves nothing"));
+fn signed(id_token: &str, keys: &JwkSet, secrets: &[ClientSecret]) -> Result<Claims, Untrusted> {
+    let broken = || Untrusted::Because("its id_token cannot be read");
+    let [head, body, signature] = parts(id_token)?;
+    let header: Header = json(head).ok_or_else(broken)?;
+    if header.crit.is_some() {
+        return Err(Untrusted::Because("its id_token demands what is not understood (`crit`)"));
     }
-    let mut validation = Validation::new(header.alg);
-    // All else is compared by our own clock and settings.
-    validation.validate_exp = false;
-    validation.validate_aud = false;
-    validation.required_spec_claims.clear();
-    let named = |key: &&Jwk| match (&header.kid, &key.common.key_id) {
+    let algorithm = named(&header.alg).ok_or_else(proves_nothing)?;
+    let message = &id_token.as_bytes()[..=head.len() + body.len()];
+    let fits = |key: &DecodingKey| verify(signature, message, key, algorithm).unwrap_or(false);
+    if SHARED.contains(&algorithm) {
+        if secrets.is_empty() {
+            return Err(proves_nothing());
+        }
+        let ours =
+            |secret: &ClientSecret| fits(&DecodingKey::from_secret(secret.expose().as_bytes()));
+        let why = "its id_token is not signed with our client secret";
+        let fits = secrets.iter().any(ours);
+        return if fits { json(body).ok_or_else(broken) } else { Err(Untrusted::Because(why)) };
+    }
+    if !ALGORITHMS.contains(&algorithm) {
+        return Err(proves_nothing());
+    }
+    let of_name = |key: &&Jwk| match (&header.kid, &key.common.key_id) {
         (Some(wanted), Some(found)) => wanted == found,
         _ => true,
     };
-    let mut tried = keys.keys.iter().filter(named).peekable();
-    if tried.peek().is_none() {
-        return Err(Untrusted::UnknownKey);
+    let mut named =
+        keys.keys.iter().filter(of_name).filter_map(|key| DecodingKey::from_jwk(key).ok());
+    // There may be a new key, also under the name of an old one.
+    if named.any(|key| fits(&key)) {
+        json(body).ok_or_else(broken)
+    } else {
+        Err(Untrusted::UnknownKey)
     }
-    let read = tried.find_map(|key| {
-        let key = DecodingKey::from_jwk(key).ok()?;
-        decode::<Claims>(id_token, &key, &validation).ok()
-    });
-    // With a name the key was there; without one it may be new.
-    let failed = match header.kid {
-        Some(_) => Untrusted::Because("the signature of its id_token is wrong"),
-        None => Untrusted::UnknownKey,
-    };
-    read.map(|read| read.claims).ok_or(failed)
+}
+
+fn proves_nothing() -> Untrusted {
+    Untrusted::Because("its id_token is signed in a way that proves nothing")
+}
+
+/// Head, claims and signature (RFC 7515 section 7.1).
+fn parts(id_token: &str) -> Result<[&str; 3], Untrusted> {
+    let parts: Vec<&str> = id_token.split('.').collect();
+    match parts[..] {
+        [head, body, signature] => Ok([head, body, signature]),
+        [_, _, _, _, _] => Err(Untrusted::Because(
+            "its id_token is encrypted, which cannot be read here: register the client without \
+             `id_token_encrypted_response_alg`",
+        )),
+        _ => Err(Untrusted::Because("its id_token cannot be read")),
+    }
+}
+
+fn json<T: serde::de::DeserializeOwned>(part: &str) -> Option<T> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
 fn addressed(claims: &Claims, client_id: &str) -> bool {
@@ -144,7 +200,9 @@ mod tests {
     use std::time::Duration;
 
     use aws_lc_rs::rand::SystemRandom;
-    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+    };
     use jsonwebtoken::{EncodingKey, Header, encode};
     use serde_json::json;
 
@@ -176,7 +234,9 @@ mod tests {
 
     fn judged(token: &str, keys: &JwkSet) -> Result<Account, Untrusted> {
         let nonce = Nonce::new("n");
-        let expected = Expected { issuer: "https://p", client_id: "id", nonce: &nonce };
+        let secrets = [ClientSecret::new("secret"), ClientSecret::new("the one before")];
+        let expected =
+            Expected { issuer: "https://p", client_id: "id", nonce: &nonce, secrets: &secrets };
         account(
             &IdToken::new(token),
             keys,
@@ -205,6 +265,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_signed_with_our_secret_or_by_another_name_is_believed() {
+        let keys = JwkSet { keys: Vec::new() };
+        for secret in ["secret", "the one before"] {
+            let shared = EncodingKey::from_secret(secret.as_bytes());
+            let header = Header { kid: Some("any".to_owned()), ..Header::new(Algorithm::HS256) };
+            let token = encode(&header, &claims(&json!({})), &shared).unwrap();
+            assert_eq!(judged(&token, &keys), Ok(Account::new("https://p alice")));
+        }
+        // EdDSA as RFC 9864 names it.
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let part = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
+        let message = format!("{}.{}", part(json!({"alg": "Ed25519"})), part(claims(&json!({}))));
+        let signature = URL_SAFE_NO_PAD.encode(pair.sign(message.as_bytes()));
+        let public = URL_SAFE_NO_PAD.encode(pair.public_key());
+        let public = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": public}]});
+        let keys: JwkSet = serde_json::from_value(public).unwrap();
+        let token = format!("{message}.{signature}");
+        assert_eq!(judged(&token, &keys), Ok(Account::new("https://p alice")));
+        assert!(is_readable("Ed25519", false) && is_readable("HS256", true));
+        assert!(
+            !is_readable("HS256", false) && !is_readable("none", true) && !is_readable("ML", true)
+        );
+    }
+
+    #[test]
     fn everything_else_is_not() {
         let (own, other) = (key(), key());
         let keys = JwkSet { keys: vec![published(&own, "k")] };
@@ -225,16 +310,22 @@ mod tests {
             let untrusted = judged(&token, &keys).unwrap_err();
             assert!(untrusted.why().contains(why), "{change}: {untrusted:?}");
         }
-        let forged = encode(&es256(Some("k")), &claims(&json!({})), &other).unwrap();
-        assert!(judged(&forged, &keys).unwrap_err().why().contains("signature"));
-        for unknown in [es256(Some("new")), es256(None)] {
+        // Also under the name of a key that is known: keys are exchanged under their names.
+        for unknown in [es256(Some("k")), es256(Some("new")), es256(None)] {
             let token = encode(&unknown, &claims(&json!({})), &other).unwrap();
             assert_eq!(judged(&token, &keys), Err(Untrusted::UnknownKey));
         }
         // Whoever knows a public key could make this one.
         let shared = EncodingKey::from_secret(b"public");
         let token = encode(&Header::new(Algorithm::HS256), &claims(&json!({})), &shared).unwrap();
-        assert!(judged(&token, &keys).unwrap_err().why().contains("proves nothing"));
+        assert!(judged(&token, &keys).unwrap_err().why().contains("our client secret"));
+        for (token, why) in
+            [("a.b.c.d.e", "encrypted"), ("eyJhbGciOiJub25lIn0..", "proves nothing")]
+        {
+            assert!(judged(token, &keys).unwrap_err().why().contains(why), "{token}");
+        }
+        let crit = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256","kid":"k","crit":["exp"]}"#);
+        assert!(judged(&format!("{crit}.e30.x"), &keys).unwrap_err().why().contains("crit"));
         // {"alg":"none"}
         let body = token.split('.').nth(1).unwrap();
         for broken in [format!("eyJhbGciOiJub25lIn0.{body}."), "a.b.c".into(), String::new()] {

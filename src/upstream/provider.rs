@@ -83,6 +83,8 @@ pub struct Endpoints {
     pub revoke: Option<String>,
     /// Where the keys are that sign what it says of people.
     pub keys: Option<String>,
+    /// How it signs what it says of people, as far as it says that.
+    pub signs_by: Vec<String>,
     /// Its answers to people's consent always name the issuer (RFC 9207).
     pub names_issuer: bool,
 }

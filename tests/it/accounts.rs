@@ -114,6 +114,10 @@ async fn what_is_said_of_a_person_is_checked() {
     asking.world.authority.signs();
     asking.consent("alice", false).await.unwrap();
     asking.stands_on("alice");
+    // And another one, under the same name.
+    asking.world.authority.signs_anew_under_the_old_name();
+    asking.consent("alice", false).await.unwrap();
+    asking.stands_on("alice");
     asking.world.authority.audit();
 }
 

@@ -9,7 +9,8 @@ use token_broker::proto::{CompleteEnrollmentRequest, StartEnrollmentRequest};
 use crate::herd::import;
 use crate::support::authority::Authority;
 use crate::support::consent::answer;
-use crate::support::process::Program;
+use crate::support::pages::Pages;
+use crate::support::process::{Program, run, text};
 
 fn start(dir: &std::path::Path, issuer: &str, more: &[(&str, &str)]) -> Program {
     let settings = [
@@ -123,4 +124,88 @@ async fn what_is_configured_needs_nobodys_word() {
     assert!(!ok && errors.contains("PROVIDER_ENDPOINT_MISCONFIGURED"), "{errors}");
     assert!(program.cli(&["get", "kroger/alice"]).0);
     authority.audit();
+}
+
+/// Where OpenID Connect has the document of an issuer, and where RFC 8414 has it.
+const PLACES: [&str; 2] =
+    ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"];
+const AT_ONCE: Duration = Duration::ZERO;
+
+async fn asks(client: &mut Client, patience: Duration) -> Result<String, tonic::Status> {
+    let mut request = tonic::Request::new(StartEnrollmentRequest {
+        grant_id: "kroger/alice".to_owned(),
+        provider_id: "default".to_owned(),
+        ..StartEnrollmentRequest::default()
+    });
+    request.set_timeout(patience);
+    Ok(client.admin.start_enrollment(request).await?.into_inner().authorization_url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_place_is_tried_whatever_the_first_says() {
+    let (pages, base) = Pages::serve().await;
+    let good = document(&base, &format!("{base}/token")).to_string();
+    pages.put(PLACES[1], (AT_ONCE, 200, good));
+    for (status, body) in [(302, ""), (200, "<html>sign in"), (500, ""), (200, r#"{"issuer":"x"}"#)]
+    {
+        pages.put(PLACES[0], (AT_ONCE, status, body.to_owned()));
+        let dir = tempfile::tempdir().unwrap();
+        let program = start(dir.path(), &base, &[]);
+        let mut client = Client::connect(&format!("http://{}", program.api)).await.unwrap();
+        let url = asks(&mut client, Duration::from_secs(5)).await.unwrap();
+        assert!(url.starts_with(&format!("{base}/authorize?")), "{status} {body}: {url}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_document_is_told_where_people_look() {
+    let (pages, base) = Pages::serve().await;
+    let slash = document(&base, &format!("{base}/token")).to_string();
+    let slash = slash.replace(&format!(r#""issuer":"{base}""#), &format!(r#""issuer":"{base}/""#));
+    for (status, body, told) in [
+        (302, String::new(), "it answered 302"),
+        (200, slash, "only the slash at the end differs"),
+        (200, "<html>".to_owned(), "it is no JSON object"),
+    ] {
+        pages.put(PLACES[0], (AT_ONCE, status, body));
+        let dir = tempfile::tempdir().unwrap();
+        let program = start(dir.path(), &base, &[]);
+        let mut client = Client::connect(&format!("http://{}", program.api)).await.unwrap();
+        let error = asks(&mut client, Duration::from_secs(5)).await.unwrap_err();
+        assert!(error.message().contains(told), "{error:?}");
+        let (_, shown, _) = program.cli(&["provider", "show", "default"]);
+        assert!(shown.contains(told), "{told}: {shown}");
+        let settings = [
+            ("TOKEN_BROKER__STORE__URL", "memory:"),
+            ("TOKEN_BROKER__PROVIDERS__DEFAULT__ISSUER", base.as_str()),
+            ("TOKEN_BROKER__PROVIDERS__DEFAULT__CLIENT_ID", "id"),
+            ("TOKEN_BROKER__PROVIDERS__DEFAULT__CLIENT_SECRET", "client-secret-canary"),
+        ];
+        let looked = run(dir.path(), &["doctor"], &settings);
+        let looked = text(&looked.stdout);
+        assert!(looked.contains(told), "{told}: {looked}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_comes_late_is_kept() {
+    let (pages, base) = Pages::serve().await;
+    let good = document(&base, &format!("{base}/token")).to_string();
+    pages.put(PLACES[0], (Duration::from_millis(2_500), 200, good));
+    let dir = tempfile::tempdir().unwrap();
+    let program = start(dir.path(), &base, &[]);
+    let mut client = Client::connect(&format!("http://{}", program.api)).await.unwrap();
+    let mut hasty = 0;
+    let url = loop {
+        match asks(&mut client, Duration::from_millis(600)).await {
+            Ok(url) => break url,
+            Err(error) => {
+                assert!(error.message().contains("it has not said in time"), "{error:?}");
+                hasty += 1;
+            }
+        }
+        assert!(hasty < 50);
+    };
+    assert!(hasty > 1 && url.contains("/authorize?"), "{hasty} {url}");
+    assert_eq!(pages.asked(PLACES[0]), 1, "asked once for all");
 }

@@ -289,6 +289,10 @@ async fn a_consent_waits_for_the_store() {
 }
 
 /// In simulated time.
+fn soon() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(5)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_question_lapses_after_ten_minutes() {
     let world = crate::support::world::World::new();
@@ -304,7 +308,7 @@ async fn a_question_lapses_after_ten_minutes() {
         other_account: false,
         replace: false,
     };
-    let asked = world.broker.start_enrolment(new()).await.unwrap().enrolment;
+    let asked = world.broker.start_enrolment(new(), soon()).await.unwrap().enrolment;
     let answer =
         Answer { state: asked.state.clone(), code: AuthorizationCode::new("code"), issuer: None };
     tokio::time::advance(Duration::from_secs(599)).await;
@@ -315,7 +319,7 @@ async fn a_question_lapses_after_ten_minutes() {
     assert!(world.broker.show_enrolment(&asked.id).await.is_err());
     assert_eq!(world.authority.posts(), 0, "a code that comes late is not spent");
     // One that nobody wants any more.
-    let asked = world.broker.start_enrolment(new()).await.unwrap().enrolment;
+    let asked = world.broker.start_enrolment(new(), soon()).await.unwrap().enrolment;
     for _ in 0..2 {
         let (_, stage) = world.broker.cancel_enrolment(&asked.id).await.unwrap();
         assert!(matches!(stage, Stage::Ended(Ending::Cancelled)), "{stage:?}");

@@ -8,6 +8,7 @@ pub(crate) mod chromium;
 pub(crate) mod consent;
 pub(crate) mod flaky;
 pub(crate) mod front;
+pub(crate) mod pages;
 pub(crate) mod process;
 pub(crate) mod redis;
 pub(crate) mod signer;

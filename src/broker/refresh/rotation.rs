@@ -159,7 +159,10 @@ impl Rotations {
         let grant = view.grant.clone();
         let request = self.request(&grant)?;
         let ready = self.endpoint.ready(&grant.descriptor.provider).await;
-        ready.map_err(|failure| self.upstream(&grant, failure))?;
+        ready.map_err(|failure| {
+            self.troubles.met(&Client::of(&grant), failure.cause(), self.troubles.now());
+            self.upstream(&grant, failure)
+        })?;
         let stop_at = self.settings.stop_at;
         crash::reached(stop_at, Moment::BeforeClaim).await;
         let Some(claimed) = self.claim(entry, &view, Some(callers)).await? else {

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
+use crate::broker::endpoint::Failure;
 use crate::broker::error::chain;
 use crate::broker::model::{
     Cause, ClientFingerprint, Evidence, Grant, GrantId, GrantKind, Hold, Millis, ProviderId,
@@ -359,6 +360,12 @@ impl Rotations {
             });
         }
         ended
+    }
+
+    /// What a provider says of itself is missing: nothing was asked for a grant yet.
+    pub(in crate::broker) fn meets(&self, provider: &ProviderId, failure: &Failure) {
+        let (provider, kind) = (provider.clone(), GrantKind::RefreshToken);
+        self.troubles.met(&Client { provider, kind }, failure.cause(), self.troubles.now());
     }
 
     /// Another process has changed what is known of a client's trouble.

@@ -32,7 +32,7 @@ pub(crate) trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
 
 /// Why no connection came about.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct NotReached {
     pub(crate) kind: Unreached,
     pub(crate) why: String,
@@ -64,7 +64,7 @@ impl Dialer {
     async fn connect(&self, url: &Url) -> Result<Box<dyn Line>, NotReached> {
         let odd = |why: String| NotReached { kind: Unreached::Name, why };
         let uri: Uri = url.as_str().parse().map_err(|_| odd("its address is odd".to_owned()))?;
-        let connected = self.tcp.clone().call(uri).await.map_err(|error| not_connected(&error))?;
+        let connected = self.tcp.clone().call(uri).await.map_err(|error| not_reached(&error))?;
         let tcp = connected.into_inner();
         if url.scheme() != "https" {
             return Ok(Box::new(tcp));
@@ -77,14 +77,23 @@ impl Dialer {
     }
 }
 
-/// Its kind, and the innermost cause.
-fn not_connected(error: &(dyn Error + 'static)) -> NotReached {
+/// Why nobody was reached, by kind, with the innermost cause.
+pub(crate) fn not_reached(error: &(dyn Error + 'static)) -> NotReached {
     let causes = || successors(Some(error), |&error| error.source());
     let innermost = causes().last().map(ToString::to_string).unwrap_or_default();
+    if causes().any(of_tls) {
+        return NotReached { kind: Unreached::Tls, why: format!("TLS: {innermost}") };
+    }
     // The library keeps the kind of a failed look-up to itself.
     if causes().any(|cause| cause.to_string().contains("dns error")) {
         let why = format!("its name is not found: {innermost}");
         return NotReached { kind: Unreached::Name, why };
     }
     NotReached { kind: Unreached::Connection, why: innermost }
+}
+
+/// TLS says no, however deep that is wrapped.
+fn of_tls(cause: &(dyn Error + 'static)) -> bool {
+    let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    cause.is::<rustls::Error>() || inner.is_some_and(|inner| of_tls(inner))
 }

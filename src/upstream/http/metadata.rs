@@ -1,52 +1,48 @@
-//! What providers say of themselves, read once and kept.
+//! What providers say of themselves, asked once for all and kept.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use jsonwebtoken::jwk::JwkSet;
-use parking_lot::Mutex;
 use reqwest::header::ACCEPT;
 use reqwest::{Client, Response, StatusCode, redirect, retry};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::broker::endpoint::{Disposition, Failure};
-use crate::broker::error::chain;
+use crate::broker::endpoint::{Disposition, Failure, Unreached};
 use crate::broker::model::Reason;
 use crate::upstream::discovery;
+use crate::upstream::http::asked::Asked;
+use crate::upstream::http::dial::{NotReached, not_reached};
 use crate::upstream::http::wire::listen;
 use crate::upstream::provider::{Endpoints, Provider};
+use crate::upstream::reply::cleaned;
 
-/// Longest wait for a document.
-const DOCUMENT_MAX: Duration = Duration::from_secs(10);
 /// Longest document.
 const DOCUMENT_LEN_MAX: usize = 1 << 20;
-/// So long a failure stands for all who ask: those who waited for it do not ask one by one.
-const FAILURE_AGE: Duration = Duration::from_secs(2);
 /// Where a document is older, it is read anew before somebody is asked for consent.
-const DOCUMENT_AGE: Duration = Duration::from_secs(3600);
+const DOCUMENT_AGE: Duration = Duration::from_secs(3_600);
+/// A key that was taken back is believed for no longer than this.
+const KEYS_AGE: Duration = Duration::from_secs(3_600);
+/// Where a signature fits none of the keys that are known, they are asked for now: once for each code that was
+/// exchanged, at most, and once for all who wait.
+const KEYS_NOW: Duration = Duration::ZERO;
+/// As it was read once, however long ago.
+const ANY_AGE: Duration = Duration::MAX;
 
 /// What a provider said, as far as it was asked.
 #[derive(Debug, Default)]
 pub(super) struct Metadata {
-    found: ArcSwapOption<Endpoints>,
-    /// Held by who asks.
-    asking: tokio::sync::Mutex<Asked>,
-    keys: Mutex<Option<Arc<JwkSet>>>,
-}
-
-/// How asking ended last.
-#[derive(Debug, Default)]
-struct Asked {
-    read_at: Option<Instant>,
-    failed: Option<(Instant, Failure)>,
+    document: Arc<Asked<Endpoints>>,
+    keys: Arc<Asked<JwkSet>>,
+    tasks: TaskTracker,
 }
 
 /// How new something must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Freshness {
-    /// As it was read once.
+    /// As it was read lately; of a document, once.
     Known,
     /// As it is now; a document may be [`DOCUMENT_AGE`] old.
     New,
@@ -55,112 +51,129 @@ pub(super) enum Freshness {
 impl Metadata {
     /// Where the provider is, if it was asked.
     pub(super) fn found(&self) -> Option<Arc<Endpoints>> {
-        self.found.load_full()
+        self.document.known()
     }
 
     /// It is elsewhere now.
     pub(super) fn forget(&self) {
-        self.found.store(None);
+        self.document.forget();
     }
 
     /// Where the provider is; its issuer is asked once, however many need it.
     pub(super) async fn endpoints(
         &self,
-        provider: &Provider,
+        provider: &Arc<Provider>,
         client: &Client,
         freshness: Freshness,
     ) -> Result<Arc<Endpoints>, Failure> {
-        if let Some(found) = self.found().filter(|_| freshness == Freshness::Known) {
-            return Ok(found);
-        }
-        let mut asked = self.asking.lock().await;
-        let known = self.found();
-        let recent = |at: Instant, age| at.elapsed() < age;
-        if let Some(known) = &known
-            && (freshness == Freshness::Known
-                || asked.read_at.is_some_and(|at| recent(at, DOCUMENT_AGE)))
-        {
-            return Ok(Arc::clone(known));
-        }
-        if let Some((at, failure)) = &asked.failed
-            && recent(*at, FAILURE_AGE)
-        {
-            return known.ok_or_else(|| failure.clone());
-        }
-        match discover(provider, client).await {
-            Ok(endpoints) => {
-                let endpoints = Arc::new(endpoints);
-                self.found.store(Some(Arc::clone(&endpoints)));
-                *asked = Asked { read_at: Some(Instant::now()), failed: None };
-                Ok(endpoints)
-            }
-            Err(failure) => {
-                asked.failed = Some((Instant::now(), failure.clone()));
-                known.ok_or(failure)
-            }
-        }
+        let age = match freshness {
+            Freshness::Known => ANY_AGE,
+            Freshness::New => DOCUMENT_AGE,
+        };
+        let ask = || {
+            let (provider, client) = (Arc::clone(provider), client.clone());
+            async move { discover(&provider, &client).await }
+        };
+        self.document.get(age, &self.tasks, ask).await
     }
 
     /// The keys that sign what it says of people.
     pub(super) async fn keys(
         &self,
+        provider: &Provider,
         client: &Client,
         url: &str,
         freshness: Freshness,
     ) -> Result<Arc<JwkSet>, Failure> {
-        let known = self.keys.lock().clone();
-        if let Some(known) = known.filter(|_| freshness == Freshness::Known) {
-            return Ok(known);
-        }
-        let read = document(client, url).await.and_then(|document| {
-            let document = document.ok_or("there is no such document")?;
-            serde_json::from_slice(&document).map_err(|_| "it is no set of keys".to_owned())
-        });
-        match read {
-            Ok(keys) => {
-                let keys = Arc::new(keys);
-                *self.keys.lock() = Some(Arc::clone(&keys));
-                Ok(keys)
-            }
-            Err(why) => {
-                warn!(keys = url, why, "the keys of a provider cannot be read");
-                Err(Failure::new(Reason::ProviderUnreachable, Disposition::NotSent))
-            }
+        let age = match freshness {
+            Freshness::Known => KEYS_AGE,
+            Freshness::New => KEYS_NOW,
+        };
+        let ask = || {
+            let (client, url, within) =
+                (client.clone(), url.to_owned(), provider.habits.listen_max);
+            async move { read_keys(&client, &url, within).await }
+        };
+        self.keys.get(age, &self.tasks, ask).await
+    }
+}
+
+async fn read_keys(client: &Client, url: &str, within: Duration) -> Result<JwkSet, Failure> {
+    let missing = Missing::Odd("there is no such document".to_owned());
+    let document = document(client, url, within).await.and_then(|found| found.ok_or(missing));
+    let keys = document.and_then(|document| {
+        serde_json::from_slice(&document)
+            .map_err(|_| Missing::Odd("it is no set of keys".to_owned()))
+    });
+    keys.map_err(|missing| {
+        let why = missing.why();
+        warn!(keys = url, why, "the keys of a provider cannot be read");
+        failure(Reason::ProviderUnreachable, &missing, &format!("its keys at {url}: {why}"))
+    })
+}
+
+/// RFC 8414 section 3, and OpenID Connect Discovery section 4: who follows the one has its document
+/// elsewhere than who follows the other. Whatever the first address says, the second is tried.
+pub(crate) async fn discover(provider: &Provider, client: &Client) -> Result<Endpoints, Failure> {
+    let issuer = provider.issuer.as_deref().unwrap_or_default();
+    let (mut told, mut last) = (Vec::new(), None);
+    for url in discovery::places(issuer) {
+        let missing = match document(client, &url, provider.habits.listen_max).await {
+            Ok(Some(bytes)) => match discovery::read(provider, &bytes) {
+                Ok(endpoints) => {
+                    info!(provider = %provider.id, document = url, "discovered");
+                    return Ok(endpoints);
+                }
+                Err(why) => Missing::Odd(why),
+            },
+            Ok(None) => Missing::Nowhere,
+            Err(missing) => missing,
+        };
+        told.push(format!("{url}: {}", missing.why()));
+        // What can be mended is worth more than what is not there.
+        last = last.filter(|last| *last > missing).or(Some(missing));
+    }
+    let (why, missing) = (told.join("; "), last.unwrap_or(Missing::Nowhere));
+    warn!(provider = %provider.id, issuer, why, "what the provider says of itself is not used");
+    let reason = match missing {
+        Missing::Unreached(_) => Reason::ProviderUnreachable,
+        Missing::Nowhere | Missing::Odd(_) => Reason::ProviderEndpointMisconfigured,
+    };
+    Err(failure(reason, &missing, &format!("discovery: {why}")))
+}
+
+/// Why there is no document; what comes later tells more.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Missing {
+    /// Nothing is there.
+    Nowhere,
+    /// Something is, and cannot be used.
+    Odd(String),
+    /// Nobody could be asked.
+    Unreached(NotReached),
+}
+
+impl Missing {
+    fn why(&self) -> &str {
+        match self {
+            Self::Nowhere => "nothing is there (404)",
+            Self::Odd(why) | Self::Unreached(NotReached { why, .. }) => why,
         }
     }
 }
 
-/// RFC 8414 section 3, and OpenID Connect Discovery section 4: who follows the one has its document
-/// elsewhere than who follows the other.
-async fn discover(provider: &Provider, client: &Client) -> Result<Endpoints, Failure> {
-    let issuer = provider.issuer.as_deref().unwrap_or_default();
-    for url in discovery::places(issuer) {
-        match document(client, &url).await {
-            Ok(None) => {}
-            Ok(Some(bytes)) => {
-                return discovery::read(provider, &bytes)
-                    .inspect(|_| info!(provider = %provider.id, document = url, "discovered"))
-                    .map_err(|why| {
-                        warn!(provider = %provider.id, document = url, why,
-                            "what the provider says of itself is not used");
-                        Failure::new(Reason::ProviderEndpointMisconfigured, Disposition::NotSent)
-                    });
-            }
-            // What is at the other place may say less.
-            Err(why) => {
-                warn!(provider = %provider.id, document = url, why,
-                    "what the provider says of itself cannot be read");
-                return Err(Failure::new(Reason::ProviderUnreachable, Disposition::NotSent));
-            }
-        }
-    }
-    warn!(provider = %provider.id, issuer, "the provider does not say where it is");
-    Err(Failure::new(Reason::ProviderEndpointMisconfigured, Disposition::NotSent))
+fn failure(reason: Reason, missing: &Missing, detail: &str) -> Failure {
+    let unreached = match missing {
+        Missing::Unreached(NotReached { kind, .. }) => Some(*kind),
+        Missing::Nowhere | Missing::Odd(_) => None,
+    };
+    let failure = Failure::new(reason, Disposition::NotSent);
+    Failure { unreached, detail: Some(cleaned(detail, &[])), ..failure }
 }
 
 /// A client that goes nowhere but where it is told.
 #[expect(clippy::disallowed_methods, reason = "the one place that builds it")]
-pub(super) fn client(provider: &Provider) -> Result<Client, reqwest::Error> {
+pub(crate) fn client(provider: &Provider) -> Result<Client, reqwest::Error> {
     Client::builder()
         .redirect(redirect::Policy::none())
         .retry(retry::never())
@@ -185,19 +198,28 @@ async fn read(mut response: Response) -> Option<Vec<u8>> {
 }
 
 /// `None`: there is none.
-async fn document(client: &Client, url: &str) -> Result<Option<Vec<u8>>, String> {
-    let deadline = Instant::now() + DOCUMENT_MAX;
+async fn document(
+    client: &Client,
+    url: &str,
+    within: Duration,
+) -> Result<Option<Vec<u8>>, Missing> {
+    let deadline = Instant::now() + within;
     let get = client.get(url).header(ACCEPT, "application/json").send();
+    let silent = |why: &str| {
+        Err(Missing::Unreached(NotReached { kind: Unreached::Silence, why: why.to_owned() }))
+    };
     let response = match listen(deadline, get).await {
-        None => return Err("no answer came in time".to_owned()),
-        Some(Err(error)) => return Err(chain(&error.without_url())),
+        None => return silent("no answer came in time"),
+        Some(Err(error)) => return Err(Missing::Unreached(not_reached(&error.without_url()))),
         Some(Ok(response)) => response,
     };
     match response.status() {
         StatusCode::OK => {}
         StatusCode::NOT_FOUND => return Ok(None),
-        status => return Err(format!("the answer was {}", status.as_u16())),
+        status => return Err(Missing::Odd(format!("it answered {}", status.as_u16()))),
     }
-    let document = listen(deadline, read(response)).await.flatten();
-    document.ok_or_else(|| "the document did not arrive whole".to_owned()).map(Some)
+    match listen(deadline, read(response)).await.flatten() {
+        Some(document) => Ok(Some(document)),
+        None => silent("it did not arrive whole"),
+    }
 }

@@ -296,6 +296,13 @@ impl Authority {
         self.books().signer = Some(Signer::new());
     }
 
+    /// The same, under the name of the key before.
+    pub(crate) fn signs_anew_under_the_old_name(&self) {
+        let mut books = self.books();
+        let before = books.signer.take().unwrap();
+        books.signer = Some(Signer::new().named_as(&before));
+    }
+
     /// From now on this stands in what it signs.
     pub(crate) fn lies(&self, claims: &serde_json::Value) {
         self.books().lies.clone_from(claims.as_object().unwrap());

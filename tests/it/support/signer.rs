@@ -25,6 +25,12 @@ impl Signer {
         Self { der: der.as_ref().to_vec(), key, public }
     }
 
+    /// The same key under the name of another one.
+    pub(crate) fn named_as(mut self, other: &Self) -> Self {
+        self.public.common.key_id.clone_from(&other.public.common.key_id);
+        self
+    }
+
     pub(crate) fn sign(&self, claims: &Value) -> String {
         self.sign_under(&self.header(), claims)
     }
