@@ -2,7 +2,7 @@
 //!
 //! A question is kept in the store until its answer comes, and is taken out by it. Whoever began it
 //! brings the answer, or the broker's own pages do: `browser` is what these may do, `exchange`
-//! what a code buys, `chain` how that is kept.
+//! what a code buys, `chain` how that is kept, `unwanted` what becomes of it otherwise.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,7 @@ use crate::secret::{CodeVerifier, EnrolmentId, EnrolmentState, Nonce, UserCode};
 mod browser;
 mod chain;
 mod exchange;
+mod unwanted;
 
 pub use browser::{Entered, Landing, Told};
 pub use exchange::Answer;

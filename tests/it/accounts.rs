@@ -24,7 +24,7 @@ impl Asking {
         authority.document(json!({
             "issuer": base, "token_endpoint": format!("{base}/token"),
             "authorization_endpoint": format!("{base}/authorize"),
-            "jwks_uri": format!("{base}/keys"),
+            "jwks_uri": format!("{base}/keys"), "revocation_endpoint": format!("{base}/revoke"),
         }));
         let issuer = base.clone();
         let more = [
@@ -119,6 +119,36 @@ async fn what_is_said_of_a_person_is_checked() {
     asking.consent("alice", false).await.unwrap();
     asking.stands_on("alice");
     asking.world.authority.audit();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_unwanted_consent_brought_is_revoked_where_that_ends_nothing_else() {
+    let mut asking = Asking::signed().await;
+    let authority = asking.world.authority.clone();
+    let taken_back = async |wanted: usize| {
+        for _ in 0..100 {
+            if authority.taken_back().len() == wanted {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        assert_eq!(authority.taken_back().len(), wanted);
+    };
+    // Nobody knows whose it is, and there is no other grant.
+    authority.lies(&json!({"nonce": "another"}));
+    assert!(asking.consent("alice", false).await.is_err());
+    taken_back(1).await;
+    authority.lies(&json!({}));
+    asking.consent("alice", false).await.unwrap();
+    // Another person than alice: it is not hers that is revoked.
+    assert!(asking.consent("mallory", false).await.is_err());
+    taken_back(2).await;
+    // It may be alice's: at many providers all of hers would end.
+    authority.lies(&json!({"nonce": "another"}));
+    assert!(asking.consent("alice", false).await.is_err());
+    asking.world.program.wait_for("is left to the provider");
+    taken_back(2).await;
+    authority.audit();
 }
 
 impl Asking {

@@ -34,7 +34,7 @@ impl Broker {
         self.to_the_end(async move { broker.complete(answer).await }).await
     }
 
-    async fn complete(&self, answer: Answer) -> Result<Overview, Error> {
+    async fn complete(self: &Arc<Self>, answer: Answer) -> Result<Overview, Error> {
         // Whoever drains waits for this task, if it has begun by then.
         if self.draining() {
             return Err(Error::Draining);
@@ -50,7 +50,14 @@ impl Broker {
         let taken = self.rotations.store.take(&answer.state).await?;
         let enrolment = taken.ok_or(Error::EnrolmentUnknown)?;
         let ended = match self.exchange(&enrolment, &consent, answer).await {
-            Ok(first) => self.keep(&enrolment, first).await,
+            Ok(first) => {
+                let (refresh_token, account) = (first.refresh_token.clone(), first.account.clone());
+                let kept = self.keep(&enrolment, first).await;
+                if let Err(Error::OtherAccount(_)) = kept {
+                    self.take_back_unwanted(enrolment.provider.clone(), refresh_token, account);
+                }
+                kept
+            }
             Err(error) => Err(error),
         };
         let ending = match &ended {
@@ -62,7 +69,7 @@ impl Broker {
     }
 
     async fn exchange(
-        &self,
+        self: &Arc<Self>,
         enrolment: &Enrolment,
         consent: &Consent,
         answer: Answer,
@@ -81,7 +88,12 @@ impl Broker {
         let (at, sent) = (self.rotations.clock.now(), Instant::now());
         let reply =
             self.rotations.endpoint.exchange(&enrolment.provider, request, Proof::InUse).await;
-        let first = first(enrolment, reply, at)?;
+        let brought = reply.refresh_token.clone();
+        let first = first(enrolment, reply, at);
+        if let (Err(Error::AccountUnproven { .. }), Some(token)) = (&first, brought) {
+            self.take_back_unwanted(enrolment.provider.clone(), token, None);
+        }
+        let first = first?;
         // A hold of the provider ends with it, as with a refresh.
         let (provider, kind) = (enrolment.provider.clone(), GrantKind::RefreshToken);
         self.rotations.lives(Client { provider, kind }, None, sent);
