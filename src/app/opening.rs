@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::config::{AuditConfig, Callers, ClusterTokens, Config, StoreConfig};
 use crate::ops::Readiness;
 use crate::service::Gate;
-use crate::store::keyring::KeyringError;
+use crate::store::keyring::{KeyringError, private_file};
 use crate::store::redis::Admission;
 use crate::store::{Journal, Keyring, OpenError, Vault};
 
@@ -173,11 +173,8 @@ pub(super) fn existing_key_ring(config: &Config) -> Result<Option<Keyring>, Keyr
         (None, StoreConfig::Redb(path)) => {
             let beside = ring_beside(path);
             // A store without its ring is not a first start: a new ring could not open it.
-            if path.exists() || beside.exists() {
-                Keyring::load(&beside).map(Some)
-            } else {
-                Ok(None)
-            }
+            let begun = path.metadata().is_ok_and(|file| file.len() > 0);
+            if begun || beside.exists() { Keyring::load(&beside).map(Some) } else { Ok(None) }
         }
         (None, StoreConfig::Memory | StoreConfig::Redis { .. }) => Ok(None),
     }
@@ -223,6 +220,9 @@ pub(super) fn key_ring(config: &Config) -> Result<Keyring, AppError> {
             OpenError::Refused(format!("the folder {folder} does not exist; make it")).into()
         );
     }
+    // First an empty one: a start that ends between the two files has lost nothing. Whatever keeps it from
+    // being made is told when the store is opened.
+    drop(private_file(store_path));
     let ring = Keyring::generate();
     ring.create(&ring_path)?;
     info!(file = %ring_path.display(), "made a key ring; keep it as safe as the store, and apart from its backups");

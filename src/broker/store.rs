@@ -23,7 +23,7 @@ pub use events::{Events, Heard};
 pub use findings::{Finding, Grade};
 pub use grants::{Amendment, Grants, Merged, Page, Said, Seed, Stored};
 pub use rates::{Limit, Rates, Slots, Slowing};
-pub use troubles::{Troubles, Version};
+pub use troubles::{Troubles, Version, When};
 
 /// A tombstone keeps late pairs out for longer than any pair can be late.
 pub const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -101,6 +101,8 @@ pub struct Peers {
     pub server: String,
     /// Since when, as any of the processes has seen it first; `None`: it has always been this one.
     pub since: Option<Instant>,
+    /// Whom nobody waits for any more at this server.
+    pub gone: Vec<String>,
     /// The names of the others, and whether each has compared what it knows with this server.
     pub others: Vec<(String, bool)>,
 }

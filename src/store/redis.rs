@@ -93,8 +93,6 @@ struct Connections {
 struct Looked {
     connections: Connections,
     server: String,
-    /// Since when it has been this one.
-    since: Option<Instant>,
     /// The server was told already that it was compared.
     told: bool,
     /// So was any.
@@ -203,21 +201,13 @@ impl Redis {
         self.changed(function, &[&replicas, &compared], arguments).await.map(drop)
     }
 
-    /// Since when it has been this server, as whoever saw it first has said.
-    async fn since(&self, server: &str) -> StoreResult<Instant> {
-        let known = {
-            let looked = self.looked.lock();
-            looked.since.filter(|_| looked.server == server)
-        };
-        if let Some(known) = known {
-            return Ok(known);
-        }
+    /// Since when it has been this server, as whoever saw it first has said, and who is given up at it.
+    async fn since(&self, server: &str) -> StoreResult<(Instant, Vec<String>)> {
         let keys = [&self.layout.replicas(), &self.layout.compared()];
-        let age: String =
+        let (age, gone): (String, Vec<String>) =
             self.call("since", &keys.map(String::as_str), &[server.as_bytes()]).await?;
-        let age = Duration::from_millis(number(&age)?);
-        let now = Instant::now();
-        Ok(now.checked_sub(age).unwrap_or(now))
+        let (now, age) = (Instant::now(), Duration::from_millis(number(&age)?));
+        Ok((now.checked_sub(age).unwrap_or(now), gone))
     }
 
     async fn amend(
@@ -312,18 +302,18 @@ impl Backend for Redis {
         let told = own.is_some_and(|(_, compared)| *compared == server);
         let others = replicas.iter().filter(|(name, _)| name != self.replica());
         let others = others.map(|(name, compared)| (name.clone(), *compared == server)).collect();
-        let since = match self.since(&server).await {
+        let (since, gone) = match self.since(&server).await {
             Ok(since) => since,
             Err(trouble) => {
                 let found = Inspected::alone(identity, mark_before, anew);
                 return Ok(Inspected { trouble: Some(trouble), ..found });
             }
         };
-        let peers = Peers { server: server.clone(), since: Some(since), others };
+        let peers = Peers { server: server.clone(), since: Some(since), others, gone };
         let mut looked = self.looked.lock();
         let connections = Connections { everything, claims };
         let joined = looked.joined;
-        *looked = Looked { connections, server, since: Some(since), told, joined };
+        *looked = Looked { connections, server, told, joined };
         Ok(Inspected { identity, mark: mark_before, anew, peers, trouble: None })
     }
 
@@ -343,8 +333,9 @@ impl Backend for Redis {
     }
 
     async fn dismiss(&self, replicas: &[String]) -> StoreResult<()> {
+        let server = self.looked.lock().server.clone();
         for replica in replicas {
-            self.of_replicas("leave", &[replica.as_bytes()]).await?;
+            self.of_replicas("give_up", &[server.as_bytes(), replica.as_bytes()]).await?;
         }
         Ok(())
     }

@@ -348,6 +348,53 @@ async fn an_answer_that_was_lost_is_fetched_again_inside_the_window() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_short_window_is_used_early_where_that_is_allowed() {
+    for (early, posts) in [(false, 2), (true, 3)] {
+        let within = Duration::from_secs(30);
+        let habits = Habits {
+            replay: Some(Replay { within, again: Again::Same, early }),
+            ..Habits::default()
+        };
+        let authority = Authority::new().habits(habits).gives_again(within);
+        let world = World::with(authority, |store| store);
+        world.start_scheduler();
+        world.alice().await;
+        let first = world.calls.clone().get(ALICE).await.unwrap();
+        pass(10).await;
+        world.authority.next(Fault::LostAnswer);
+        let _ = world.calls.clone().reject(ALICE, first.generation).await;
+        pass(30).await;
+        assert_eq!(world.authority.posts(), posts, "{early}");
+        let counted = r#"kind="ended",window="early",result="pair"} 1"#;
+        assert_eq!(telemetry::expose(&world.registry).contains(counted), early);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_nobody_counts_on_a_window() {
+    let within = Duration::from_secs(600);
+    let habits = Habits {
+        replay: Some(Replay { within, again: Again::Same, early: false }),
+        ..Habits::default()
+    };
+    let authority = Authority::new().habits(habits).gives_again(within);
+    let world = World::with(authority, |store| store);
+    world.alice().await;
+    let first = world.calls.clone().get(ALICE).await.unwrap();
+    world.authority.next(Fault::LostAnswer);
+    pass(10).await;
+    let _ = world.calls.clone().reject(ALICE, first.generation).await;
+    assert_eq!(world.authority.posts(), 2);
+    // It may have been long ago: the next process cannot tell.
+    let next = world.restarted();
+    next.start_scheduler();
+    pass(100).await;
+    let _ = next.calls.clone().get(ALICE).await;
+    pass(100).await;
+    assert_eq!(world.authority.posts(), 2, "not before the old token is used up");
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_the_window_the_ordinary_rule_holds() {
     let (world, _) = with_a_window(Fault::LostAnswer).await;
     // Nobody was there while it was open.

@@ -370,6 +370,10 @@ async fn a_store_that_is_gone_beside_its_ring_is_no_first_start() {
     }
     std::fs::rename(&aside, &store).unwrap();
     assert_eq!(Program::start(dir.path(), &["serve"], &environment).stop().0, Some(0));
+    // A first start that ended before its store was made has lost none.
+    std::fs::remove_file(dir.path().join("store.redb.keys")).unwrap();
+    std::fs::write(&store, "").unwrap();
+    assert_eq!(Program::start(dir.path(), &["serve"], &environment).stop().0, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

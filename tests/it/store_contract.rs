@@ -12,7 +12,7 @@ use token_broker::broker::model::{
 };
 use token_broker::broker::store::{
     Amendment, Claim, Claims as _, DueIndex as _, Grants as _, Limit, Merged, Rates as _, Said,
-    Seed, Slowing, Store, StoreError, Stored, TOMBSTONE_LIFE,
+    Seed, Slowing, Store, StoreError, Stored, TOMBSTONE_LIFE, When,
 };
 use token_broker::clock::Clock;
 use token_broker::secret::{AccessToken, RefreshToken};
@@ -813,11 +813,14 @@ async fn what_a_client_was_when_it_last_succeeded_is_kept() {
     for subject in subjects().await {
         let store = subject.store.as_ref();
         let (client, other) = ("kroger/refresh_token", "kroger/client_credentials");
-        assert_eq!(store.proven(client).await.unwrap(), None);
-        for is in [1, 2, 2].map(|byte| ClientFingerprint([byte; 32])) {
-            store.put_proven(client, is).await.unwrap();
-            assert_eq!(store.proven(client).await.unwrap(), Some(is));
+        let was = async |client, when| store.client_was(client, when).await.unwrap();
+        for when in [When::Proven, When::Begun] {
+            assert_eq!(was(client, when).await, None);
+            for is in [1, 2, 2].map(|byte| ClientFingerprint([byte; 32])) {
+                store.client_is(client, when, is).await.unwrap();
+                assert_eq!(was(client, when).await, Some(is));
+            }
+            assert_eq!(was(other, when).await, None);
         }
-        assert_eq!(store.proven(other).await.unwrap(), None);
     }
 }

@@ -193,7 +193,10 @@ async fn after_a_change_over_a_restart_no_refusal_is_believed_before_a_success()
     let world = world.restarted();
     world.broker.compare_clients().await;
     for grant in &grants[1..4] {
-        assert!(world.calls.clone().get(grant).await.is_ok(), "the hold ended with the restart");
+        assert!(
+            world.calls.clone().get(grant).await.is_ok(),
+            "the first that gets through ends the hold"
+        );
     }
     // What is refused from then on is believed.
     world.authority.dead("person-5", Fault::Answer(400, ""));

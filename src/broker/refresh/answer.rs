@@ -27,7 +27,7 @@ impl Rotations {
             descriptor: &grant.descriptor,
             generation: grant.generation().next(),
             // What is fetched again may be what the first request brought.
-            at: window.map_or(presented.at, |window| window.first_sent),
+            at: window.and_then(|window| window.first_sent).unwrap_or(presented.at),
             window_end: window.map(|window| window.end),
         };
         let Received { pair, failure } = match received(&sent, reply, self.clock.now()) {

@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::broker::error::{Error, chain};
 use crate::broker::refresh::Rotations;
-use crate::broker::refresh::others::Others;
+use crate::broker::refresh::others::{Found, Others};
 use crate::broker::store::{Continuity, JournalCondition, StoreError};
 use crate::clock::{from_unix_ms, unix_ms};
 
@@ -171,8 +171,12 @@ impl Rotations {
                     let journal = health.journal.clone();
                     self.note(StoreCondition { kind, deployment, trouble, journal });
                 }
-                let whole = continuity == Continuity::Unbroken;
-                let given_up = self.watch.others.write().look(&health.peers, whole);
+                let found = match continuity {
+                    Continuity::Unbroken => Found::Whole,
+                    Continuity::Anew => Found::Anew,
+                    Continuity::Older | Continuity::Emptied => Found::Lacking,
+                };
+                let given_up = self.watch.others.write().look(&health.peers, found);
                 self.dismiss(&given_up).await;
                 let waits =
                     self.watch.waits(&health.deployment, self.clock.to_wall(self.clock.now()));

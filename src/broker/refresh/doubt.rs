@@ -16,6 +16,9 @@ use crate::broker::model::DoubtKind;
 pub(super) const WINDOW_PERCENT: u32 = 80;
 /// The window may have begun so long before the request left: it counts from the claim.
 const CLAIM_BEFORE: Duration = Duration::from_secs(1);
+/// An early presentation begins so long before its last moment: what is due is looked for once a second, and
+/// has to wait for its turn.
+const EARLY_LEAD: Duration = Duration::from_secs(3);
 /// Requests in one window: the first, one more, and once more if that one's answer is lost, too.
 const REQUESTS_MAX: u32 = 3;
 
@@ -28,8 +31,10 @@ pub(super) struct Situation {
     pub(super) status: Option<u16>,
     /// Requests so far.
     pub(super) attempts: u32,
-    /// Time since the first of them.
+    /// Time since the first of them, at least: what is to be at rest counts from then.
     pub(super) doubted_for: Duration,
+    /// The same, at most: a window that may be over is over. `None`: nobody can tell.
+    pub(super) doubted_for_at_most: Option<Duration>,
     /// Time since the newest of them.
     pub(super) silent_for: Duration,
     /// Time until callers are better off without the old access token.
@@ -88,23 +93,24 @@ impl Situation {
     /// How long until the answer can be fetched again inside the window; `None`: not there any more, or not
     /// without harm. `tests/models/windows.rs` tries every order of what may happen.
     pub(super) fn in_window(self, replay: Replay, patience: Patience) -> Option<Duration> {
-        let passed = self.doubted_for + CLAIM_BEFORE;
+        if self.attempts >= REQUESTS_MAX || self.kind == DoubtKind::Silent {
+            return None;
+        }
+        let passed = self.doubted_for_at_most? + CLAIM_BEFORE;
         let left = (replay.within * WINDOW_PERCENT / 100).checked_sub(passed)?;
         let settled_in = patience.settle.saturating_sub(self.silent_for);
         let fits = |wait: Duration| (wait <= left).then_some(wait);
-        let processed = self.kind == DoubtKind::Unreadable
-            && self.status.is_some_and(|it| (200..300).contains(&it));
-        let wait = match (processed, self.kind, self.status, replay.again) {
-            _ if self.attempts >= REQUESTS_MAX => None,
+        let success = self.status.is_some_and(|status| (200..300).contains(&status));
+        let wait = match (self.kind, self.status, replay.again) {
             // It was processed for certain: nothing of it comes later.
-            (true, ..) => fits(Duration::ZERO),
+            (DoubtKind::Unreadable, ..) if success => fits(Duration::ZERO),
             // Not before what is processed late is inside the window of this one.
-            (false, DoubtKind::Ended, None, Again::Same | Again::Both) => {
+            (DoubtKind::Ended, None, Again::Same | Again::Both) => {
                 let late = patience.settle.saturating_sub(replay.within);
-                let early = || replay.early.then_some(left);
+                let early = || replay.early.then(|| left.saturating_sub(EARLY_LEAD));
                 fits(late.saturating_sub(self.silent_for)).or_else(early)
             }
-            (false, ..) => None,
+            _ => None,
         };
         wait.or_else(|| fits(settled_in))
     }
@@ -141,6 +147,7 @@ mod tests {
         status: Some(502),
         attempts: 1,
         doubted_for: s(0),
+        doubted_for_at_most: Some(s(0)),
         silent_for: s(0),
         useless_in: s(300),
         reported: false,
@@ -203,7 +210,7 @@ mod tests {
     fn within_a_long_window_it_does_not_wait_for_the_old_token() {
         let graceful = window(600, Again::OlderDies);
         assert_eq!(JUST_NOW.next(graceful), Next::In(s(65)), "what was late is at rest then");
-        let late = Situation { doubted_for: s(420), ..JUST_NOW };
+        let late = Situation { doubted_for_at_most: Some(s(420)), ..JUST_NOW };
         assert_eq!(late.next(graceful), Next::In(s(300)), "the window would be nearly over");
         let short = window(60, Again::OlderDies);
         assert_eq!(JUST_NOW.next(short), Next::In(s(300)), "shorter than it takes to settle");
@@ -218,19 +225,26 @@ mod tests {
             (cut, 30, Again::Same, 0),
             (cut, 30, Again::OlderDies, 0),
             (
-                Situation { attempts: 2, doubted_for: s(20), silent_for: s(0), ..cut },
+                Situation { attempts: 2, doubted_for_at_most: Some(s(20)), ..cut },
                 30,
                 Again::Same,
                 0,
             ),
             (Situation { attempts: 3, ..cut }, 30, Again::Same, 300),
-            (Situation { doubted_for: s(24), silent_for: s(24), ..cut }, 30, Again::Same, 300),
+            (Situation { doubted_for_at_most: Some(s(24)), ..cut }, 30, Again::Same, 300),
             // Perhaps not yet: when what is late falls into the window of the next.
             (ended, 60, Again::Same, 5),
             (ended, 60, Again::Both, 5),
-            (Situation { silent_for: s(9), doubted_for: s(9), ..ended }, 60, Again::Same, 0),
+            (
+                Situation { silent_for: s(9), doubted_for_at_most: Some(s(9)), ..ended },
+                60,
+                Again::Same,
+                0,
+            ),
             (ended, 60, Again::OlderDies, 300),
             (ended, 30, Again::Same, 300),
+            // Of another process, or of before a restart: it may be over.
+            (Situation { doubted_for_at_most: None, ..cut }, 60, Again::Same, 300),
             // An answer of a gateway says nothing of the server behind it.
             (JUST_NOW, 60, Again::Same, 300),
             (
@@ -248,7 +262,9 @@ mod tests {
         }
         let early = Replay { within: s(30), again: Again::Same, early: true };
         let patience = Patience { replay: Some(early), ..PATIENCE };
-        assert_eq!(ended.next(patience), Next::In(s(23)));
+        assert_eq!(ended.next(patience), Next::In(s(20)));
+        let now = Situation { doubted_for_at_most: Some(s(21)), silent_for: s(21), ..ended };
+        assert_eq!(now.next(patience), Next::In(s(0)));
     }
 
     #[test]

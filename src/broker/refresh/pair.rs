@@ -219,6 +219,26 @@ mod tests {
     }
 
     #[test]
+    fn a_refresh_token_that_comes_back_in_a_window_is_used_before_that_ends() {
+        let grant = old();
+        let (at, end) = (from_unix_ms(1_000), from_unix_ms(49_000));
+        let refresh_in = |reply, window_end| {
+            let sent = Sent {
+                before: &grant.pair,
+                descriptor: &grant.descriptor,
+                generation: grant.generation().next(),
+                at,
+                window_end,
+            };
+            received(&sent, reply, from_unix_ms(2_000)).unwrap().pair.token.unwrap().refresh_in
+        };
+        let echo = || reply(Some("old"), Ok(issued(&[])));
+        assert_eq!(refresh_in(echo(), Some(end)), Some(Duration::from_secs(48)));
+        assert_eq!(refresh_in(echo(), None), None);
+        assert_eq!(refresh_in(reply(Some("next"), Ok(issued(&[]))), Some(end)), None);
+    }
+
+    #[test]
     fn a_refresh_token_is_kept_even_if_nothing_else_can_be_read() {
         let received = receive(reply(Some("next"), Err(failure()))).unwrap();
         assert_eq!(received.pair.refresh_token, Some(RefreshToken::new("next")));

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use crate::broker::acts::ActKind;
-use crate::broker::endpoint::{Disposition, Failure, Habits, Replay};
+use crate::broker::endpoint::{Again, Disposition, Failure, Habits, Replay};
 use crate::broker::entry::Entry;
 use crate::broker::error::{Error, chain};
 use crate::broker::freshness::spread;
@@ -25,6 +25,9 @@ use crate::broker::settings::Predecessors;
 use crate::broker::store::{Claim, StoreError};
 use crate::broker::view::View;
 use crate::clock::between;
+
+/// The provider's clock may begin and end a window so much later.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(5);
 
 impl Rotations {
     /// The doubt about the grant's refresh token, if there is one and nobody is resolving it.
@@ -131,7 +134,10 @@ impl Rotations {
         let settings = &self.settings;
         let habits = self.habits(&view.grant.descriptor.provider);
         let silent_for = entry.silent_for(doubt, now, self.started.elapsed());
+        // What this process sent itself it has by one clock, which also counts what it was suspended.
+        let ours = entry.doubt(view.grant.generation()).is_some() && doubt.since >= self.start;
         let situation = Situation {
+            doubted_for_at_most: ours.then(|| between(doubt.since, now)),
             kind: doubt.kind,
             status: doubt.status,
             attempts: doubt.attempts,
@@ -335,12 +341,14 @@ impl Rotations {
         Ok(Some((turn, permit)))
     }
 
-    /// The window in which this request presents a refresh token again, if it does.
+    /// The window in which this request presents a refresh token again, or may do so by the provider's clock.
     pub(super) fn window(&self, grant: &Grant, presented: &Presented<'_>) -> Option<Window> {
         let replay = self.habits(&grant.descriptor.provider).replay?;
         let doubt = presented.intent.doubt.as_ref()?;
+        let first_sent = (replay.again == Again::Same).then_some(doubt.since);
         let end = doubt.since + replay.within * WINDOW_PERCENT / 100;
-        (presented.at <= end).then_some(Window { first_sent: doubt.since, end })
+        let over = doubt.since + replay.within + CLOCKS_DIFFER;
+        (presented.at <= over).then_some(Window { first_sent, end })
     }
 
     /// Counts how a resend ended.
@@ -356,8 +364,8 @@ impl Rotations {
         let since = between(doubt.sent_at, presented.at);
         let window = match (self.window(grant, presented), habits.replay) {
             (Some(_), Some(replay)) if replay.is_early(doubt, since, settle) => "early",
-            (Some(_), _) => "inside",
-            (None, _) => "none",
+            (Some(window), _) if presented.at <= window.end => "inside",
+            (Some(_) | None, _) => "none",
         };
         let provider = grant.descriptor.provider.as_str().to_owned();
         let labels = Resend { provider, kind: doubt.kind.name(), window, result };
@@ -401,7 +409,9 @@ impl Rotations {
 /// Inside which time a refresh token is presented again that may be spent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
-    pub(super) first_sent: SystemTime,
+    /// When the request left that may have brought what comes back; `None`: it is another pair.
+    pub(super) first_sent: Option<SystemTime>,
+    /// From then on a spent one may not work any more.
     pub(super) end: SystemTime,
 }
 

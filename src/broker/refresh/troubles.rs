@@ -247,6 +247,13 @@ impl Troubles {
         self.each.lock().entry(client.clone()).or_default().changed = Some(now);
     }
 
+    /// It changed while this process ran, and nothing has succeeded since.
+    pub(super) fn changed_since_success(&self, client: &Client) -> bool {
+        let each = self.each.lock();
+        let Some(local) = each.get(client) else { return false };
+        local.changed.is_some_and(|at| local.evidence.succeeded.is_none_or(|sent| sent < at))
+    }
+
     /// How long ago that moment was.
     pub(in crate::broker) fn since(&self, at: Millis) -> Duration {
         Duration::from_millis(u64::try_from(self.now() - at).unwrap_or(0))
@@ -338,8 +345,7 @@ impl Rotations {
         let ended = evidence.succeeded(sent, troubles.now());
         troubles.adopt(client, evidence);
         troubles.climb(client);
-        let now = self.endpoint.client(&client.provider);
-        let (tell, proof) = {
+        let (tell, proves) = {
             let mut each = troubles.each.lock();
             let local = each.entry(client.clone()).or_default();
             local.last.take_if(|(_, met)| sent > *met);
@@ -347,10 +353,11 @@ impl Rotations {
             if tell {
                 local.told_at = Some(Instant::now());
             }
-            let proves = local.proven != now && local.changed.is_none_or(|at| sent >= at);
-            (tell, now.filter(|_| tell && proves))
+            (tell, local.changed.is_none_or(|at| sent >= at))
         };
         if tell {
+            let proof = self.endpoint.client(&client.provider);
+            let proof = proof.filter(|_| proves && troubles.proven(client) != proof);
             let (rotations, client) = (Arc::clone(self), client.clone());
             self.tasks.spawn(async move {
                 rotations.agree(&client, |evidence, now| drop(evidence.succeeded(sent, now))).await;

@@ -26,14 +26,37 @@ pub trait Troubles {
         now: Millis,
     ) -> Result<bool, StoreError>;
 
-    /// What the client was when a request of it last succeeded; `None`: nobody has said so yet. Unlike
-    /// troubles, it is kept for good.
-    async fn proven(&self, client: &str) -> Result<Option<ClientFingerprint>, StoreError>;
-
-    /// A request of the client has succeeded.
-    async fn put_proven(
+    /// What the client was then; `None`: nobody has said so yet. Unlike troubles, it is kept for good.
+    async fn client_was(
         &self,
         client: &str,
+        when: When,
+    ) -> Result<Option<ClientFingerprint>, StoreError>;
+
+    /// What it is now.
+    async fn client_is(
+        &self,
+        client: &str,
+        when: When,
         fingerprint: ClientFingerprint,
     ) -> Result<(), StoreError>;
+}
+
+/// When a client was what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// When a request of it last succeeded.
+    Proven,
+    /// When a process that has the store last began.
+    Begun,
+}
+
+impl When {
+    /// Stable name, in stored values.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::Begun => "begun",
+        }
+    }
 }

@@ -11,6 +11,9 @@ pub(crate) struct PlainEvidence {
     hold: Option<PlainHold>,
     ended: Option<Millis>,
     refused: Vec<(GrantId, Millis)>,
+    /// Versions before 0.2.0 cannot read it without; each process knows by itself now.
+    #[serde(default)]
+    unproven: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -48,14 +51,15 @@ impl From<Evidence> for PlainEvidence {
             let Cause { status, said, detail, .. } = cause;
             PlainHold { reading, reason, status, said, detail, since, grants, probes, next_probe }
         });
-        Self { pieces: pieces.collect(), succeeded, hold, ended, refused }
+        let (pieces, unproven) = (pieces.collect(), false);
+        Self { pieces, succeeded, hold, ended, refused, unproven }
     }
 }
 
 /// What a later version knows and this one does not is left out.
 impl From<PlainEvidence> for Evidence {
     fn from(plain: PlainEvidence) -> Self {
-        let PlainEvidence { pieces, succeeded, hold, ended, refused } = plain;
+        let PlainEvidence { pieces, succeeded, hold, ended, refused, .. } = plain;
         let pieces = pieces.into_iter().filter_map(|PlainPiece { grant, reading, sent, tried }| {
             Some(Piece { grant, reading: Reading::from_name(&reading)?, sent, tried })
         });

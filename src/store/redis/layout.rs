@@ -5,7 +5,8 @@
 //! which lives for a day, `PREFIX:note:NAME` an enrolment under way, which lives for minutes,
 //! `PREFIX:replicas` and `PREFIX:compared` which brokers there are, and which server they were compared
 //! with, `PREFIX:rate:PROVIDER` how fast it is asked, `PREFIX:trouble:CLIENT` what is known of its trouble,
-//! for an hour, `PREFIX:client:CLIENT` what it was when it last succeeded, `PREFIX:events` the channel of changes. `NN` is the shard, one of 256: fixed, because keys
+//! for an hour, `PREFIX:client:CLIENT:WHEN` what it was when it
+//! last succeeded or began, `PREFIX:events` the channel of changes. `NN` is the shard, one of 256: fixed, because keys
 //! of one shard change together and so must share a slot. No key of a live grant has a time to live.
 
 use aws_lc_rs::digest::{SHA256, digest};

@@ -479,13 +479,31 @@ local function exchange(keys, args)
   return 1
 end
 
--- Since when it has been this server: whoever sees it first says so. No replica has a name with a space.
--- keys: replicas compared   args: the server   returns: for how long, in ms
+-- Since when it has been this server, as whoever sees it first says, and whom nobody waits for any more at
+-- it. No replica has a name with a space.
+-- keys: replicas compared   args: the server   returns: for how long, in ms, and names
 local function since(keys, args)
+  local gone = {}
+  for _, field in ipairs(redis.call('HKEYS', keys[2])) do
+    table.insert(gone, string.match(field, '^ gone:(.*)$'))
+  end
   if redis.call('HGET', keys[2], ' server') ~= args[1] then
     redis.call('HSET', keys[2], ' server', args[1], ' since', decimal(time_ms()))
+    for _, name in ipairs(gone) do
+      redis.call('HDEL', keys[2], ' gone:' .. name)
+    end
+    gone = {}
   end
-  return decimal(math.max(time_ms() - number(redis.call('HGET', keys[2], ' since')), 0))
+  return { decimal(math.max(time_ms() - number(redis.call('HGET', keys[2], ' since')), 0)), gone }
+end
+
+-- What a replica knew is given up, for as long as it is this server.
+-- keys: replicas compared   args: the server, name of the replica
+local function give_up(keys, args)
+  if redis.call('HGET', keys[2], ' server') == args[1] then
+    redis.call('HSET', keys[2], ' gone:' .. args[2], '1')
+  end
+  return 1
 end
 
 -- A replica has given this server what it knows and the server lacked.
@@ -605,6 +623,7 @@ register('mark', mark, {})
 register('compared', compared, { 'allow-oom' })
 register('leave', leave, { 'allow-oom' })
 register('since', since, { 'allow-oom' })
+register('give_up', give_up, { 'allow-oom' })
 register('keep', keep, {})
 register('look', look, { 'no-writes' })
 register('pick', pick, { 'allow-oom' })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::broker::model::{ClientFingerprint, Evidence, Millis};
-use crate::broker::store::{Troubles, Version};
+use crate::broker::store::{Troubles, Version, When};
 use crate::store::backend::StoreResult;
 use crate::store::plain::PlainEvidence;
 use crate::store::vault::Vault;
@@ -39,19 +39,26 @@ impl Troubles for Vault {
         self.backend.share(client, read.0, sealed, LIFE).await
     }
 
-    async fn proven(&self, client: &str) -> StoreResult<Option<ClientFingerprint>> {
-        let sealed = self.backend.fact(&proven(client)).await?;
+    async fn client_was(&self, client: &str, when: When) -> StoreResult<Option<ClientFingerprint>> {
+        let name = fact(client, when);
+        let sealed = self.backend.fact(&name).await?;
         // What cannot be opened was never said.
-        Ok(sealed.and_then(|sealed| self.seal.open_trouble(client, &sealed)).map(ClientFingerprint))
+        Ok(sealed.and_then(|sealed| self.seal.open_trouble(&name, &sealed)).map(ClientFingerprint))
     }
 
-    async fn put_proven(&self, client: &str, fingerprint: ClientFingerprint) -> StoreResult<()> {
-        let sealed = self.seal.trouble(client, &fingerprint.0);
-        self.backend.put_fact(&proven(client), sealed).await
+    async fn client_is(
+        &self,
+        client: &str,
+        when: When,
+        fingerprint: ClientFingerprint,
+    ) -> StoreResult<()> {
+        let name = fact(client, when);
+        let sealed = self.seal.trouble(&name, &fingerprint.0);
+        self.backend.put_fact(&name, sealed).await
     }
 }
 
-/// The name of the fact.
-fn proven(client: &str) -> String {
-    format!("client:{client}")
+/// The name of what is known of it.
+fn fact(client: &str, when: When) -> String {
+    format!("client:{client}:{}", when.name())
 }

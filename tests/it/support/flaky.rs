@@ -12,6 +12,7 @@ use token_broker::broker::model::{
 use token_broker::broker::store::{
     Amendment, Claim, Claims, DueIndex, Enrolments, Events, Finding, Found, Grants, Health, Heard,
     Limit, Merged, Page, Rates, Seed, Slots, Slowing, Store, StoreError, Stored, Troubles, Version,
+    When,
 };
 use token_broker::secret::{Browser, EnrolmentId, EnrolmentState};
 use tokio::sync::mpsc::Sender;
@@ -215,11 +216,11 @@ impl Troubles for Flaky {
     ) -> StoreResult<bool> {
         self.reach()?.put_trouble(client, read, evidence, now).await
     }
-    async fn proven(&self, client: &str) -> StoreResult<Option<ClientFingerprint>> {
-        self.reach()?.proven(client).await
+    async fn client_was(&self, client: &str, when: When) -> StoreResult<Option<ClientFingerprint>> {
+        self.reach()?.client_was(client, when).await
     }
-    async fn put_proven(&self, client: &str, is: ClientFingerprint) -> StoreResult<()> {
-        self.reach()?.put_proven(client, is).await
+    async fn client_is(&self, client: &str, when: When, is: ClientFingerprint) -> StoreResult<()> {
+        self.reach()?.client_is(client, when, is).await
     }
 }
 
