@@ -16,7 +16,7 @@ use hyper::header::{
 };
 use reqwest::Client;
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 use url::{Position, Url};
 
@@ -32,7 +32,7 @@ use crate::upstream::form::Form;
 use crate::upstream::http::dial::{Dialer, NotReached};
 use crate::upstream::http::metadata::{Freshness, Metadata};
 use crate::upstream::http::reread::{Reading, readings};
-use crate::upstream::http::wire::{Heard, exchange, listen};
+use crate::upstream::http::wire::{Heard, exchange};
 use crate::upstream::id_token::{self, Expected, Untrusted};
 use crate::upstream::provider::{Endpoints, Provider};
 use crate::upstream::reply::{Person, Raw, cleaned, is_cut, judge, person};
@@ -44,6 +44,8 @@ mod recorder;
 mod reread;
 mod wire;
 
+/// What an answer is taken for whose status cannot be read: both tokens have to be in it.
+const SUCCESS: u16 = 200;
 /// The scope for which a provider says who the person is.
 const OPENID: &str = "openid";
 
@@ -67,6 +69,8 @@ struct Upstream {
 /// An answer, as far as it came.
 struct Arrived {
     status: u16,
+    /// It was read, and not taken for granted.
+    sure: bool,
     body: Vec<u8>,
     whole: bool,
     encodings: Vec<String>,
@@ -131,11 +135,16 @@ impl Http {
             let retry_after = texts(RETRY_AFTER).first().and_then(|text| self.retry_after(text));
             let (encodings, whole) = (texts(CONTENT_ENCODING), heard.whole);
             let body = heard.body;
-            arrivals.push(Arrived { status, body, whole, encodings, retry_after, at });
+            let sure = true;
+            arrivals.push(Arrived { status, sure, body, whole, encodings, retry_after, at });
         }
-        for Reading { status, encodings, retry_after, body } in readings(&heard.bytes) {
+        let head_read = !arrivals.is_empty();
+        for reading in readings(&heard.bytes, head_read) {
+            let Reading { status, encodings, retry_after, body } = reading;
+            let (sure, status) = (status.is_some(), status.unwrap_or(SUCCESS));
             let retry_after = retry_after.and_then(|text| self.retry_after(&text));
-            arrivals.push(Arrived { status, body, whole: false, encodings, retry_after, at });
+            let whole = false;
+            arrivals.push(Arrived { status, sure, body, whole, encodings, retry_after, at });
         }
         arrivals
     }
@@ -232,16 +241,17 @@ impl Http {
         let wrong = |reason| Failure::new(reason, Disposition::NotSent);
         let url = Url::parse(url).map_err(|_| wrong(Reason::ProviderEndpointMisconfigured))?;
         let request = request(&url, form).ok_or_else(|| wrong(Reason::ClientMisconfigured))?;
-        let dialled = listen(deadline, self.dialer.dial(&url, provider.connect_timeout)).await;
+        let dialled = timeout_at(deadline, self.dialer.dial(&url, provider.connect_timeout)).await;
         let line = match dialled {
-            Some(Ok(line)) => line,
-            Some(Err(NotReached { kind, why })) => {
+            // A machine that was stopped meanwhile sends nothing that it could not listen to.
+            Ok(Ok(line)) if Instant::now() < deadline => line,
+            Ok(Err(NotReached { kind, why })) => {
                 debug!(provider = %provider.id, why, "the token endpoint was not reached");
                 let detail = Some(cleaned(&why, &[]));
                 let failure = wrong(Reason::ProviderUnreachable);
                 return Err(Failure { unreached: Some(kind), detail, ..failure });
             }
-            None => return Err(wrong(Reason::ProviderUnreachable)),
+            Ok(Ok(_)) | Err(_) => return Err(wrong(Reason::ProviderUnreachable)),
         };
         let heard = exchange(line, request, deadline, is_cut).await;
         if heard.head.is_none() && heard.bytes.is_empty() {
@@ -271,6 +281,9 @@ impl Http {
         let heard = self.post(provider, url, form, deadline).await.map_err(NotRevoked::Failed)?;
         let arrivals = self.arrivals(heard);
         let arrived = &arrivals[0];
+        if !arrived.sure {
+            return Err(NotRevoked::Failed(unknown(DoubtKind::Unreadable)));
+        }
         if (200..300).contains(&arrived.status) {
             return Ok(());
         }
@@ -283,27 +296,41 @@ impl Http {
     }
 }
 
-/// What the parser made of an answer; where that is no success with tokens, the first way to read the bytes
-/// that is one, or else that at least has the refresh token.
+/// What the parser made of an answer; where that is a success that cannot be read, the first way to read the
+/// bytes that gives both tokens, or else the refresh token.
 fn fullest<'a>(
     provider: &Provider,
     arrivals: &'a [Arrived],
     sent: Option<&RefreshToken>,
 ) -> (Reply, &'a Arrived) {
     let first = &arrivals[0];
-    let read = judge(provider, &first.raw(sent));
-    let readable = first.whole && (read.issued.is_ok() || !(200..300).contains(&first.status));
-    if readable || (read.issued.is_ok() && read.refresh_token.is_some()) {
+    let read = if first.sure { judge(provider, &first.raw(sent)) } else { illegible(first.status) };
+    let success = (200..300).contains(&first.status);
+    let unread = read.issued.as_ref().is_err_and(is_unread) || !first.whole;
+    if !success || !unread || (read.issued.is_ok() && read.refresh_token.is_some()) {
         return (read, first);
     }
-    let others = arrivals[1..].iter().map(|other| (judge(provider, &other.raw(sent)), other));
-    let mut found: Vec<_> = others.filter(|(reply, _)| reply.refresh_token.is_some()).collect();
+    let others = arrivals.iter().map(|other| (judge(provider, &other.raw(sent)), other));
+    let mut found: Vec<_> = others
+        .filter(|(reply, other)| {
+            reply.refresh_token.is_some() && (other.sure || reply.issued.is_ok())
+        })
+        .collect();
     let both = found.iter().position(|(reply, _)| reply.issued.is_ok());
     match both {
         Some(both) => found.swap_remove(both),
         None if read.refresh_token.is_none() && !found.is_empty() => found.swap_remove(0),
         None => (read, first),
     }
+}
+
+/// An answer whose status cannot be read.
+fn illegible(status: u16) -> Reply {
+    Failure { status: Some(status), ..unknown(DoubtKind::Unreadable) }.into()
+}
+
+fn is_unread(failure: &Failure) -> bool {
+    failure.disposition == Disposition::Unknown(DoubtKind::Unreadable)
 }
 
 /// Our client is refused, by a code or by what is known of the provider. Whoever answers 401 and says

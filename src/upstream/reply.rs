@@ -51,12 +51,15 @@ pub(crate) fn judge(provider: &Provider, raw: &Raw<'_>) -> Reply {
         return not_a_success(provider, raw, &body, top.as_ref()).into();
     }
     let at_the_top = top.as_ref().and_then(|top| text(top, "refresh_token")).map(RefreshToken::new);
-    let refresh_token = at_the_top.or_else(|| salvage::refresh_token(&body.text, raw.sent));
+    let refresh_token = at_the_top
+        .or_else(|| members::refresh_token(&body.text, raw.sent))
+        .or_else(|| salvage::refresh_token(&body.text, raw.sent));
+    let complete = body.whole && (top.is_some() || members::is_complete(&body.text));
     let Some(fields) = completed(&body, top, refresh_token.as_ref()) else {
         return Reply { refresh_token, ..Reply::of(Err(unreadable(raw, None))) };
     };
     let mut issued = issued(provider, raw, &body, &fields);
-    if refresh_token.is_none() && !body.whole {
+    if refresh_token.is_none() && !complete {
         // It may have stood in the part that is missing: the old one is not known to live on.
         issued = issued.and_then(|_| Err(unreadable(raw, Some(&fields))));
     }
@@ -71,12 +74,10 @@ pub(crate) fn judge(provider: &Provider, raw: &Raw<'_>) -> Reply {
     }
 }
 
-/// A body that says it is whole, and breaks off: JSON that has no end.
+/// A body of a success that says it is whole, and is nothing, or JSON that does not come to its end.
 pub(crate) fn is_cut(body: &[u8]) -> bool {
-    let text = body.trim_ascii();
-    let json = text.starts_with(b"{") || text.starts_with(b"[");
-    let ended = serde_json::from_slice::<serde::de::IgnoredAny>(text);
-    json && ended.is_err_and(|error| error.is_eof())
+    let text = raw::decoded(body.into());
+    text.is_empty() || (text.contains(['{', '[']) && !members::is_complete(&text))
 }
 
 /// A refusal; but one that holds a pair did not refuse, and nobody knows what it did.
@@ -328,7 +329,18 @@ pub(crate) mod tests {
 
     #[test]
     fn nothing_takes_long_to_read() {
-        for part in ["\"", "<", "\"refresh_token\":'", "\\", "&refresh_token=", "<refresh_token>"] {
+        let parts = [
+            "\"",
+            "<",
+            "\"refresh_token\":'",
+            "\\",
+            "\\\"",
+            "&refresh_token=",
+            "<refresh_token>",
+            "{",
+            "[",
+        ];
+        for part in parts {
             let text = part.repeat((1 << 20) / part.len());
             let _ = judge(&provider(), &Raw::answered(200, text.as_bytes()));
         }

@@ -145,7 +145,16 @@ fn serve(wire: Vec<u8>) -> String {
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let _ = stream.read(&mut [0; 4096]);
-        let _ = stream.write_all(&wire);
+        // The body comes later than the head, as it does over long ways.
+        let end = [b"\r\n\r\n".as_slice(), b"\n\n"];
+        let end = end.iter().find_map(|end| {
+            Some(wire.windows(end.len()).position(|window| window == *end)? + end.len())
+        });
+        let (head, body) = wire.split_at(end.unwrap_or(0));
+        let _ = stream.set_nodelay(true);
+        let _ = stream.write_all(head);
+        thread::sleep(Duration::from_millis(20));
+        let _ = stream.write_all(body);
     });
     url
 }

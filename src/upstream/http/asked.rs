@@ -64,12 +64,12 @@ impl<T: Send + Sync + 'static> Asked<T> {
         self: &Arc<Self>,
         age: Duration,
         tasks: &TaskTracker,
-        ask: impl FnOnce() -> F,
+        ask: impl Fn() -> F,
     ) -> Result<Arc<T>, Failure>
     where
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        let (begin, mut ask) = (Instant::now(), Some(ask));
+        let begin = Instant::now();
         loop {
             let ended = self.ended.notified();
             {
@@ -80,13 +80,11 @@ impl<T: Send + Sync + 'static> Asked<T> {
                     return Ok(known);
                 }
                 if let Some((at, failure)) = &state.failed
-                    && at.elapsed() < FAILURE_AGE
+                    && (*at >= begin || at.elapsed() < FAILURE_AGE)
                 {
                     return state.known.clone().ok_or_else(|| failure.clone());
                 }
-                if !state.asking
-                    && let Some(ask) = ask.take()
-                {
+                if !state.asking {
                     state.asking = true;
                     let (this, asked) = (Arc::clone(self), ask());
                     tasks.spawn(async move {
@@ -154,7 +152,7 @@ mod tests {
         sleep(HOUR).await;
         assert_eq!(*asked.get(HOUR, &tasks, || late(1, Ok(2))).await.unwrap(), 1);
         sleep(Duration::from_secs(2)).await;
-        assert_eq!(*asked.get(HOUR, &tasks, || late(1, Err(failure))).await.unwrap(), 1);
+        assert_eq!(*asked.get(HOUR, &tasks, || late(1, Err(failure.clone()))).await.unwrap(), 1);
         sleep(FAILURE_AGE).await;
         for said in [3, 4] {
             sleep(Duration::from_millis(1)).await;

@@ -58,13 +58,16 @@ impl Dialer {
             let why = "nothing came back from its address in time".to_owned();
             NotReached { kind: Unreached::Silence, why }
         };
-        timeout(within, self.connect(url)).await.unwrap_or_else(|_elapsed| Err(silent()))
+        timeout(within, self.connect(url, within)).await.unwrap_or_else(|_elapsed| Err(silent()))
     }
 
-    async fn connect(&self, url: &Url) -> Result<Box<dyn Line>, NotReached> {
+    async fn connect(&self, url: &Url, within: Duration) -> Result<Box<dyn Line>, NotReached> {
         let odd = |why: String| NotReached { kind: Unreached::Name, why };
         let uri: Uri = url.as_str().parse().map_err(|_| odd("its address is odd".to_owned()))?;
-        let connected = self.tcp.clone().call(uri).await.map_err(|error| not_reached(&error))?;
+        let mut tcp = self.tcp.clone();
+        // Shared out among its addresses, so that one that is dead leaves time for the next.
+        tcp.set_connect_timeout(Some(within));
+        let connected = tcp.call(uri).await.map_err(|error| not_reached(&error))?;
         let tcp = connected.into_inner();
         if url.scheme() != "https" {
             return Ok(Box::new(tcp));

@@ -14,6 +14,15 @@ use zeroize::Zeroizing;
 pub(super) struct Recording(Arc<Mutex<Zeroizing<Vec<u8>>>>);
 
 impl Recording {
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// Its last byte that is no space.
+    pub(super) fn ends_with(&self, byte: u8) -> bool {
+        self.0.lock().trim_ascii_end().last() == Some(&byte)
+    }
+
     /// All of it, up to the bound.
     pub(super) fn take(&self) -> Zeroizing<Vec<u8>> {
         std::mem::take(&mut *self.0.lock())

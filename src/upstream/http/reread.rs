@@ -5,7 +5,7 @@
 
 use hyper::header::{CONTENT_ENCODING, RETRY_AFTER};
 
-/// Where nothing says otherwise, what came is an answer (as HTTP/0.9 had it).
+/// What does not begin like an answer is one all the same (as HTTP/0.9 had it).
 const OK: u16 = 200;
 /// Heads in a row: hints come before the answer.
 const HEADS_MAX: usize = 8;
@@ -13,14 +13,16 @@ const HEADS_MAX: usize = 8;
 /// One way to read an answer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Reading {
-    pub(super) status: u16,
+    /// `None`: it begins like an answer, and its status cannot be read.
+    pub(super) status: Option<u16>,
     pub(super) encodings: Vec<String>,
     pub(super) retry_after: Option<String>,
     pub(super) body: Vec<u8>,
 }
 
-/// What these bytes may be; the likeliest first. None if there are none.
-pub(super) fn readings(bytes: &[u8]) -> Vec<Reading> {
+/// What these bytes may be; the likeliest first. None if there are none. `head_read`: where the head ends is
+/// known.
+pub(super) fn readings(bytes: &[u8], head_read: bool) -> Vec<Reading> {
     if bytes.is_empty() {
         return Vec::new();
     }
@@ -35,52 +37,57 @@ pub(super) fn readings(bytes: &[u8]) -> Vec<Reading> {
     if let Some(joined) = joined(body) {
         readings.insert(0, of(&joined));
     }
-    if body.len() != bytes.len() {
+    if body.len() != bytes.len() && !head_read {
         // Where the head ends may be wrong, too.
         readings.push(of(bytes));
     }
     readings
 }
 
-struct Head<'a> {
-    status: u16,
-    lines: Vec<(&'a str, &'a str)>,
+struct Head {
+    status: Option<u16>,
+    lines: Vec<(String, String)>,
 }
 
-impl<'a> Head<'a> {
-    fn all(&self, name: &str) -> impl Iterator<Item = &'a str> {
+impl Head {
+    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         let named = self.lines.iter().filter(move |(found, _)| found.eq_ignore_ascii_case(name));
-        named.map(|(_, value)| *value)
+        named.map(|(_, value)| value.as_str())
     }
 }
 
 /// The head of the answer itself, and what follows it.
-fn head(bytes: &[u8]) -> (Head<'_>, &[u8]) {
+fn head(bytes: &[u8]) -> (Head, &[u8]) {
     let mut rest = bytes;
     for _ in 0..HEADS_MAX {
-        let Some(status) = status(rest) else { break };
-        let Some((lines, after)) = end_of_head(rest) else { break };
+        let Some((lines, after)) = end_of_head(rest).filter(|_| begins_like_one(rest)) else {
+            break;
+        };
+        let status = status(rest);
         rest = after;
-        if !(100..200).contains(&status) {
-            let text = str::from_utf8(lines).unwrap_or_default();
+        if !status.is_some_and(|status| (100..200).contains(&status)) {
+            let text = String::from_utf8_lossy(lines).into_owned();
             let lines = text.lines().filter_map(|line| line.split_once(':'));
-            let lines = lines.map(|(name, value)| (name.trim(), value.trim())).collect();
-            return (Head { status, lines }, rest);
+            let named =
+                |(name, value): (&str, &str)| (name.trim().to_owned(), value.trim().to_owned());
+            return (Head { status, lines: lines.map(named).collect() }, rest);
         }
     }
-    (Head { status: status(rest).unwrap_or(OK), lines: Vec::new() }, rest)
+    let status = if begins_like_one(rest) { status(rest) } else { Some(OK) };
+    (Head { status, lines: Vec::new() }, rest)
 }
 
-/// The first number of three digits in a line that begins like an answer.
+fn begins_like_one(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"HTTP") || bytes.starts_with(b"ICY ")
+}
+
+/// The number of three digits behind the first space.
 fn status(bytes: &[u8]) -> Option<u16> {
-    let line = bytes.split(|byte| *byte == b'\n').next()?;
-    let line = line.get(..64).unwrap_or(line);
-    let (protocol, rest) = str::from_utf8(line).ok()?.split_once([' ', '\t'])?;
-    if !protocol.contains("HTTP") && protocol != "ICY" {
-        return None;
-    }
-    let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().ok().filter(|status| (100..600).contains(status))
+    let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next()?;
+    let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
+    let digits = words.nth(1)?.get(..3)?;
+    let status = str::from_utf8(digits).ok()?.parse().ok()?;
+    (100..1_000).contains(&status).then_some(status)
 }
 
 /// The head, and what follows the empty line after it.
@@ -123,8 +130,8 @@ fn chunk(bytes: &[u8]) -> Option<(usize, &[u8])> {
 mod tests {
     use super::*;
 
-    fn likeliest(bytes: &str) -> (u16, String) {
-        let first = readings(bytes.as_bytes()).remove(0);
+    fn likeliest(bytes: &str) -> (Option<u16>, String) {
+        let first = readings(bytes.as_bytes(), false).remove(0);
         (first.status, String::from_utf8(first.body).unwrap())
     }
 
@@ -135,6 +142,7 @@ mod tests {
             ("HTTP/1.1 400 Bad\nA: b\n\n{}", 400, "{}"),
             ("HTTP/1.1 103 Hints\r\n\r\nHTTP/1.1 200 OK\r\n\r\n{}", 200, "{}"),
             ("HTTP/1.1\t429\r\r{}", 429, "{}"),
+            ("HTTP/2 400 Bad Request\r\n\r\n{}", 400, "{}"),
             ("{}", 200, "{}"),
             ("SSH-2.0-x\r\n", 200, "SSH-2.0-x\r\n"),
             ("HTTP/1.1 200 OK\r\n\r\n2;x=y\r\n{}\r\n0\r\n\r\n", 200, "{}"),
@@ -142,15 +150,21 @@ mod tests {
             ("HTTP/1.1 200 OK\r\n\r\nffffffffffffffff\r\n{}", 200, "{}"),
             ("HTTP/1.1 200 OK", 200, "HTTP/1.1 200 OK"),
         ] {
-            assert_eq!(likeliest(bytes), (status, body.to_owned()), "{bytes}");
+            assert_eq!(likeliest(bytes), (Some(status), body.to_owned()), "{bytes}");
         }
-        assert_eq!(readings(b""), []);
+        // A status that cannot be read is none, and no success.
+        for bytes in ["HTTP/1.1 5", "HTTP/1.1", "HTTP/1.1 OK\r\n\r\n{}"] {
+            assert_eq!(likeliest(bytes).0, None, "{bytes}");
+        }
+        let latin = b"HTTP/1.1 400 Ung\xfcltig\r\n\r\n{}";
+        assert_eq!(readings(latin, false)[0].status, Some(400));
+        assert_eq!(readings(b"", false), []);
     }
 
     #[test]
     fn what_the_head_says_of_the_body_is_kept() {
         let head = "HTTP/1.1 429 Slow\r\nretry-after: 7\r\ncontent-ENCODING: br\r\n\r\n";
-        let reading = readings(head.as_bytes()).remove(0);
+        let reading = readings(head.as_bytes(), false).remove(0);
         assert_eq!(reading.retry_after.as_deref(), Some("7"));
         assert_eq!(reading.encodings, ["br"]);
     }

@@ -24,8 +24,10 @@ use crate::upstream::http::recorder::{Recorder, Recording};
 
 /// How long what had arrived at the deadline may take from the socket to us.
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// How long the rest of an answer may take that is longer than it says.
-const REST: Duration = Duration::from_millis(500);
+/// Where the parser gave up or the end is missing, the rest is over when nothing came for so long; ...
+const QUIET: Duration = Duration::from_secs(5);
+/// ... or for so long after what looks like an end.
+const QUIET_AT_THE_END: Duration = Duration::from_millis(500);
 /// Most headers of a reply; the library's own limit of 100 would cost the refresh token.
 const HEADERS_MAX: usize = 1_000;
 /// Most bytes of a reply that are read, and most with its head and with how it is packed.
@@ -45,6 +47,12 @@ pub(super) struct Heard {
     pub(super) bytes: Zeroizing<Vec<u8>>,
     /// The connection ended; or the time was up.
     pub(super) ended: bool,
+}
+
+impl Heard {
+    fn is_success(&self) -> bool {
+        self.head.as_ref().is_some_and(|(status, _)| (200..300).contains(status))
+    }
 }
 
 /// Waits until the deadline, and a moment longer: what had arrived by then is still read, also if
@@ -73,26 +81,35 @@ pub(super) async fn exchange(
     let served = poll_fn(|context| connection.poll_without_shutdown(context));
     let done = listen(deadline, beside(served, work)).await;
     heard.ended = done.is_some();
-    if heard.whole && is_cut(&heard.body) {
-        heard.whole = false;
-        let mut line = connection.into_parts().io.into_inner();
-        let _ = timeout(REST, async {
-            let mut rest = [0; 4096];
-            // The recording has it.
-            while line.read(&mut rest).await.is_ok_and(|read| read > 0) {}
-        })
-        .await;
+    // By its own account it is whole, so there is little to wait for.
+    let quiet = if heard.whole { QUIET_AT_THE_END } else { QUIET };
+    heard.whole &= !(heard.is_success() && is_cut(&heard.body));
+    if heard.ended && !heard.whole && heard.body.len() < BODY_MAX {
+        let line = connection.into_parts().io.into_inner();
+        listen(deadline, drain(line, &recording, quiet)).await;
     }
     heard.bytes = recording.take();
     heard
 }
 
-/// Reads heads that are as odd as they like: a refresh token is behind them.
+/// Reads what still comes; the recording has it.
+async fn drain(mut line: Recorder<Box<dyn Line>>, recording: &Recording, quiet: Duration) {
+    let mut rest = [0; 4096];
+    loop {
+        let quiet = if recording.ends_with(b'}') { QUIET_AT_THE_END } else { quiet };
+        match timeout(quiet, line.read(&mut rest)).await {
+            Ok(Ok(read)) if read > 0 && recording.len() < BYTES_MAX => {}
+            _ => return,
+        }
+    }
+}
+
+/// Reads heads that are as odd as they like: a refresh token is behind them. What is no HTTP/1 at all is read
+/// again as bytes.
 fn parser() -> http1::Builder {
     let mut parser = http1::Builder::new();
     parser
         .max_headers(HEADERS_MAX)
-        .http09_responses(true)
         .allow_obsolete_multiline_headers_in_responses(true)
         .allow_spaces_after_header_name_in_responses(true)
         .ignore_invalid_headers_in_responses(true);

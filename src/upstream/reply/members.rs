@@ -71,6 +71,29 @@ pub(super) fn completed(
     }
 }
 
+/// The refresh token of the reply's objects other than `sent`: one that stands beside an access token, or else
+/// the last.
+pub(super) fn refresh_token(text: &str, sent: Option<&RefreshToken>) -> Option<RefreshToken> {
+    let tree = tree(text)?;
+    let mut objects = Vec::new();
+    collect(&tree, DEPTH_MAX, &mut objects);
+    let token = |object: &Map<String, Value>| {
+        let token = text_of(object, "refreshtoken").map(str::trim)?;
+        let token = Some(token).filter(|token| !token.is_empty() && !token.contains(' '));
+        token.map(RefreshToken::new).filter(|token| Some(token) != sent)
+    };
+    let with_access = |object: &&&Map<String, Value>| text_of(object, "accesstoken").is_some();
+    let beside = objects.iter().filter(with_access).rev().find_map(|object| token(object));
+    beside.or_else(|| objects.iter().rev().find_map(|object| token(object)))
+}
+
+/// What begins like JSON in it comes to its end.
+pub(super) fn is_complete(text: &str) -> bool {
+    let Some(at) = text.find(['{', '[']) else { return false };
+    let mut values = serde_json::Deserializer::from_str(&text[at..]).into_iter::<Value>();
+    values.next().is_some_and(|value| value.is_ok())
+}
+
 /// JSON, wherever it begins: some servers write a warning before it.
 fn tree(text: &str) -> Option<Value> {
     let begins = text.match_indices(['{', '[']).map(|(at, _)| at).take(DEPTH_MAX);

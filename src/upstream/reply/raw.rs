@@ -126,7 +126,7 @@ fn looks_like_text(body: &[u8]) -> bool {
     begin.iter().all(printable)
 }
 
-fn decoded(body: Cow<'_, [u8]>) -> Cow<'_, str> {
+pub(super) fn decoded(body: Cow<'_, [u8]>) -> Cow<'_, str> {
     let units = |pair: fn([u8; 2]) -> u16| {
         let units: Vec<u16> =
             body.chunks_exact(2).map(|bytes| pair([bytes[0], bytes[1]])).collect();

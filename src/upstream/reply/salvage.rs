@@ -19,6 +19,9 @@ const NAME_MAX: usize = 96;
 pub(super) fn refresh_token(text: &str, sent: Option<&RefreshToken>) -> Option<RefreshToken> {
     levels(text).find_map(|level| {
         let found = named(&level, "refreshtoken").into_iter();
+        // Words for people are no token.
+        let words = |token: &String| token.contains(' ');
+        let found = found.filter(|token| !words(token));
         found.map(|token| RefreshToken::new(&token)).rfind(|token| Some(token) != sent)
     })
 }
@@ -57,7 +60,10 @@ fn levels(text: &str) -> impl Iterator<Item = String> {
 fn named(level: &str, name: &str) -> Vec<String> {
     let mut found = members(level, name);
     found.extend(elements(level, name));
-    found.extend(parameters(level, name));
+    if found.is_empty() {
+        // An address within the reply has parameters, too.
+        found = parameters(level, name);
+    }
     found
 }
 
@@ -87,8 +93,7 @@ fn after<'a>(text: &'a str, name: &str) -> impl Iterator<Item = Rest<'a>> {
     let quotes = text.match_indices(['"', '\'']);
     quotes.filter_map(move |(at, _)| {
         let mut rest = text[at..].chars().peekable();
-        let found = string(&mut rest, NAME_MAX)?;
-        if !same(&found, name) {
+        if !begins_with(&mut rest, name)? {
             return None;
         }
         spaces(&mut rest);
@@ -125,6 +130,25 @@ fn parameters(text: &str, name: &str) -> Vec<String> {
 pub(super) fn same(found: &str, name: &str) -> bool {
     let letters = found.chars().filter(|c| !matches!(c, '_' | '-'));
     letters.map(|c| c.to_ascii_lowercase()).eq(name.chars())
+}
+
+/// A string that is this name; looked at no longer than it may be. `None`: it has no end.
+fn begins_with(rest: &mut Rest<'_>, name: &str) -> Option<bool> {
+    let quote = rest.next_if(|c| matches!(c, '"' | '\''))?;
+    let mut letters = name.chars();
+    for _ in 0..NAME_MAX {
+        let (c, escaped) = match rest.next()? {
+            '\\' => (escape(rest)?, true),
+            c => (c, false),
+        };
+        if c == quote && !escaped {
+            return Some(letters.next().is_none());
+        }
+        if !matches!(c, '_' | '-') && letters.next() != Some(c.to_ascii_lowercase()) {
+            return Some(false);
+        }
+    }
+    Some(false)
 }
 
 fn spaces(rest: &mut Peekable<Chars<'_>>) {
