@@ -1,18 +1,16 @@
 //! Requests to providers: what is sent to a token endpoint is sent at most once, whatever happens.
 //!
 //! `dial` makes a connection, `wire` asks on it, `recorder` and `reread` keep and read what a parser gives up
-//! on; `metadata` is what providers say of themselves.
+//! on, `arrived` chooses; `metadata` is what providers say of themselves.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue,
-    RETRY_AFTER, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT,
 };
 use reqwest::Client;
 use thiserror::Error;
@@ -25,18 +23,19 @@ use crate::broker::endpoint::{
     TokenEndpoint,
 };
 use crate::broker::model::{ClientFingerprint, DoubtKind, ProviderId, Reason};
-use crate::clock::{Clock, between};
-use crate::secret::{Account, Nonce, RefreshToken};
+use crate::clock::Clock;
+use crate::secret::{Account, Nonce};
 use crate::upstream::authorize::authorization_url;
 use crate::upstream::form::Form;
+use crate::upstream::http::arrived::{arrivals, fullest};
 use crate::upstream::http::dial::{Dialer, NotReached};
 use crate::upstream::http::metadata::{Freshness, Metadata};
-use crate::upstream::http::reread::{Reading, readings};
 use crate::upstream::http::wire::{Heard, exchange};
 use crate::upstream::id_token::{self, Expected, Untrusted};
 use crate::upstream::provider::{Endpoints, Provider};
-use crate::upstream::reply::{Person, Raw, cleaned, is_cut, judge, person};
+use crate::upstream::reply::{Person, cleaned, is_cut, judge, person};
 
+mod arrived;
 mod asked;
 pub(crate) mod dial;
 pub(crate) mod metadata;
@@ -44,8 +43,6 @@ mod recorder;
 mod reread;
 mod wire;
 
-/// What an answer is taken for whose status cannot be read: both tokens have to be in it.
-const SUCCESS: u16 = 200;
 /// The scope for which a provider says who the person is.
 const OPENID: &str = "openid";
 
@@ -64,27 +61,6 @@ struct Upstream {
     /// Reads what it says of itself.
     client: Client,
     metadata: Metadata,
-}
-
-/// An answer, as far as it came.
-struct Arrived {
-    status: u16,
-    /// It was read, and not taken for granted.
-    sure: bool,
-    body: Vec<u8>,
-    whole: bool,
-    encodings: Vec<String>,
-    retry_after: Option<Duration>,
-    at: SystemTime,
-}
-
-impl Arrived {
-    /// The same, as an answer to `sent`.
-    fn raw<'a>(&'a self, sent: Option<&'a RefreshToken>) -> Raw<'a> {
-        let Self { status, whole, retry_after, at: now, .. } = *self;
-        let (body, encodings) = (&self.body, &self.encodings);
-        Raw { status, body, whole, encodings, retry_after, sent, now }
-    }
 }
 
 /// Providers cannot be talked to.
@@ -116,39 +92,6 @@ impl Http {
         self.providers.get(id).ok_or_else(missing)
     }
 
-    fn retry_after(&self, text: &str) -> Option<Duration> {
-        if let Ok(seconds) = text.trim().parse() {
-            return Some(Duration::from_secs(seconds));
-        }
-        Some(between(self.clock.now(), httpdate::parse_http_date(text.trim()).ok()?))
-    }
-
-    /// The ways to read what came, each as an answer; the parser's first.
-    fn arrivals(&self, heard: Heard) -> Vec<Arrived> {
-        let at = self.clock.now();
-        let mut arrivals = Vec::new();
-        if let Some((status, headers)) = heard.head {
-            let texts = |name| {
-                let all = headers.get_all(name).into_iter();
-                all.filter_map(|value| value.to_str().ok().map(str::to_owned)).collect::<Vec<_>>()
-            };
-            let retry_after = texts(RETRY_AFTER).first().and_then(|text| self.retry_after(text));
-            let (encodings, whole) = (texts(CONTENT_ENCODING), heard.whole);
-            let body = heard.body;
-            let sure = true;
-            arrivals.push(Arrived { status, sure, body, whole, encodings, retry_after, at });
-        }
-        let head_read = !arrivals.is_empty();
-        for reading in readings(&heard.bytes, head_read) {
-            let Reading { status, encodings, retry_after, body } = reading;
-            let (sure, status) = (status.is_some(), status.unwrap_or(SUCCESS));
-            let retry_after = retry_after.and_then(|text| self.retry_after(&text));
-            let whole = false;
-            arrivals.push(Arrived { status, sure, body, whole, encodings, retry_after, at });
-        }
-        arrivals
-    }
-
     /// What a request brings; its refresh token stands apart.
     async fn request(
         &self,
@@ -173,8 +116,8 @@ impl Http {
             Request::RefreshToken(token) => Some(token),
             Request::ClientCredentials { .. } | Request::AuthorizationCode { .. } => None,
         };
-        let arrivals = self.arrivals(heard);
-        let (mut reply, arrived) = fullest(provider, &arrivals, sent);
+        let readings = arrivals(heard, self.clock.now());
+        let (mut reply, arrived) = fullest(provider, &readings, sent);
         let raw = arrived.raw(sent);
         let gone = |failure: &Failure| failure.reason == Reason::ProviderEndpointMisconfigured;
         if reply.issued.as_ref().err().is_some_and(gone) {
@@ -279,8 +222,8 @@ impl Http {
             self.clock.now(),
         );
         let heard = self.post(provider, url, form, deadline).await.map_err(NotRevoked::Failed)?;
-        let arrivals = self.arrivals(heard);
-        let arrived = &arrivals[0];
+        let readings = arrivals(heard, self.clock.now());
+        let arrived = &readings[0];
         if !arrived.sure {
             return Err(NotRevoked::Failed(unknown(DoubtKind::Unreadable)));
         }
@@ -294,43 +237,6 @@ impl Http {
             Ok(_) => Err(NotRevoked::Failed(unknown(DoubtKind::Answered))),
         }
     }
-}
-
-/// What the parser made of an answer; where that is a success that cannot be read, the first way to read the
-/// bytes that gives both tokens, or else the refresh token.
-fn fullest<'a>(
-    provider: &Provider,
-    arrivals: &'a [Arrived],
-    sent: Option<&RefreshToken>,
-) -> (Reply, &'a Arrived) {
-    let first = &arrivals[0];
-    let read = if first.sure { judge(provider, &first.raw(sent)) } else { illegible(first.status) };
-    let success = (200..300).contains(&first.status);
-    let unread = read.issued.as_ref().is_err_and(is_unread) || !first.whole;
-    if !success || !unread || (read.issued.is_ok() && read.refresh_token.is_some()) {
-        return (read, first);
-    }
-    let others = arrivals.iter().map(|other| (judge(provider, &other.raw(sent)), other));
-    let mut found: Vec<_> = others
-        .filter(|(reply, other)| {
-            reply.refresh_token.is_some() && (other.sure || reply.issued.is_ok())
-        })
-        .collect();
-    let both = found.iter().position(|(reply, _)| reply.issued.is_ok());
-    match both {
-        Some(both) => found.swap_remove(both),
-        None if read.refresh_token.is_none() && !found.is_empty() => found.swap_remove(0),
-        None => (read, first),
-    }
-}
-
-/// An answer whose status cannot be read.
-fn illegible(status: u16) -> Reply {
-    Failure { status: Some(status), ..unknown(DoubtKind::Unreadable) }.into()
-}
-
-fn is_unread(failure: &Failure) -> bool {
-    failure.disposition == Disposition::Unknown(DoubtKind::Unreadable)
 }
 
 /// Our client is refused, by a code or by what is known of the provider. Whoever answers 401 and says
