@@ -8,12 +8,14 @@ use std::fmt;
 
 mod authenticators;
 mod cache;
+mod certificate;
 mod jwt;
 mod keys;
 mod statics;
 mod unproven;
 
 pub use authenticators::{Authenticators, Credentials};
+pub use certificate::Certificate;
 pub use jwt::Kubernetes;
 pub use keys::{KeySource, Keys, keys as parse_keys};
 pub use statics::{StaticTokens, StaticTokensError};

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, Environment, Problem};
 
 mod confirm_store;
+mod cores;
 mod dev;
 mod doctor;
 mod enroll;
@@ -118,6 +119,7 @@ struct Target {
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
+        cores::forbid();
         let result = match self.command {
             Command::Dev(dev) => block_on(dev.run()),
             Command::Serve(serve) => match load(&serve.file) {

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 
 use crate::caller::Caller;
 use crate::caller::cache::Cache;
+use crate::caller::certificate::Certificate;
 use crate::caller::jwt::{self, Kubernetes};
 use crate::caller::statics::StaticTokens;
 use crate::caller::unproven::Unproven;
@@ -21,7 +22,7 @@ pub struct Credentials<'a> {
     /// The header `authorization`; `Err`: it is no text, or there is more than one.
     pub authorization: Option<Result<&'a str, ()>>,
     /// Whom the certificate of its connection names, or why it names nobody.
-    pub certificate: Option<&'a Result<Arc<str>, &'static str>>,
+    pub certificate: Option<&'a Result<Certificate, &'static str>>,
 }
 
 /// The ways to prove who one is.
@@ -61,7 +62,9 @@ impl Authenticators {
     pub fn recall(&self, credentials: Credentials<'_>, clock: Clock) -> Option<Arc<str>> {
         match (credentials.authorization, credentials.certificate) {
             (Some(Ok(header)), _) => self.known.get(bearer(header)?, || clock.now()),
-            (None, Some(Ok(subject))) if self.certificates => Some(Arc::clone(subject)),
+            (None, Some(Ok(certificate))) if self.certificates => {
+                certificate.subject_at(clock.now()).ok()
+            }
             _ => None,
         }
     }
@@ -78,7 +81,9 @@ impl Authenticators {
                 self.by_token(token, clock.now()).await
             }
             (None, Some(named)) if self.certificates => {
-                named.as_ref().map(Arc::clone).map_err(|why| Unproven::Certificate(why))
+                let subject = named.as_ref().map_err(|why| *why);
+                let subject = subject.and_then(|certificate| certificate.subject_at(clock.now()));
+                subject.map_err(Unproven::Certificate)
             }
             (None, _) => Err(Unproven::Nothing),
         }

@@ -301,7 +301,7 @@ async fn serve<S>(
     match accepted {
         Ok(Ok(stream)) => {
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            calls.peer = certificates.first().map(|first| Peer(Arc::new(tls::named(first))));
+            calls.peer = tls::proven(certificates).map(|proven| Peer(Arc::new(proven)));
             speak(stream, calls, http).await;
         }
         // Most are scanners, and clients that do not trust us or speak plaintext: they know.

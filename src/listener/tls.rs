@@ -19,7 +19,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
-use crate::caller::Caller;
+use crate::caller::{Caller, Certificate};
 use crate::textfile;
 
 /// Longest file of certificates or keys.
@@ -189,9 +189,23 @@ fn certificates(path: &Path, text: &str) -> Result<Vec<CertificateDer<'static>>,
     all.ok().filter(|all| !all.is_empty()).ok_or_else(wrong)
 }
 
-/// Whom a certificate names, which was checked already: the one URI of a workload in it (X.509-SVID
-/// section 2).
-pub(super) fn named(certificate: &CertificateDer<'_>) -> Result<Arc<str>, &'static str> {
+/// What the certificates of a client prove, which were checked when its session began: whom the first names,
+/// by the one URI of a workload in it (X.509-SVID section 2), and until when all are good.
+pub(super) fn proven(chain: &[CertificateDer<'_>]) -> Option<Result<Certificate, &'static str>> {
+    let first = chain.first()?;
+    let ends = chain.iter().map(end).min().flatten();
+    let unreadable = "cannot be read";
+    let proven = |subject| Ok(Certificate { subject, ends: ends.ok_or(unreadable)? });
+    Some(named(first).and_then(proven))
+}
+
+fn end(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let ends = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(ends))
+}
+
+fn named(certificate: &CertificateDer<'_>) -> Result<Arc<str>, &'static str> {
     let unreadable = "cannot be read";
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| unreadable)?;
     let names = parsed.subject_alternative_name().map_err(|_| unreadable)?;

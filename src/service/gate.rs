@@ -14,14 +14,16 @@ use tonic::metadata::MetadataMap;
 
 use crate::broker::error::Error;
 use crate::broker::model::GrantId;
-use crate::caller::{Authenticators, CallerLimits, Credentials, StaticTokens, Unproven};
+use crate::caller::{
+    Authenticators, CallerLimits, Certificate, Credentials, StaticTokens, Unproven,
+};
 use crate::clock::Clock;
 use crate::policy::{self, Decision, Policy};
 use crate::service::limits::{Limits, Place};
 
 /// Whom the certificate of a connection names, or why it names nobody; its calls bring it along.
 #[derive(Debug, Clone)]
-pub struct Peer(pub Arc<Result<Arc<str>, &'static str>>);
+pub struct Peer(pub Arc<Result<Certificate, &'static str>>);
 
 /// Who need not prove anything.
 const ANYONE: &str = "anyone";

@@ -354,6 +354,23 @@ async fn a_full_disk_is_told_until_there_is_room() {
     }));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn its_memory_is_written_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings("http://127.0.0.1:1", "memory:");
+    let mut program = Program::start(dir.path(), &["serve"], &settings);
+    let proc = std::path::PathBuf::from(format!("/proc/{}", program.id()));
+    let limits = std::fs::read_to_string(proc.join("limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    program.signal("ABRT");
+    assert_eq!(program.end().0, None, "it was killed");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().collect();
+    let cores = left.iter().filter(|file| file.file_name().to_string_lossy().starts_with("core"));
+    assert_eq!(cores.count(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_gone_beside_its_ring_is_no_first_start() {
     let dir = tempfile::tempdir().unwrap();

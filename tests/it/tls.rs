@@ -9,11 +9,12 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType}
 use tempfile::TempDir;
 use token_broker::client::{Bearer, Client};
 use token_broker::proto::GetTokenRequest;
-use tonic::transport::{Certificate, ClientTlsConfig};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::herd::settings;
 use crate::support::authority::Authority;
 use crate::support::process::{Program, run};
+use crate::support::turned_clock::TurnedClock;
 
 const ORDERS: &str = "spiffe://example.org/ns/shop/sa/orders";
 const ADMIN: &str = "spiffe://example.org/ns/platform/sa/admin";
@@ -71,9 +72,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(tempfile::tempdir().unwrap(), &[]).await
+    }
+
+    async fn with(dir: TempDir, more: &[(&str, &str)]) -> Self {
         let authority = Authority::new();
         let base = authority.serve().await;
-        let (dir, signs) = (tempfile::tempdir().unwrap(), Authorities::new());
+        let signs = Authorities::new();
         let at = |name: &str| dir.path().join(name);
         std::fs::write(at("ca.crt"), &signs.pem).unwrap();
         std::fs::write(at("policy.yaml"), policy(ORDERS)).unwrap();
@@ -82,6 +87,7 @@ impl World {
         std::fs::write(at("tls.key"), world_files.1).unwrap();
         let mut environment = settings(&base, "redb:store.redb");
         environment.extend(ENVIRONMENT);
+        environment.extend(more);
         let program = Program::start(dir.path(), &["serve"], &environment);
         let world = Self { dir, signs, authority, program };
         world.comes_as("admin", &[uri(ADMIN)]);
@@ -189,6 +195,31 @@ async fn certificates_prove_who_calls() {
     let told = run(world.dir.path(), &[&GET[..], &["--tls-ca", "ca.crt"]].concat(), &environment);
     let told = String::from_utf8_lossy(&told.stderr).into_owned();
     assert!(told.contains("name it with http://"), "{told}");
+}
+
+/// A session that was resumed has the certificate that it began with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_proves_nothing_once_it_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TurnedClock::new(dir.path());
+    let world = World::with(dir, &clock.environment()).await;
+    let read = |name: &str| std::fs::read_to_string(world.at(name)).unwrap();
+    world.writes("short", world.signs.signs_until(&[uri(ORDERS)], 2030));
+    let identity = Identity::from_pem(read("short.crt"), read("short.key"));
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(read("ca.crt")))
+        .identity(identity);
+    let address = format!("https://{}", world.program.api);
+    let mut client = Client::connect_as(&address, Bearer::none(), tls).await.unwrap();
+    let wish =
+        || GetTokenRequest { grant_id: "kroger/alice".to_owned(), ..GetTokenRequest::default() };
+    client.tokens.get_token(wish()).await.unwrap();
+    // Ten years later; what is refused is the proof, not the grant.
+    clock.turn(10 * 365 * 24 * 3_600);
+    let error = client.tokens.get_token(wish()).await.unwrap_err();
+    assert!(error.message().contains("the client certificate has expired"), "{error:?}");
+    clock.turn(0);
+    client.tokens.get_token(wish()).await.unwrap();
 }
 
 /// Certificate and policy change under callers: none of their calls fails, and new ones get the new.

@@ -24,7 +24,7 @@ pub(super) fn gone(path: &Path) -> StoreError {
     StoreError::Unavailable(
         format!(
             "the file {path} is gone; put it back. While this process runs its content is in \
-             /proc/{process}/fd: copy the one that points at it to where it was"
+             /proc/{process}/fd: as root, copy the one that points at it to where it was"
         )
         .into(),
     )
