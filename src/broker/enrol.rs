@@ -173,6 +173,24 @@ impl Broker {
         })
     }
 
+    /// The enrolment of this question, as long as its answer is waited for.
+    pub async fn waiting_enrolment(&self, state: &EnrolmentState) -> Result<Enrolment, Error> {
+        match self.rotations.store.find(state).await? {
+            Found::Waiting(waiting) if !self.lapsed(&waiting) => Ok(*waiting),
+            Found::Waiting(_) | Found::Answered | Found::Nothing => Err(Error::EnrolmentUnknown),
+        }
+    }
+
+    /// Its answer is brought by whoever began it; one of the pages ends there, in the browser that opened it.
+    pub fn is_brought(enrolment: &Enrolment) -> Result<(), Error> {
+        if enrolment.page.is_none() {
+            return Ok(());
+        }
+        let why = "is of an enrolment that is answered at the pages of the broker, by the browser that opened \
+                   it; begin one with `paste` to bring the answer yourself";
+        Err(Error::invalid("state", why))
+    }
+
     /// Shows where an enrolment stands.
     pub async fn show_enrolment(&self, id: &EnrolmentId) -> Result<(Enrolment, Stage), Error> {
         let store = &self.rotations.store;

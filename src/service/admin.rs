@@ -27,7 +27,7 @@ use crate::proto::{
     RotateGrantRequest, RotateGrantResponse, StartEnrollmentRequest, StartEnrollmentResponse,
     UpdateGrantRequest, UpdateGrantResponse,
 };
-use crate::secret::EnrolmentId;
+use crate::secret::{EnrolmentId, EnrolmentState};
 use crate::service::call::{Action, Call};
 use crate::service::{Observe, convert};
 
@@ -59,6 +59,16 @@ impl Admin {
         let enroll = policy::Action::EnrollGrant;
         let may = self.observe.gate().allows(&call.who, enroll, enrolment.grant.as_str());
         if may { Ok((enrolment, stage)) } else { Err(Error::EnrolmentUnknown) }
+    }
+
+    /// The rules of the grant count here, too; and what began at the pages ends there, in the browser that it
+    /// is bound to. Nothing is taken out by a no.
+    async fn may_answer(&self, state: &EnrolmentState, call: &Call) -> Result<(), Error> {
+        let waiting = self.broker.waiting_enrolment(state).await?;
+        if !self.observe.gate().allows(&call.who, call.action.in_policy(), waiting.grant.as_str()) {
+            return Err(Error::EnrolmentUnknown);
+        }
+        Broker::is_brought(&waiting)
     }
 
     fn status(&self) -> GetBrokerStatusResponse {
@@ -123,7 +133,9 @@ impl GrantAdminService for Admin {
         request: Request<CompleteEnrollmentRequest>,
     ) -> Result<Response<CompleteEnrollmentResponse>, Status> {
         let run = |request, call: Call| async move {
-            let ended = self.broker.complete_enrolment(convert::answer(request)?);
+            let answer = convert::answer(request)?;
+            self.may_answer(&answer.state, &call).await?;
+            let ended = self.broker.complete_enrolment(answer);
             let ended = timeout_at(call.deadline, ended).await;
             let overview = ended.unwrap_or(Err(Error::EnrolmentGoesOn))?;
             Ok(CompleteEnrollmentResponse { grant: Some(self.show(&overview)) })

@@ -85,7 +85,7 @@ named!(
     proto::ResolveGrantRequest,
 );
 nameless!(
-    // Whoever knows the id or the state of an enrolment began it, or was told.
+    // The grant is that of the enrolment: it is asked for once that is read.
     proto::CompleteEnrollmentRequest,
     proto::GetEnrollmentRequest,
     proto::CancelEnrollmentRequest,

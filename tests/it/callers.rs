@@ -30,6 +30,10 @@ policies:
     subjects: ['kubernetes:shop/orders', 'static:laptop']
     grants: ['kroger/*']
     actions: [get_token]
+  - name: team-a
+    subjects: ['kubernetes:team-a/ana']
+    grants: ['team-a/*']
+    actions: [admin.enroll]
   - name: operators
     subjects: ['kubernetes:platform/admin']
     grants: ['**']
@@ -464,4 +468,28 @@ async fn the_last_good_keys_of_the_cluster_are_kept() {
         number += 1;
         assert_eq!(lists(&cluster, number), "OK", "{wrong:?}");
     }
+}
+
+/// What names no grant is about one all the same: the rules of that count.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_ends_an_enrolment_of_a_grant_that_they_may_not_enroll() {
+    let world = World::new().await;
+    let asked = json!({
+        "grant_id": "kroger/victim", "provider_id": "default", "redirect_uri": "http://localhost:1/back",
+    });
+    let start = "GrantAdminService/StartEnrollment";
+    let (ok, told) = world.grpcurl("platform", "admin", &asked.to_string(), start);
+    assert!(ok, "{told}");
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let question = told["authorizationUrl"].as_str().unwrap();
+    let address = url::Url::parse(&world.authority.answer("mallory", question)).unwrap();
+    let answer: BTreeMap<_, _> = address.query_pairs().into_owned().collect();
+    let answer = json!({"state": answer["state"], "code": answer["code"]}).to_string();
+    let end = "GrantAdminService/CompleteEnrollment";
+    let (ok, told) = world.grpcurl("team-a", "ana", &answer, end);
+    assert!(!ok && told.contains("ENROLLMENT_NOT_FOUND"), "{told}");
+    assert_eq!(world.authority.posts(), 0);
+    // It waits still for who may.
+    let (ok, told) = world.grpcurl("platform", "admin", &answer, end);
+    assert!(ok, "{told}");
 }

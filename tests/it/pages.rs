@@ -13,7 +13,7 @@ use url::Url;
 
 use crate::support::authority::{Fault, Way};
 use crate::support::browser::{Browser, Page};
-use crate::support::consent::{World, enroll};
+use crate::support::consent::{World, answer, enroll};
 use crate::support::process::text;
 
 const PAGES: (&str, &str) = ("TOKEN_BROKER__LISTEN__PAGES", "127.0.0.1:0");
@@ -277,6 +277,37 @@ async fn a_command_line_that_goes_leaves_nothing() {
         assert_eq!(waits.wait().unwrap().code(), Some(130));
         assert_eq!(browser.open(&url).status, 404);
     }
+}
+
+/// Whoever knows the state could bring a code of their own for the grant of somebody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_began_at_the_pages_ends_there() {
+    let mut world = world().await;
+    let browser = Browser::new();
+    let asked = world.ask_by_page("kroger/alice").await;
+    let callback = world.consent(&browser, &asked);
+    let mallorys = world.authority.answer("mallory", &callback_question(&callback, &world));
+    for address in [&callback, &mallorys] {
+        let error = world.client.admin.complete_enrollment(answer(address)).await.unwrap_err();
+        assert!(error.message().contains("the browser that opened it"), "{error:?}");
+    }
+    assert_eq!(world.authority.posts(), 0, "no code is spent by a no");
+    assert_eq!(browser.open(&callback).title(), "Connected");
+    world.lives("kroger/alice");
+}
+
+/// The question to which this callback is the answer, as it could be asked of another person.
+fn callback_question(callback: &str, world: &World) -> String {
+    let state = answer(callback).state;
+    let redirect = callback.split_once('?').unwrap().0;
+    let part =
+        |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    format!(
+        "{}/authorize?response_type=code&client_id=id&state={}&redirect_uri={}",
+        world.base,
+        part(&state),
+        part(redirect)
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,6 @@ use crate::broker::error::{Error, chain};
 use crate::broker::metrics::Enrolled;
 use crate::broker::model::{Ending, Enrolment, GrantKind, Reason};
 use crate::broker::refresh::troubles::Client;
-use crate::broker::store::Found;
 use crate::broker::{Broker, Overview};
 use crate::secret::{Account, AuthorizationCode, EnrolmentState, RefreshToken};
 
@@ -41,11 +40,7 @@ impl Broker {
         }
         // What has to be known of the provider is asked before the code is spent, and before the
         // answer is taken for one.
-        let found = self.rotations.store.find(&answer.state).await?;
-        let Found::Waiting(waiting) = found else { return Err(Error::EnrolmentUnknown) };
-        if self.lapsed(&waiting) {
-            return Err(Error::EnrolmentUnknown);
-        }
+        let waiting = self.waiting_enrolment(&answer.state).await?;
         let consent = self.consent(&waiting.provider, &waiting.scopes).await?;
         let taken = self.rotations.store.take(&answer.state).await?;
         let enrolment = taken.ok_or(Error::EnrolmentUnknown)?;
