@@ -29,6 +29,28 @@ struct Rule {
     subjects: Vec<Pattern>,
     grants: Vec<Pattern>,
     actions: Vec<Action>,
+    /// With which a grant may be made; `None`: any.
+    providers: Option<Vec<Pattern>>,
+    scopes: Option<Vec<Pattern>>,
+}
+
+/// What an action is about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// The grant; `None` where it is of none, or of one that is not named: then any rule for the action is
+    /// enough.
+    pub grant: Option<&'a str>,
+    /// Where a grant is made: at which provider.
+    pub provider: Option<&'a str>,
+    /// Where its scopes are said: these. None of them means whatever the provider gives.
+    pub scopes: Option<&'a [String]>,
+}
+
+impl<'a> Target<'a> {
+    /// Of this grant, as it is.
+    pub fn grant(name: &'a str) -> Self {
+        Self { grant: Some(name), ..Self::default() }
+    }
 }
 
 /// What the policy says.
@@ -41,10 +63,9 @@ pub enum Decision<'a> {
 }
 
 impl Policy {
-    /// Decides for the caller of this name (as `Caller::subject` gives it). `grant`: of which one; `None`
-    /// where it is of none, or of one that is not named: then any rule for the action is enough.
-    pub fn decide(&self, subject: &str, action: Action, grant: Option<&str>) -> Decision<'_> {
-        let allows = |rule: &&Rule| rule.allows(subject, action, grant);
+    /// Decides for the caller of this name (as `Caller::subject` gives it).
+    pub fn decide(&self, subject: &str, action: Action, target: Target<'_>) -> Decision<'_> {
+        let allows = |rule: &&Rule| rule.allows(subject, action, target);
         self.rules
             .iter()
             .find(allows)
@@ -52,19 +73,23 @@ impl Policy {
     }
 
     /// Why it decides so: each rule, and in what it fits or not.
-    pub fn explain(
-        &self,
-        subject: &str,
-        action: Action,
-        grant: Option<&str>,
-    ) -> Vec<Explained<'_>> {
+    pub fn explain(&self, subject: &str, action: Action, target: Target<'_>) -> Vec<Explained<'_>> {
         let explained = self.rules.iter().map(|rule| Explained {
             rule: &rule.name,
             subject: rule.subjects.iter().any(|pattern| pattern.fits(subject)),
             action: rule.actions.contains(&action),
-            grant: rule.covers(grant),
+            grant: rule.covers(target.grant),
+            made: rule.makes(target),
         });
         explained.collect()
+    }
+
+    /// Rules that let their callers make grants at any provider, with the company's client.
+    pub fn wide(&self) -> impl Iterator<Item = &str> {
+        let wide = |rule: &&Rule| {
+            rule.providers.is_none() && rule.actions.iter().any(|action| action.makes_grants())
+        };
+        self.rules.iter().filter(wide).map(|rule| &*rule.name)
     }
 
     /// Names of its rules.
@@ -75,6 +100,7 @@ impl Policy {
 
 /// How a rule fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each column of the table")]
 pub struct Explained<'a> {
     /// Its name.
     pub rule: &'a str,
@@ -84,13 +110,32 @@ pub struct Explained<'a> {
     pub action: bool,
     /// It is for this grant.
     pub grant: bool,
+    /// It is for this provider and these scopes.
+    pub made: bool,
 }
 
 impl Rule {
-    fn allows(&self, subject: &str, action: Action, grant: Option<&str>) -> bool {
+    fn allows(&self, subject: &str, action: Action, target: Target<'_>) -> bool {
         self.actions.contains(&action)
             && self.subjects.iter().any(|pattern| pattern.fits(subject))
-            && self.covers(grant)
+            && self.covers(target.grant)
+            && self.makes(target)
+    }
+
+    fn makes(&self, target: Target<'_>) -> bool {
+        let fit = |patterns: &[Pattern], text: &str| patterns.iter().any(|it| it.fits(text));
+        let provider = match (&self.providers, target.provider) {
+            (Some(allowed), Some(provider)) => fit(allowed, provider),
+            (None, _) | (_, None) => true,
+        };
+        let scopes = match (&self.scopes, target.scopes) {
+            // None at all would be whatever the provider gives.
+            (Some(allowed), Some(scopes)) => {
+                !scopes.is_empty() && scopes.iter().all(|scope| fit(allowed, scope))
+            }
+            (None, _) | (_, None) => true,
+        };
+        provider && scopes
     }
 
     fn covers(&self, grant: Option<&str>) -> bool {
@@ -154,7 +199,11 @@ policies:
             (&admin, get, Some("kroger/alice"), None),
             (&service_account("platform", "broker-admin-1/x"), import, Some("kroger/a"), None),
         ] {
-            let allowed_by = match policy.decide(&caller.subject(), action, grant) {
+            let allowed_by = match policy.decide(
+                &caller.subject(),
+                action,
+                Target { grant, ..Target::default() },
+            ) {
                 Decision::Allowed(rule) => Some(&**rule),
                 Decision::Denied => None,
             };
@@ -167,14 +216,53 @@ policies:
         let policy = parse(POLICY).unwrap();
         let orders = service_account("shop", "orders");
         let explained =
-            policy.explain(&orders.subject(), Action::ForceRefresh, Some("kroger/alice"));
+            policy.explain(&orders.subject(), Action::ForceRefresh, Target::grant("kroger/alice"));
         assert_eq!(
             explained[0],
-            Explained { rule: "orders", subject: true, action: false, grant: true }
+            Explained { rule: "orders", subject: true, action: false, grant: true, made: true }
         );
         assert_eq!(
             explained[1],
-            Explained { rule: "admins", subject: false, action: false, grant: true }
+            Explained { rule: "admins", subject: false, action: false, grant: true, made: true }
         );
+    }
+
+    #[test]
+    fn a_rule_names_the_providers_and_scopes_of_what_is_made() {
+        let policy = parse(
+            "
+policies:
+  - name: team
+    subjects: ['static:ana']
+    grants: ['team-a/*']
+    actions: [get_token, admin.create, admin.enroll, admin.update]
+    providers: ['kroger', 'shop-*']
+    scopes: ['product.*', 'profile']
+  - name: wide
+    subjects: ['static:eve']
+    grants: ['team-e/*']
+    actions: [admin.create]
+",
+        )
+        .unwrap();
+        let scopes = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+        for (action, provider, asked, allowed) in [
+            (Action::CreateGrant, Some("kroger"), Some(scopes(&["profile"])), true),
+            (Action::EnrollGrant, Some("shop-1"), Some(scopes(&["product.a", "profile"])), true),
+            (Action::CreateGrant, Some("google"), Some(scopes(&["profile"])), false),
+            (Action::CreateGrant, Some("kroger"), Some(scopes(&["profile", "admin"])), false),
+            (Action::CreateGrant, Some("kroger"), Some(scopes(&[])), false),
+            // What a grant has is not asked of who uses it.
+            (Action::GetToken, None, None, true),
+            (Action::UpdateGrant, None, None, true),
+            (Action::UpdateGrant, None, Some(scopes(&["admin"])), false),
+        ] {
+            let target = Target { provider, scopes: asked.as_deref(), ..Target::grant("team-a/x") };
+            let decision = policy.decide("static:ana", action, target);
+            assert_eq!(decision != Decision::Denied, allowed, "{action} {target:?}");
+        }
+        let any = Target { provider: Some("google"), ..Target::grant("team-e/x") };
+        assert_ne!(policy.decide("static:eve", Action::CreateGrant, any), Decision::Denied);
+        assert_eq!(policy.wide().collect::<Vec<_>>(), ["wide"], "and that is told");
     }
 }

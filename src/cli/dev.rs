@@ -44,6 +44,7 @@ policies:
     subjects: [anyone]
     grants: ['**']
     actions: [admin.*]
+    providers: ['**']
 ";
 /// Where the demo provider listens, unless somebody is there: a question that a browser shows is
 /// answered after a restart too.

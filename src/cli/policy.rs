@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use crate::broker::model::GrantId;
 use crate::caller::Caller;
 use crate::cli::{Failure, out, view};
-use crate::policy::{self, Action, Decision, Explained};
+use crate::policy::{self, Action, Decision, Explained, Target};
 
 /// It is denied.
 const EXIT_DENIED: u8 = 1;
@@ -37,6 +37,12 @@ pub(super) struct Question {
     /// Of which grant, such as kroger/alice. Left out: of any.
     #[arg(long)]
     grant: Option<String>,
+    /// At which provider it is made. Left out: at any.
+    #[arg(long)]
+    provider: Option<String>,
+    /// With which scope it is made; may be repeated. Left out: nothing is asked of scopes.
+    #[arg(long)]
+    scope: Vec<String>,
 }
 
 impl Policy {
@@ -62,7 +68,7 @@ impl Policy {
     fn answer(self) -> Result<Result<String, String>, Failure> {
         let explains = matches!(self, Self::Explain(_));
         let (Self::Test(question) | Self::Explain(question)) = self;
-        let Question { file, subject, action, grant } = question;
+        let Question { file, subject, action, grant, provider, scope } = question;
         let policy = policy::load(&file).map_err(|error| error.to_string())?;
         Caller::named(&subject).ok_or_else(|| {
             format!("{subject:?} is nobody: kubernetes:NAMESPACE/SERVICEACCOUNT, spiffe://DOMAIN/PATH, static:NAME or anyone")
@@ -74,10 +80,18 @@ impl Policy {
             let known = Action::ALL.map(Action::name);
             format!("there is no action {action:?}; there are {}", known.join(", "))
         })?;
+        let scopes = Some(scope.as_slice()).filter(|scopes| !scopes.is_empty());
+        let (grant_id, provider) = (grant.as_deref(), provider.as_deref());
+        let target = Target { grant: grant_id, provider, scopes };
         if explains {
-            out::line(table(&policy.explain(&subject, action, grant.as_deref())));
+            out::line(table(&policy.explain(&subject, action, target)));
         }
-        let decision = policy.decide(&subject, action, grant.as_deref());
+        for rule in policy.wide().filter(|_| action.makes_grants() && provider.is_none()) {
+            out::note(format_args!(
+                "warning: the rule {rule} names no `providers`: its callers may use every one"
+            ));
+        }
+        let decision = policy.decide(&subject, action, target);
         let some = if grant.is_none() { ", for some grants: name one with --grant" } else { "" };
         Ok(match decision {
             Decision::Allowed(_) => Ok(format!("{decision}{some}")),
@@ -88,9 +102,11 @@ impl Policy {
 
 fn table(rules: &[Explained<'_>]) -> String {
     let fits = |fits: bool| if fits { "fits" } else { "-" }.to_owned();
-    let head = ["RULE", "SUBJECT", "ACTION", "GRANT"].map(str::to_owned);
+    let head = ["RULE", "SUBJECT", "ACTION", "GRANT", "PROVIDER, SCOPES"].map(str::to_owned);
     let rows = rules.iter().map(|rule| {
-        [rule.rule.to_owned(), fits(rule.subject), fits(rule.action), fits(rule.grant)]
+        let fits = [rule.subject, rule.action, rule.grant, rule.made].map(fits);
+        let [subject, action, grant, made] = fits;
+        [rule.rule.to_owned(), subject, action, grant, made]
     });
     view::table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }

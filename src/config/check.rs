@@ -19,6 +19,7 @@ use crate::config::{
 };
 use crate::crash::Moment;
 use crate::listener::{Tls, TlsFiles};
+use crate::policy::Policy;
 use crate::store::redis::{Address, SENTINEL, SENTINEL_TLS, parts};
 use crate::textfile;
 use crate::upstream::{Provider, is_private};
@@ -88,7 +89,11 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
     let drain_max = file.shutdown.drain_max.map_or(longest + DRAIN_MARGIN, |span| span.0);
     let margin = settings.settle_margin;
     let narrow = providers.iter().filter_map(|provider| narrow_window(provider, margin));
-    let warnings = hasty_stop(drain_max, longest).into_iter().chain(narrow).collect();
+    let warnings = hasty_stop(drain_max, longest)
+        .into_iter()
+        .chain(narrow)
+        .chain(wide_rules(policy.as_ref()))
+        .collect();
     let shutdown = Shutdown { drain_delay: file.shutdown.drain_delay.0, drain_max };
     match (listen, store, problems.is_empty()) {
         (Some(listen), Some(store), true) => Ok(Config {
@@ -157,6 +162,20 @@ fn turned(file: &File, problems: &mut Vec<Problem>) {
     problems.extend(
         turned.map(|(path, ..)| Problem::new(path, format!("must not be above `{path}_max`"))),
     );
+}
+
+/// Whose rules let them use the company's client at every provider.
+fn wide_rules(policy: Option<&Policy>) -> Option<Problem> {
+    let wide: Vec<_> = policy.iter().flat_map(|policy| policy.wide()).collect();
+    (!wide.is_empty()).then(|| {
+        let rules = wide.join(", ");
+        Problem::new(
+            "policy.file",
+            format!(
+                "lets callers of {rules} make grants at every provider, with any scope: name `providers` there (`'**'` for all)"
+            ),
+        )
+    })
 }
 
 /// A stop that does not wait for answers loses what they bring.

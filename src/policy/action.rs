@@ -106,6 +106,11 @@ impl Action {
         Self::ALL.into_iter().find(|action| action.name() == name)
     }
 
+    /// It makes grants, or makes them anew.
+    pub fn makes_grants(self) -> bool {
+        matches!(self, Self::EnrollGrant | Self::ImportGrant | Self::CreateGrant)
+    }
+
     /// It is for operators.
     pub fn is_of_operators(self) -> bool {
         self.name().starts_with("admin.")

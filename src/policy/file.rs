@@ -33,6 +33,8 @@ struct Section {
     subjects: Vec<String>,
     grants: Vec<String>,
     actions: Vec<String>,
+    providers: Option<Vec<String>>,
+    scopes: Option<Vec<String>>,
 }
 
 /// Reads a policy.
@@ -69,6 +71,8 @@ pub(super) fn parse(text: &str) -> Result<Policy, PolicyError> {
             ("subjects", section.subjects.is_empty()),
             ("grants", section.grants.is_empty()),
             ("actions", section.actions.is_empty()),
+            ("providers", section.providers.as_ref().is_some_and(Vec::is_empty)),
+            ("scopes", section.scopes.as_ref().is_some_and(Vec::is_empty)),
         ];
         for (what, _) in empty.into_iter().filter(|(_, empty)| *empty) {
             problem(format!("`{what}` is empty, so it allows nothing"));
@@ -91,7 +95,9 @@ pub(super) fn parse(text: &str) -> Result<Policy, PolicyError> {
         let actions = actions(&section.actions, &mut problem);
         let patterns = |texts: &[String]| texts.iter().map(|text| Pattern::new(text)).collect();
         let (subjects, grants) = (patterns(&section.subjects), patterns(&section.grants));
-        rules.push(Rule { name: name.into(), subjects, grants, actions });
+        let (providers, scopes) =
+            (section.providers.as_deref().map(patterns), section.scopes.as_deref().map(patterns));
+        rules.push(Rule { name: name.into(), subjects, grants, actions, providers, scopes });
     }
     if problems.is_empty() { Ok(Policy { rules }) } else { Err(PolicyError(problems)) }
 }

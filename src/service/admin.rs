@@ -11,7 +11,7 @@ use crate::broker::enrol::Stage;
 use crate::broker::error::Error;
 use crate::broker::model::{Enrolment, ProviderId};
 use crate::broker::{Broker, Overview, endpoint};
-use crate::policy;
+use crate::policy::{self, Target};
 use crate::proto;
 use crate::proto::grant_admin_service_server::GrantAdminService;
 use crate::proto::{
@@ -262,7 +262,7 @@ impl GrantAdminService for Admin {
             let etag = Some(request.etag).filter(|etag| !etag.is_empty());
             let deleted = if request.revoke {
                 let revoke = policy::Action::RevokeGrant;
-                self.observe.gate().require(&call.who, revoke, Some(&request.grant_id))?;
+                self.observe.gate().require(&call.who, revoke, Target::grant(&request.grant_id))?;
                 self.broker.revoke_and_delete(&id, etag, call.deadline).await
             } else {
                 self.broker.delete_grant(&id, etag).await
@@ -315,8 +315,13 @@ impl GrantAdminService for Admin {
         &self,
         request: Request<ListProvidersRequest>,
     ) -> Result<Response<ListProvidersResponse>, Status> {
-        let run = |_, _| async move {
-            let providers = self.broker.providers().into_iter();
+        let run = |_, call: Call| async move {
+            // Those of which the caller may make a grant, where a rule names any.
+            let may = |provider: &endpoint::ProviderSummary| {
+                let target = Target { provider: Some(provider.id.as_str()), ..Target::default() };
+                self.observe.gate().allows_of(&call.who, policy::Action::ListProviders, target)
+            };
+            let providers = self.broker.providers().into_iter().filter(may);
             let providers = providers.map(|provider| self.show_provider(provider));
             Ok(ListProvidersResponse { providers: providers.collect() })
         };

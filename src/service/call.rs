@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
-use crate::policy;
+use crate::policy::{self, Target};
 use crate::proto;
 use crate::service::gate::Who;
 use crate::service::limits::Place;
@@ -47,6 +47,11 @@ impl Call {
 pub(super) trait Named {
     /// Its name, as it was sent; `None`: it is about none, or about one that it does not name.
     fn grant(&self) -> Option<&str>;
+
+    /// What it is about, as rules see it.
+    fn target(&self) -> Target<'_> {
+        Target { grant: self.grant(), ..Target::default() }
+    }
 }
 
 macro_rules! named {
@@ -54,6 +59,25 @@ macro_rules! named {
         $(impl Named for $request {
             fn grant(&self) -> Option<&str> {
                 Some(&self.grant_id)
+            }
+        })*
+    };
+}
+
+/// Requests that make a grant, or make it anew.
+macro_rules! making {
+    ($($request:ty),* $(,)?) => {
+        $(impl Named for $request {
+            fn grant(&self) -> Option<&str> {
+                Some(&self.grant_id)
+            }
+
+            fn target(&self) -> Target<'_> {
+                Target {
+                    grant: Some(&self.grant_id),
+                    provider: Some(&self.provider_id),
+                    scopes: Some(&self.scopes),
+                }
             }
         })*
     };
@@ -73,9 +97,6 @@ named!(
     proto::GetTokenRequest,
     proto::ForceRefreshRequest,
     proto::WatchTokenRequest,
-    proto::StartEnrollmentRequest,
-    proto::ImportGrantRequest,
-    proto::CreateGrantRequest,
     proto::GetGrantRequest,
     proto::RotateGrantRequest,
     proto::RevokeGrantRequest,
@@ -84,6 +105,7 @@ named!(
     proto::EnableGrantRequest,
     proto::ResolveGrantRequest,
 );
+making!(proto::StartEnrollmentRequest, proto::ImportGrantRequest, proto::CreateGrantRequest,);
 nameless!(
     // The grant is that of the enrolment: it is asked for once that is read.
     proto::CompleteEnrollmentRequest,
@@ -101,6 +123,13 @@ nameless!(
 impl Named for proto::UpdateGrantRequest {
     fn grant(&self) -> Option<&str> {
         Some(self.grant.as_ref().map_or("", |grant| &grant.grant_id))
+    }
+
+    fn target(&self) -> Target<'_> {
+        let mut paths = self.update_mask.iter().flat_map(|mask| &mask.paths);
+        let changes = paths.any(|path| path == "scopes");
+        let scopes = self.grant.as_ref().filter(|_| changes).map(|grant| grant.scopes.as_slice());
+        Target { grant: self.grant(), scopes, ..Target::default() }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::caller::{
     Authenticators, CallerLimits, Certificate, Credentials, StaticTokens, Unproven,
 };
 use crate::clock::Clock;
-use crate::policy::{self, Decision, Policy};
+use crate::policy::{self, Decision, Policy, Target};
 use crate::service::limits::{Limits, Place};
 
 /// Whom the certificate of a connection names, or why it names nobody; its calls bring it along.
@@ -162,13 +162,13 @@ impl Gate {
         self.policy.store(Arc::new(policy));
     }
 
-    /// Lets a call in, or says why not. `grant`: of which one it is, where it says so.
+    /// Lets a call in, or says why not.
     pub(super) async fn admit(
         &self,
         action: policy::Action,
         metadata: &MetadataMap,
         extensions: &Extensions,
-        grant: Option<&str>,
+        target: Target<'_>,
     ) -> Result<Admitted, Refused> {
         if self.open {
             return Ok(Admitted { who: Who::Anyone, rule: None, place: None });
@@ -178,7 +178,7 @@ impl Gate {
             Refused { who: Who::Nobody, error }
         })?;
         let entered = self.enter(&who, action);
-        match entered.and_then(|place| Ok((place, self.require(&who, action, grant)?))) {
+        match entered.and_then(|place| Ok((place, self.require(&who, action, target)?))) {
             Ok((place, rule)) => Ok(Admitted { who, rule, place }),
             Err(error) => Err(Refused { who, error }),
         }
@@ -214,13 +214,14 @@ impl Gate {
         &self,
         who: &Who,
         action: policy::Action,
-        grant: Option<&str>,
+        target: Target<'_>,
     ) -> Result<Option<Arc<str>>, Error> {
         if self.open {
             return Ok(None);
         }
-        let grant = grant.map(|grant| if grant.len() > GRANT_LEN_MAX { "" } else { grant });
-        match self.policy.load().decide(who.subject(), action, grant) {
+        let short = |grant| if str::len(grant) > GRANT_LEN_MAX { "" } else { grant };
+        let grant = target.grant.map(short);
+        match self.policy.load().decide(who.subject(), action, Target { grant, ..target }) {
             Decision::Allowed(rule) => {
                 let counter =
                     self.allowed[action as usize].get_or_init(|| self.counter("allowed", action));
@@ -237,10 +238,15 @@ impl Gate {
         }
     }
 
-    /// Whether the policy allows it; nothing is counted.
+    /// Whether the policy allows it of this grant; nothing is counted.
     pub(super) fn allows(&self, who: &Who, action: policy::Action, grant: &str) -> bool {
+        self.allows_of(who, action, Target::grant(grant))
+    }
+
+    /// Whether the policy allows it; nothing is counted.
+    pub(super) fn allows_of(&self, who: &Who, action: policy::Action, target: Target<'_>) -> bool {
         let decide =
-            || self.policy.load().decide(who.subject(), action, Some(grant)) != Decision::Denied;
+            || self.policy.load().decide(who.subject(), action, target) != Decision::Denied;
         self.open || decide()
     }
 

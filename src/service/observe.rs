@@ -114,8 +114,8 @@ impl Observe {
     /// Finds out who calls and whether they may; gives the call its place among those of its caller.
     async fn let_in<Q: Named>(&self, call: &mut Call, request: &Request<Q>) -> Result<(), Error> {
         let (metadata, extensions) = (request.metadata(), request.extensions());
-        let (action, grant) = (call.action.in_policy(), request.get_ref().grant());
-        let admitted = self.gate.admit(action, metadata, extensions, grant);
+        let (action, target) = (call.action.in_policy(), request.get_ref().target());
+        let admitted = self.gate.admit(action, metadata, extensions, target);
         match timeout_at(call.deadline, admitted).await {
             Ok(Ok(Admitted { who, rule, place })) => {
                 (call.who, call.rule, call.place) = (who, rule, place.map(Arc::new));

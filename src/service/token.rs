@@ -11,7 +11,7 @@ use crate::broker::Broker;
 use crate::broker::freshness::Window;
 use crate::broker::serving::{Outcome, Want};
 use crate::clock::between;
-use crate::policy;
+use crate::policy::{self, Target};
 use crate::proto::token_service_server::TokenService;
 use crate::proto::{
     ForceRefreshRequest, ForceRefreshResponse, GetTokenRequest, GetTokenResponse,
@@ -56,7 +56,7 @@ impl TokenService for Tokens {
                 let now = self.broker.clock().now();
                 let long = |(_, window): (_, Window)| between(now, window.expires_at) >= longer;
                 if !served.view.token().is_some_and(long) {
-                    self.observe.gate().require(&call.who, force, Some(id.as_str()))?;
+                    self.observe.gate().require(&call.who, force, Target::grant(id.as_str()))?;
                 }
                 write_down(self.observe.audit(), &call, &served.view, None);
                 return Ok(convert::reply(&served.view, served.degraded, now, self.broker.clock()));

@@ -11,7 +11,7 @@ use tonic::Status;
 use crate::broker::error::Error;
 use crate::broker::watching::{News, Watching};
 use crate::clock::Clock;
-use crate::policy;
+use crate::policy::{self, Target};
 use crate::proto::watch_token_response::Event;
 use crate::proto::{Heartbeat, TokenUnavailable, WatchTokenResponse};
 use crate::service::call::Call;
@@ -53,7 +53,8 @@ impl Watcher {
     /// Says no where the policy has changed meanwhile.
     fn event(&mut self, news: News) -> Result<Event, Error> {
         let gate = self.observe.gate();
-        let allowed = gate.require(&self.call.who, policy::Action::WatchToken, Some(&self.grant));
+        let allowed =
+            gate.require(&self.call.who, policy::Action::WatchToken, Target::grant(&self.grant));
         self.call.rule = allowed.inspect_err(|error| {
             refused(self.observe.audit(), &self.call, &self.grant, error);
         })?;

@@ -33,7 +33,9 @@ policies:
   - name: team-a
     subjects: ['kubernetes:team-a/ana']
     grants: ['team-a/*']
-    actions: [admin.enroll]
+    actions: [admin.enroll, admin.providers]
+    providers: ['default']
+    scopes: ['profile']
   - name: operators
     subjects: ['kubernetes:platform/admin']
     grants: ['**']
@@ -303,7 +305,7 @@ fn a_policy_is_tried_without_a_broker() {
     assert!(told.status.code() == Some(1) && text(&told.stderr).contains("no rule allows it"));
     let told = text(&ask("explain", "kubernetes:shop/orders", "force_refresh").stdout);
     let row = told.lines().find(|line| line.starts_with("orders")).unwrap();
-    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["orders", "fits", "-", "fits"]);
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["orders", "fits", "-", "fits", "fits"]);
     let told = ask("test", "shop/orders", "get_token");
     assert_eq!(told.status.code(), Some(2), "a question that has no answer is no denial");
     assert!(text(&told.stderr).contains("kubernetes:NAMESPACE/SERVICEACCOUNT"));
@@ -482,6 +484,20 @@ async fn nobody_ends_an_enrolment_of_a_grant_that_they_may_not_enroll() {
     assert!(ok, "{told}");
     let told: Value = serde_json::from_str(&told).unwrap();
     let question = told["authorizationUrl"].as_str().unwrap();
+    // Of its own it may make some, with what its rule names.
+    for (scopes, provider, allowed) in
+        [("profile", "default", true), ("admin", "default", false), ("profile", "other", false)]
+    {
+        let own = json!({
+            "grant_id": "team-a/own", "provider_id": provider, "scopes": [scopes],
+            "redirect_uri": "http://localhost:1/back",
+        });
+        let (ok, told) = world.grpcurl("team-a", "ana", &own.to_string(), start);
+        assert_eq!(ok, allowed, "{scopes} {provider}: {told}");
+        assert_eq!(told.contains("POLICY_DENIED"), !allowed, "{told}");
+    }
+    let (ok, told) = world.grpcurl("team-a", "ana", "{}", "GrantAdminService/ListProviders");
+    assert!(ok && told.contains("\"default\""), "{told}");
     let address = url::Url::parse(&world.authority.answer("mallory", question)).unwrap();
     let answer: BTreeMap<_, _> = address.query_pairs().into_owned().collect();
     let answer = json!({"state": answer["state"], "code": answer["code"]}).to_string();
