@@ -16,6 +16,7 @@ use crate::upstream::reply::{Raw, judge};
 
 /// What an answer is taken for whose status cannot be read: both tokens have to be in it.
 const SUCCESS: u16 = 200;
+
 /// An answer, as far as it came.
 pub(super) struct Arrived {
     pub(super) status: u16,

@@ -45,13 +45,14 @@ pub(super) struct Heard {
     pub(super) whole: bool,
     /// Every byte.
     pub(super) bytes: Zeroizing<Vec<u8>>,
-    /// The connection ended; or the time was up.
+    /// Not because the time was up.
     pub(super) ended: bool,
 }
 
 impl Heard {
-    fn is_success(&self) -> bool {
-        self.head.as_ref().is_some_and(|(status, _)| (200..300).contains(status))
+    /// It is no refusal, as far as can be read: a pair may be in it.
+    fn may_be_success(&self) -> bool {
+        self.head.as_ref().is_none_or(|(status, _)| (200..300).contains(status))
     }
 }
 
@@ -83,8 +84,9 @@ pub(super) async fn exchange(
     heard.ended = done.is_some();
     // By its own account it is whole, so there is little to wait for.
     let quiet = if heard.whole { QUIET_AT_THE_END } else { QUIET };
-    heard.whole &= !(heard.is_success() && is_cut(&heard.body));
-    if heard.ended && !heard.whole && heard.body.len() < BODY_MAX {
+    heard.whole &= !(heard.may_be_success() && is_cut(&heard.body));
+    let lacks = heard.may_be_success() && !heard.whole && heard.body.len() < BODY_MAX;
+    if heard.ended && lacks {
         let line = connection.into_parts().io.into_inner();
         listen(deadline, drain(line, &recording, quiet)).await;
     }
