@@ -18,7 +18,7 @@ KUBERNETES_VALIDATE_VERSION := 1.37.0
 HADOLINT := $(PYTHON)/hadolint
 HADOLINT_VERSION := 2.15.1
 
-.PHONY: help test crash chaos agree interop bench lint client-lint deploy-lint fmt tools baseline clean
+.PHONY: help test attack crash chaos agree interop bench lint client-lint deploy-lint fmt tools baseline clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,9 @@ help: ## Show this.
 test: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 test: tools ## Run all tests.
 	cargo test --locked --lib --tests
+
+attack: tools ## Attack it as whoever reaches a port can, and as narrow callers can; print what others notice (10 min).
+	ATTACK_LONG=1 cargo test --locked --test it -- attack:: --nocapture --test-threads 1
 
 crash: tools ## Kill the program and fail the provider and the store, often; print what was lost (10 min).
 	CRASH_RUNS=20 cargo test --locked --test it -- crash:: --nocapture

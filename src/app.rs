@@ -186,6 +186,7 @@ impl App {
         let (mut admin, mut admin_address) = (None, None);
         if let Some((address, routes)) = apart {
             let (port, address) = opening::bind(address, "listen.admin").await?;
+            let bounds = bounds.for_operators();
             let listener = Listener::new(port, Protocol::Http2, bounds, &ports, "admin");
             admin = Some((listener.with_tls(tls.clone()), routes));
             admin_address = Some(address);

@@ -5,7 +5,7 @@
 //! a connection, bytes of headers, resets) they are told; what lies between connections is here.
 //!
 //! `accept` lets connections in and watches over them, `connection` is one of them and what is to
-//! become of it, `places` is how many calls there may be, `arriving` and `answer` are the two
+//! become of it, `strangers` are those on which nobody has proven anything, `places` is how many calls there may be, `arriving` and `answer` are the two
 //! bodies of a call, `tls` what connections are accepted with.
 
 mod accept;
@@ -17,6 +17,7 @@ mod connection;
 mod files;
 mod metrics;
 mod places;
+mod strangers;
 mod tls;
 
 pub use accept::{Listener, Protocol};

@@ -12,6 +12,7 @@ pub mod direct;
 pub mod gate;
 mod limits;
 pub mod observe;
+mod peer;
 pub mod reasons;
 mod refusal;
 mod status;
@@ -22,8 +23,9 @@ mod watch;
 
 pub use admin::Admin;
 pub use direct::Direct;
-pub use gate::{Gate, Peer};
+pub use gate::Gate;
 pub use observe::Observe;
+pub use peer::Peer;
 pub use reasons::Reasons;
 pub use refusal::Refusal;
 pub(crate) use status::refused;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +28,8 @@ use crate::listener::bounds::{Bounds, Cause};
 use crate::listener::call::{Calls, Shares};
 use crate::listener::connection::{Connection, Order, Watched};
 use crate::listener::metrics::{Metrics, Ports};
+use crate::listener::strangers::Strangers;
 use crate::listener::tls::{self, Tls};
-use crate::service::Peer;
 
 /// A dead peer is noticed after these two together.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -113,6 +114,9 @@ struct Accept {
     http: Arc<Builder<TokioExecutor>>,
     connections: JoinSet<()>,
     watched: HashMap<Id, Watched>,
+    strangers: Strangers,
+    /// Connections that came so far.
+    came: u64,
     /// Whether accepting failed at the last try.
     failing: bool,
     /// Whether a bound was reached at the last look.
@@ -123,8 +127,19 @@ impl Accept {
     fn new(listener: Listener, stop: CancellationToken) -> Self {
         let shares = Shares::new(&listener.bounds);
         let http = Arc::new(http(listener.protocol, &listener.bounds));
-        let (connections, watched) = (JoinSet::new(), HashMap::new());
-        Self { listener, stop, shares, http, connections, watched, failing: false, full: false }
+        let Bounds { unproven, unproven_per_address, .. } = listener.bounds;
+        Self {
+            listener,
+            stop,
+            shares,
+            http,
+            connections: JoinSet::new(),
+            watched: HashMap::new(),
+            strangers: Strangers::new(unproven, unproven_per_address),
+            came: 0,
+            failing: false,
+            full: false,
+        }
     }
 
     async fn run<S>(mut self, service: Arc<S>)
@@ -146,7 +161,7 @@ impl Accept {
                     }
                 }
                 accepted = accept(self.listener.port.as_ref()) => match accepted {
-                    Ok(tcp) => self.admit(tcp, &service),
+                    Ok((tcp, from)) => self.admit(tcp, from.ip(), &service),
                     Err(error) => self.pause(&error).await,
                 },
                 Some(ended) = self.connections.join_next_with_id() => {
@@ -154,7 +169,9 @@ impl Accept {
                         Ok((id, ())) => id,
                         Err(panicked) => panicked.id(),
                     };
-                    self.watched.remove(&id);
+                    if let Some(ended) = self.watched.remove(&id) {
+                        self.strangers.leave(&ended.connection);
+                    }
                     self.shares.divide_between(self.watched.len());
                 }
                 _ = look.tick() => self.look(),
@@ -162,7 +179,7 @@ impl Accept {
         }
     }
 
-    fn admit<S>(&mut self, tcp: TcpStream, service: &Arc<S>)
+    fn admit<S>(&mut self, tcp: TcpStream, from: IpAddr, service: &Arc<S>)
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
         S: Clone + Send + Sync + 'static,
@@ -173,17 +190,21 @@ impl Accept {
             self.listener.metrics.not_let_in();
             return;
         }
-        let connection = Connection::new(&self.listener.metrics);
+        self.came += 1;
+        let connection = Connection::new(self.came, from, &self.listener.metrics);
         let calls = Calls {
             service: Arc::clone(service),
             shares: self.shares.clone(),
             bounds: self.listener.bounds,
             connection: Arc::clone(&connection),
-            peer: None,
         };
         let tls = self.listener.tls.as_ref().map(|tls| tls.acceptor());
         let task = self.connections.spawn(serve(tcp, tls, calls, Arc::clone(&self.http)));
         let age = spread(self.listener.bounds.age, self.watched.len());
+        for gone in self.strangers.enter(&connection) {
+            gone.tell(Order::Cut);
+            self.listener.metrics.told(Cause::Unproven);
+        }
         self.watched.insert(task.id(), Watched::new(connection, Instant::now(), age));
         self.shares.divide_between(self.watched.len());
     }
@@ -202,6 +223,7 @@ impl Accept {
         least.select_nth_unstable_by_key(some - 1, |(dispensable, _)| *dispensable);
         for (_, id) in least.drain(..some) {
             if let Some(watched) = self.watched.remove(&id) {
+                self.strangers.leave(&watched.connection);
                 watched.connection.tell(Order::Cut);
                 self.listener.metrics.told(Cause::Crowded);
             }
@@ -262,9 +284,9 @@ impl Accept {
     }
 }
 
-async fn accept(port: Option<&TcpListener>) -> io::Result<TcpStream> {
+async fn accept(port: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
     match port {
-        Some(port) => port.accept().await.map(|(tcp, _)| tcp),
+        Some(port) => port.accept().await,
         None => pending().await,
     }
 }
@@ -273,7 +295,7 @@ async fn accept(port: Option<&TcpListener>) -> io::Result<TcpStream> {
 async fn serve<S>(
     tcp: TcpStream,
     tls: Option<TlsAcceptor>,
-    mut calls: Calls<S>,
+    calls: Calls<S>,
     http: Arc<Builder<TokioExecutor>>,
 ) where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
@@ -301,7 +323,9 @@ async fn serve<S>(
     match accepted {
         Ok(Ok(stream)) => {
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            calls.peer = tls::proven(certificates).map(|proven| Peer(Arc::new(proven)));
+            if let Some(proven) = tls::proven(certificates) {
+                connection.peer.presents(proven);
+            }
             speak(stream, calls, http).await;
         }
         // Most are scanners, and clients that do not trust us or speak plaintext: they know.

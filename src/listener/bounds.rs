@@ -7,6 +7,10 @@ use std::time::Duration;
 pub struct Bounds {
     /// Connections at once. One more takes the place of the one that has been idle longest.
     pub connections: usize,
+    /// Of these, those on which nobody has proven anything.
+    pub unproven: usize,
+    /// And of these, those of one address (of one /64, where it is IPv6).
+    pub unproven_per_address: usize,
     /// Streams of one connection at once.
     pub connection_streams: u32,
     /// Calls at once over all connections.
@@ -42,10 +46,14 @@ pub(super) enum Cause {
     Grown,
     /// Another needs its place.
     Crowded,
+    /// Nobody has proven anything on it, and its address, or all who have not, have too many.
+    Unproven,
 }
 
 /// Operators are few, and never shed because callers are many.
-const OPS_CONNECTIONS_MAX: usize = 256;
+pub(super) const OPS_CONNECTIONS_MAX: usize = 256;
+/// Nobody proves anything there: whoever comes from elsewhere finds room.
+const OPS_PER_ADDRESS_MAX: usize = OPS_CONNECTIONS_MAX / 4;
 /// See [`OPS_CONNECTIONS_MAX`].
 const OPS_STREAMS_MAX: usize = 1_024;
 
@@ -53,6 +61,12 @@ impl Bounds {
     /// The same for operators, with places of their own.
     #[must_use]
     pub fn for_operators(self) -> Self {
-        Self { connections: OPS_CONNECTIONS_MAX, streams: OPS_STREAMS_MAX, ..self }
+        Self {
+            connections: OPS_CONNECTIONS_MAX,
+            unproven: OPS_CONNECTIONS_MAX,
+            unproven_per_address: OPS_PER_ADDRESS_MAX,
+            streams: OPS_STREAMS_MAX,
+            ..self
+        }
     }
 }

@@ -21,11 +21,14 @@ use crate::service::{Peer, Refusal, refused};
 
 /// Health is asked by few, and often: it keeps places of its own.
 const HEALTH_STREAMS_MAX: usize = 1_024;
+/// What anybody may ask has places apart for those who have proven nothing.
+const STRANGERS_STREAMS_MAX: usize = 1_024;
 /// So do operators, whose requests may be long.
 const OTHER_STREAMS_MAX: usize = 1_024;
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+const OPERATORS: &str = "/tokenbroker.v1.GrantAdminService/";
 const GET_TOKEN: &str = "/tokenbroker.v1.TokenService/GetToken";
 const TOKENS: &str = "/tokenbroker.v1.TokenService/";
 /// Its requests are streams that may go on.
@@ -36,6 +39,7 @@ const REFLECTION: &str = "/grpc.reflection.";
 pub(super) struct Shares {
     tokens: Arc<Places>,
     health: Arc<Places>,
+    strangers: Arc<Places>,
     other: Arc<Places>,
     connections: Arc<AtomicUsize>,
 }
@@ -47,6 +51,7 @@ impl Shares {
         Self {
             tokens: least(bounds.streams),
             health: least(HEALTH_STREAMS_MAX),
+            strangers: least(STRANGERS_STREAMS_MAX),
             other: least(OTHER_STREAMS_MAX),
             connections,
         }
@@ -57,9 +62,11 @@ impl Shares {
         self.connections.store(connections, Ordering::Relaxed);
     }
 
-    fn of(&self, path: &str) -> &Arc<Places> {
+    fn of(&self, path: &str, peer: &Peer) -> &Arc<Places> {
         if path.starts_with(TOKENS) {
             &self.tokens
+        } else if is_for_anybody(path) && !peer.has_proven() {
+            &self.strangers
         } else if path.starts_with(HEALTH) {
             &self.health
         } else {
@@ -67,19 +74,25 @@ impl Shares {
         }
     }
 
-    fn all(&self) -> [&Arc<Places>; 3] {
+    fn of_callers(&self) -> [&Arc<Places>; 3] {
         [&self.tokens, &self.health, &self.other]
     }
 
     /// Calls under way.
     pub(super) fn taken(&self) -> usize {
-        self.all().iter().map(|places| places.taken()).sum()
+        let of_callers: usize = self.of_callers().iter().map(|places| places.taken()).sum();
+        of_callers + self.strangers.taken()
     }
 
-    /// Some kind of call finds no place.
+    /// Some kind of call of those who are known finds no place.
     pub(super) fn full(&self) -> bool {
-        self.all().iter().any(|places| places.full())
+        self.of_callers().iter().any(|places| places.full())
     }
+}
+
+/// Nobody is asked who they are for it.
+fn is_for_anybody(path: &str) -> bool {
+    !path.starts_with(TOKENS) && !path.starts_with(OPERATORS)
 }
 
 /// What a connection does with its calls.
@@ -89,8 +102,6 @@ pub(super) struct Calls<S> {
     pub(super) shares: Shares,
     pub(super) bounds: Bounds,
     pub(super) connection: Arc<Connection>,
-    /// Whom its certificate names, if it came with one.
-    pub(super) peer: Option<Peer>,
 }
 
 impl<S> Calls<S>
@@ -99,9 +110,10 @@ where
 {
     /// Begins a call, if there is a place for it. The service is one that is always ready.
     pub(super) fn begin(&self, request: Request<Incoming>) -> Call<S::Future> {
-        let visit = Some(Visit::begin(&self.connection));
         let path = request.uri().path();
-        let places = self.shares.of(path);
+        let peer = &self.connection.peer;
+        let visit = Some(Visit::begin(&self.connection, !is_for_anybody(path)));
+        let places = self.shares.of(path, peer);
         let (place, at_once) = match places.enter(self.connection.open()) {
             Entry::Free(place) => (place, None),
             // What begins something is not begun only to be refused.
@@ -115,9 +127,7 @@ where
         let arrived = at_once.clone();
         let mut request =
             request.map(|body| Body::new(Arriving::new(body, places, within, connection, arrived)));
-        if let Some(peer) = &self.peer {
-            request.extensions_mut().insert(peer.clone());
-        }
+        request.extensions_mut().insert(Arc::clone(peer));
         let answer = S::clone(&self.service).call(request);
         Call::Served { answer, at_once, visit, place: Some(place) }
     }

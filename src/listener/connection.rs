@@ -1,6 +1,7 @@
 //! One connection: what happens on it, and what is to become of it.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::listener::bounds::{Bounds, Cause};
 use crate::listener::metrics::Metrics;
-use crate::service::Refusal;
+use crate::service::{Peer, Refusal};
 
 /// How long answers may wait for a client that does not take them, once others find no place.
 const ANSWER_MAX_WHEN_FULL: Duration = Duration::from_secs(1);
@@ -36,8 +37,13 @@ pub(super) enum Order {
 /// What the calls of a connection and its watch share.
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// In the order of those that came to its port.
+    pub(super) number: u64,
+    pub(super) peer: Arc<Peer>,
     /// Calls under way.
     open: AtomicUsize,
+    /// Those of them that only whoever is known may make.
+    held: AtomicUsize,
     /// Most of them at once. The library keeps memory for as many as long as the connection lasts.
     peak: AtomicUsize,
     /// Parts of answers that the client does not take.
@@ -51,9 +57,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(metrics: &Arc<Metrics>) -> Arc<Self> {
+    pub(super) fn new(number: u64, address: IpAddr, metrics: &Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
+            number,
+            peer: Arc::new(Peer::new(address)),
             open: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             untaken: AtomicUsize::new(0),
             progress: AtomicU64::new(0),
@@ -116,17 +125,22 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Visit {
     pub(super) connection: Arc<Connection>,
+    holds: bool,
     untaken: bool,
 }
 
 impl Visit {
-    pub(super) fn begin(connection: &Arc<Connection>) -> Self {
+    /// `holds`: it is of a kind that keeps the place of its connection.
+    pub(super) fn begin(connection: &Arc<Connection>, holds: bool) -> Self {
+        if holds {
+            connection.held.fetch_add(1, Ordering::Relaxed);
+        }
         let open = connection.open.fetch_add(1, Ordering::Relaxed) + 1;
         if open > connection.peak.load(Ordering::Relaxed) {
             connection.peak.store(open, Ordering::Relaxed);
         }
         connection.progress.fetch_add(1, Ordering::Relaxed);
-        Self { connection: Arc::clone(connection), untaken: false }
+        Self { connection: Arc::clone(connection), holds, untaken: false }
     }
 
     /// There is a part of the answer for the client to take.
@@ -153,6 +167,9 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         self.taken();
+        if self.holds {
+            self.connection.held.fetch_sub(1, Ordering::Relaxed);
+        }
         self.connection.open.fetch_sub(1, Ordering::Relaxed);
         self.connection.progress.fetch_add(1, Ordering::Relaxed);
     }
@@ -224,16 +241,21 @@ impl Watched {
         self.connection.open() == 0
     }
 
-    /// How readily it gives its place to another: those that never spoke first, then those that
-    /// have been idle longest. Whoever has calls under way keeps it.
-    pub(super) fn dispensable(&self) -> Option<(bool, Instant)> {
+    /// How readily it gives its place to another: those on which nobody has proven anything first, of
+    /// them those that never spoke; then those that have been idle longest. A known caller with calls
+    /// under way keeps it; whoever only listens to health does not.
+    pub(super) fn dispensable(&self) -> Option<(bool, bool, Instant)> {
         let spoke = self.connection.progress.load(Ordering::Relaxed) > 0;
-        self.idle().then_some((spoke, self.still_since))
+        let proven = self.connection.peer.has_proven();
+        let held = proven && self.connection.held.load(Ordering::Relaxed) > 0;
+        (!held).then_some((proven, spoke, self.still_since))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use prometheus_client::registry::Registry;
 
     use super::*;
@@ -241,6 +263,8 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds {
         connections: 1,
+        unproven: 1,
+        unproven_per_address: 1,
         connection_streams: 1,
         streams: 1,
         header_bytes: 1,
@@ -252,7 +276,8 @@ mod tests {
     };
 
     fn connection() -> Arc<Connection> {
-        Connection::new(&Arc::new(Ports::new(&mut Registry::default()).of("api")))
+        let metrics = Arc::new(Ports::new(&mut Registry::default()).of("api"));
+        Connection::new(0, Ipv4Addr::LOCALHOST.into(), &metrics)
     }
 
     #[tokio::test]
@@ -261,9 +286,11 @@ mod tests {
         let mut watched = Watched::new(Arc::clone(&connection), start, BOUNDS.age);
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(watched.look(&BOUNDS, at(59), false), None);
-        let mut visit = Visit::begin(&connection);
+        let mut visit = Visit::begin(&connection, true);
         assert_eq!(watched.look(&BOUNDS, at(60), false), None);
         assert_eq!(watched.look(&BOUNDS, at(150), false), None, "a call may wait");
+        assert!(watched.dispensable().is_some(), "nobody has proven anything");
+        connection.peer.has_its_caller();
         assert_eq!(watched.dispensable(), None);
         visit.offered();
         assert_eq!(watched.look(&BOUNDS, at(160), true), Some((Order::Cut, Cause::Untaken)));
@@ -273,20 +300,25 @@ mod tests {
         drop(visit);
         assert_eq!(watched.look(&BOUNDS, at(180), false), None);
         assert_eq!(watched.look(&BOUNDS, at(240), false), Some((Order::Leave, Cause::Idle)));
-        drop(Visit::begin(&connection));
+        drop(Visit::begin(&connection, true));
         assert_eq!(watched.look(&BOUNDS, at(600), false), Some((Order::Leave, Cause::Aged)));
         assert!(watched.tell(Order::Leave, at(600)));
         assert_eq!(watched.look(&BOUNDS, at(630), false), Some((Order::Cut, Cause::Lingering)));
     }
 
     #[tokio::test]
-    async fn the_silent_give_way_before_the_idle() {
+    async fn the_silent_give_way_before_strangers_and_those_before_callers() {
         let now = Instant::now();
-        let (silent, idle) = (connection(), connection());
-        drop(Visit::begin(&idle));
         let later = now + Duration::from_secs(1);
-        let silent = Watched::new(silent, later, BOUNDS.age);
-        let idle = Watched::new(idle, now, BOUNDS.age);
-        assert!(silent.dispensable() < idle.dispensable());
+        let (silent, stranger, caller) = (connection(), connection(), connection());
+        let _listens = Visit::begin(&stranger, false);
+        let listens = Visit::begin(&caller, false);
+        caller.peer.has_its_caller();
+        let watched = |connection, since| Watched::new(connection, since, BOUNDS.age);
+        let order = [watched(silent, later), watched(stranger, later), watched(caller, now)];
+        let dispensable: Vec<_> = order.iter().map(Watched::dispensable).collect();
+        assert!(dispensable.iter().all(Option::is_some), "to listen to health holds nothing");
+        assert!(dispensable.is_sorted(), "{dispensable:?}");
+        drop(listens);
     }
 }

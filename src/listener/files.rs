@@ -2,8 +2,12 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What the store, the log and requests to providers need.
-const RESERVE: u64 = 512;
+use crate::listener::bounds::OPS_CONNECTIONS_MAX;
+
+/// What the store, the log and requests to providers need,
+const WORK: u64 = 512;
+/// and the ports of operators and the one of pages.
+const RESERVE: u64 = WORK + 3 * OPS_CONNECTIONS_MAX as u64;
 
 /// Raises the limit of open files as far as the system lets us, and says how many connections leave
 /// enough of them for everything else: `wanted`, or fewer.
@@ -29,7 +33,7 @@ mod tests {
     fn connections_leave_files_for_refreshing() {
         assert_eq!(room(12_000, None), 12_000);
         assert_eq!(room(12_000, Some(1_048_576)), 12_000);
-        assert_eq!(room(12_000, Some(4_096)), 3_584);
+        assert_eq!(room(12_000, Some(4_096)), 2_816);
         assert_eq!(room(12_000, Some(256)), 128);
     }
 }

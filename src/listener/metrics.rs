@@ -83,6 +83,7 @@ impl Metrics {
             Cause::Lingering => "lingering",
             Cause::Grown => "grown",
             Cause::Crowded => "crowded",
+            Cause::Unproven => "unproven",
         });
     }
 

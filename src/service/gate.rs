@@ -14,16 +14,11 @@ use tonic::metadata::MetadataMap;
 
 use crate::broker::error::Error;
 use crate::broker::model::GrantId;
-use crate::caller::{
-    Authenticators, CallerLimits, Certificate, Credentials, StaticTokens, Unproven,
-};
+use crate::caller::{Authenticators, CallerLimits, Credentials, StaticTokens, Unproven};
 use crate::clock::Clock;
 use crate::policy::{self, Decision, Policy, Target};
 use crate::service::limits::{Limits, Place};
-
-/// Whom the certificate of a connection names, or why it names nobody; its calls bring it along.
-#[derive(Debug, Clone)]
-pub struct Peer(pub Arc<Result<Certificate, &'static str>>);
+use crate::service::peer::Peer;
 
 /// Who need not prove anything.
 const ANYONE: &str = "anyone";
@@ -170,13 +165,17 @@ impl Gate {
         extensions: &Extensions,
         target: Target<'_>,
     ) -> Result<Admitted, Refused> {
-        if self.open {
-            return Ok(Admitted { who: Who::Anyone, rule: None, place: None });
-        }
-        let who = self.identify(metadata, extensions).await.map_err(|error| {
+        let peer = extensions.get::<Arc<Peer>>().map(AsRef::as_ref);
+        let who = self.identify(metadata, peer).await.map_err(|error| {
             self.counter("unauthenticated", action).inc();
             Refused { who: Who::Nobody, error }
         })?;
+        if let Some(peer) = peer {
+            peer.has_its_caller();
+        }
+        if self.open {
+            return Ok(Admitted { who, rule: None, place: None });
+        }
         let entered = self.enter(&who, action);
         match entered.and_then(|place| Ok((place, self.require(&who, action, target)?))) {
             Ok((place, rule)) => Ok(Admitted { who, rule, place }),
@@ -250,11 +249,7 @@ impl Gate {
         self.open || decide()
     }
 
-    async fn identify(
-        &self,
-        metadata: &MetadataMap,
-        extensions: &Extensions,
-    ) -> Result<Who, Error> {
+    async fn identify(&self, metadata: &MetadataMap, peer: Option<&Peer>) -> Result<Who, Error> {
         if self.authenticators.is_empty() {
             return Ok(Who::Anyone);
         }
@@ -263,7 +258,7 @@ impl Gate {
             None => one.to_str().map_err(|_| ()),
             Some(_) => Err(()),
         });
-        let certificate = extensions.get::<Peer>().map(|peer| peer.0.as_ref());
+        let certificate = peer.and_then(Peer::certificate);
         let credentials = Credentials { authorization, certificate };
         if let Some(known) = self.authenticators.recall(credentials, self.clock) {
             return Ok(Who::Proven(known));

@@ -1,18 +1,16 @@
 //! What clients may take: floods, silence, answers that nobody takes.
 
-use std::future::poll_fn;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use h2::client::{Connection, ResponseFuture, SendRequest};
-use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request};
+use h2::SendStream;
+use h2::client::ResponseFuture;
+use http::Request;
 use token_broker::client::Client;
 use token_broker::proto::GetTokenRequest;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -23,83 +21,9 @@ use tonic_types::StatusExt as _;
 use crate::herd::{import, settings};
 use crate::support::authority::Authority;
 use crate::support::process::Program;
+use crate::support::rude::{ASK, Rude, SOON, TOKENS, code};
 
-const TOKENS: &str = "/tokenbroker.v1.TokenService/GetToken";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
-/// `GetToken("kroger/alice")` as it goes over the wire.
-const ASK: &[u8] = b"\0\0\0\0\x0e\x0a\x0ckroger/alice";
-/// Longest wait for what must happen.
-const SOON: Duration = Duration::from_secs(20);
-
-/// A client that does what well-behaved ones do not.
-struct Rude {
-    requests: SendRequest<bytes::Bytes>,
-    connection: JoinHandle<Result<(), h2::Error>>,
-}
-
-impl Rude {
-    async fn connect(address: &str) -> Self {
-        Self::with_window(address, 65_535).await
-    }
-
-    /// Takes no more than `window` bytes of an answer.
-    async fn with_window(address: &str, window: u32) -> Self {
-        let tcp = TcpStream::connect(address).await.unwrap();
-        let mut builder = h2::client::Builder::new();
-        let (requests, connection): (_, Connection<_, _>) =
-            builder.initial_window_size(window).handshake(tcp).await.unwrap();
-        #[expect(clippy::disallowed_methods, reason = "ends with its connection")]
-        let connection = tokio::spawn(connection);
-        Self { requests, connection }
-    }
-
-    /// Sends headers, and nothing after them.
-    async fn open(
-        &mut self,
-        path: &str,
-    ) -> Result<(ResponseFuture, SendStream<bytes::Bytes>), h2::Error> {
-        let request = Request::post(format!("http://broker{path}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .unwrap();
-        let mut requests = self.requests.clone().ready().await?;
-        requests.send_request(request, false)
-    }
-
-    /// Asks for the token of alice, wholly.
-    async fn ask(&mut self) -> Result<ResponseFuture, h2::Error> {
-        let (answer, mut request) = self.open(TOKENS).await?;
-        request.send_data(bytes::Bytes::from_static(ASK), true)?;
-        Ok(answer)
-    }
-
-    /// Waits until the broker ends the connection.
-    async fn ended(self) -> Result<(), h2::Error> {
-        let Self { requests, connection } = self;
-        let ended = timeout(SOON, connection).await.expect("the broker keeps it open").unwrap();
-        drop(requests);
-        ended
-    }
-}
-
-/// The status of an answer, wherever it stands.
-async fn status(answer: ResponseFuture) -> Result<HeaderMap, h2::Error> {
-    let answer = answer.await?;
-    if answer.headers().contains_key("grpc-status") {
-        return Ok(answer.headers().clone());
-    }
-    let mut body: RecvStream = answer.into_body();
-    while let Some(data) = body.data().await {
-        let _ = body.flow_control().release_capacity(data?.len());
-    }
-    Ok(poll_fn(|cx| body.poll_trailers(cx)).await?.unwrap_or_default())
-}
-
-async fn code(answer: ResponseFuture) -> Code {
-    let headers = timeout(SOON, status(answer)).await.expect("an answer").unwrap();
-    Code::from_bytes(headers["grpc-status"].as_bytes())
-}
 
 /// A broker with a token of alice in memory.
 async fn broker(dir: &tempfile::TempDir, bounds: &[(&str, &str)]) -> (Authority, Program) {

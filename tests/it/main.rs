@@ -4,6 +4,7 @@
 
 mod accounts;
 mod agreement;
+mod attack;
 mod audit;
 mod bounds;
 mod callers;

@@ -11,6 +11,7 @@ pub(crate) mod front;
 pub(crate) mod pages;
 pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod rude;
 pub(crate) mod signer;
 pub(crate) mod turned_clock;
 pub(crate) mod workers;

@@ -14,6 +14,15 @@ pub(in crate::config) struct Bounds {
     /// longest. Fewer are let in where the system gives us too few files to refresh beside them.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(in crate::config) connections: usize,
+    /// Connections on which nobody has proven anything: those that did not call yet, listen to health or
+    /// look at the contract. With one more, the oldest of the address that has most goes.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(in crate::config) unproven: usize,
+    /// Of these, those of one address, or of one /64 where it is IPv6. Where all callers come from one
+    /// address (a sidecar, a load balancer), it must hold as many as may connect at once; as high as
+    /// `unproven`, it bounds nobody by address.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(in crate::config) unproven_per_address: usize,
     /// Calls and streams of one connection at once; the client waits with more.
     #[schemars(range(min = 1, max = 100_000))]
     pub(in crate::config) connection_streams: u32,
@@ -42,6 +51,10 @@ impl Default for Bounds {
         Self {
             // Ten thousand watching services, each with a connection of its own, and some to spare.
             connections: 12_000,
+            // A sixth: a caller is one of these only until its first call.
+            unproven: 2_000,
+            // Four addresses fill the share; a connection takes milliseconds to prove its caller.
+            unproven_per_address: 500,
             // A service that watches many grants has one connection, and would wait unseen with more
             // streams than this; and the library keeps 1 to 2 kB for each as long as it is open.
             connection_streams: 250,
@@ -75,6 +88,8 @@ impl From<&Bounds> for listener::Bounds {
     fn from(section: &Bounds) -> Self {
         Self {
             connections: section.connections,
+            unproven: section.unproven,
+            unproven_per_address: section.unproven_per_address,
             connection_streams: section.connection_streams,
             streams: section.streams,
             header_bytes: section.header_bytes,
