@@ -46,9 +46,10 @@ impl From<StoreError> for OpenError {
             StoreError::Unavailable(_) | StoreError::Recovering { .. } => {
                 Self::Unavailable(chain(&error))
             }
-            StoreError::Refused(_) | StoreError::BadCursor | StoreError::Unreadable { .. } => {
-                Self::Refused(error.to_string())
-            }
+            StoreError::Refused(_)
+            | StoreError::Full(_)
+            | StoreError::BadCursor
+            | StoreError::Unreadable { .. } => Self::Refused(error.to_string()),
         }
     }
 }

@@ -111,6 +111,7 @@ impl Broker {
     /// Takes the place of a deleted or refused grant of that name; of any other only if told.
     pub async fn create_grant(self: &Arc<Self>, new: NewGrant) -> Result<Overview, Error> {
         self.provider(&new.provider)?;
+        self.rotations.store.spare().await?;
         let broker = Arc::clone(self);
         self.to_the_end(async move { broker.start_chain(new).await }).await
     }

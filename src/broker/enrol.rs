@@ -16,7 +16,7 @@ use crate::broker::model::{
     Descriptor, ENROLMENT_LIFE, Ending, Enrolment, GrantId, GrantKind, PageTerms, ProviderId,
     Reason,
 };
-use crate::broker::store::{Found, StoreError, Stored};
+use crate::broker::store::{Crowd, Found, StoreError, Stored};
 use crate::secret::{CodeVerifier, EnrolmentId, EnrolmentState, Nonce, UserCode};
 
 mod browser;
@@ -42,6 +42,8 @@ pub struct NewEnrolment {
     pub redirect_uri: Option<String>,
     /// Asking again with this gives the same question.
     pub request: Option<String>,
+    /// Who begins it, if they had to prove it.
+    pub caller: Option<String>,
     /// Who begins it, as they say.
     pub started_by: String,
     /// Whoever begins it brings the answer, also where it goes to our own page.
@@ -112,7 +114,9 @@ impl Broker {
             expires_at: self.rotations.clock.now() + ENROLMENT_LIFE,
         };
         self.question(&asked).await?;
-        let begun = self.rotations.store.begin(asked.clone(), new.request.as_deref()).await?;
+        let request = new.request.as_deref();
+        self.room_for(&asked, request, new.caller.as_deref()).await?;
+        let begun = self.rotations.store.begin(asked.clone(), request).await?;
         let Some(enrolment) = begun else {
             return Err(Error::invalid("request_id", "was answered already; ask with another one"));
         };
@@ -130,6 +134,26 @@ impl Broker {
         };
         info!(grant.id = %enrolment.grant, provider = %enrolment.provider, "a person is asked");
         Ok(Asked { enrolment, url })
+    }
+
+    /// Says no where there are too many enrolments, or too little room for what they leave.
+    async fn room_for(
+        &self,
+        asked: &Enrolment,
+        request: Option<&str>,
+        caller: Option<&str>,
+    ) -> Result<(), Error> {
+        let (store, limits) = (&self.rotations.store, self.rotations.settings.enrolments);
+        store.spare().await?;
+        let Some(crowded) = store.enter(asked, request, caller, limits).await? else {
+            return Ok(());
+        };
+        let (by, limit) = match crowded.by {
+            Crowd::Caller => ("of this caller", "enrollments.per_caller"),
+            Crowd::Grant => ("for this grant", "enrollments.per_grant"),
+            Crowd::All => ("in all", "enrollments.in_all"),
+        };
+        Err(Error::EnrolmentsLimited { by, limit, retry_after: crowded.retry_after })
     }
 
     /// The grant that goes on with this consent, which asks for what was asked for before. One that

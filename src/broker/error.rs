@@ -107,6 +107,18 @@ pub enum Error {
         /// When there is some again.
         retry_after: Duration,
     },
+    /// Too many enrolments were begun.
+    #[error(
+        "too many enrolments {by}; wait for those to end, or ask an operator to raise `{limit}`"
+    )]
+    EnrolmentsLimited {
+        /// Of whom, or of what.
+        by: &'static str,
+        /// The setting.
+        limit: &'static str,
+        /// When there is room for another.
+        retry_after: Duration,
+    },
     /// The audit log takes nothing, and nothing is changed without it.
     #[error(
         "the audit log cannot be written, and `audit.required` says that nothing is changed without \
@@ -303,6 +315,7 @@ impl Error {
             | Self::AccountUnproven { .. }
             | Self::OtherAccount(_)
             | Self::CallerLimited { .. }
+            | Self::EnrolmentsLimited { .. }
             | Self::NotAudited
             | Self::Draining
             | Self::NotImplemented(_)

@@ -16,7 +16,9 @@ pub mod token;
 pub use answer::{Answer, Cause};
 pub use client::ClientFingerprint;
 pub use descriptor::{Descriptor, GrantKind};
-pub use enrolment::{ENROLMENT_LIFE, Ending, Enrolment, PageTerms};
+pub use enrolment::{
+    ENROLMENT_KEPT, ENROLMENT_LIFE, Ending, Enrolment, EnrolmentLimits, PageTerms,
+};
 pub use evidence::{Evidence, Hold, Millis, Piece, Reading};
 pub use generation::{Fence, Generation, Position};
 pub use grant::Grant;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::broker::backoff::Backoff;
+use crate::broker::model::EnrolmentLimits;
 use crate::crash::Moment;
 
 /// What is certain of processes that held claims before this one.
@@ -32,6 +33,8 @@ pub struct Settings {
     pub replica: String,
     /// Where the broker's own pages are; `None`: there are none.
     pub pages: Option<PageAddresses>,
+    /// How many enrolments may be begun.
+    pub enrolments: EnrolmentLimits,
     /// Longest wait of a caller for a refresh.
     pub caller_wait_max: Duration,
     /// No forced refresh for this long after a new token arrived.
@@ -89,6 +92,7 @@ impl Default for Settings {
         let s = Duration::from_secs;
         Self {
             pages: None,
+            enrolments: EnrolmentLimits::default(),
             replica: "local".to_owned(),
             caller_wait_max: s(10),
             force_cooldown: s(10),

@@ -17,7 +17,7 @@ mod troubles;
 
 pub use claims::{Claim, Claims};
 pub use due::DueIndex;
-pub use enrolments::{Enrolments, Found};
+pub use enrolments::{Crowd, Crowded, Enrolments, Found};
 pub use error::StoreError;
 pub use events::{Events, Heard};
 pub use findings::{Finding, Grade};
@@ -60,6 +60,9 @@ pub trait Store:
 
     /// Looks at everything that decides whether grants are safe in it.
     async fn examine(&self) -> Result<Vec<Finding>, StoreError>;
+
+    /// Says no where what is left of it is for what must be written.
+    async fn spare(&self) -> Result<(), StoreError>;
 
     /// Lets go of some tombstones that are older than [`TOMBSTONE_LIFE`], and says of how many.
     async fn purge(&self) -> Result<usize, StoreError>;

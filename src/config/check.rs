@@ -67,7 +67,7 @@ pub(super) fn check(file: File, environment: &Environment) -> Result<Config, Vec
     let (callers, policy) = callers(&file, &mut problems);
     nonzero(&file, &mut problems);
     turned(&file, &mut problems);
-    let settings = settings(&file.timing, environment, &providers, store.as_ref());
+    let settings = settings(&file, environment, &providers, store.as_ref());
     let log = Log {
         format: match file.log.format {
             file::LogFormat::Auto => LogFormat::Auto,
@@ -386,7 +386,7 @@ fn store(
 }
 
 fn settings(
-    timing: &file::Timing,
+    File { timing, enrollments, .. }: &File,
     environment: &Environment,
     providers: &[Provider],
     store: Option<&StoreConfig>,
@@ -397,6 +397,7 @@ fn settings(
     let longest = longest.max().unwrap_or_default();
     Settings {
         pages: None,
+        enrolments: enrollments.into(),
         replica: environment.get(HOSTNAME).cloned().unwrap_or_else(|| "local".to_owned()),
         caller_wait_max: timing.caller_wait_max.0,
         force_cooldown: timing.force_cooldown.0,

@@ -21,7 +21,7 @@ pub(super) use provider::{
     Resend, Rule,
 };
 pub(super) use trust::{
-    AuditSection, Callers, KubernetesSection, LimitsSection, PolicySection, TlsSection,
+    AuditSection, Callers, Enrollments, KubernetesSection, LimitsSection, PolicySection, TlsSection,
 };
 
 /// How `store.prefix` is written.
@@ -43,6 +43,8 @@ pub(super) struct File {
     pub(super) callers: Callers,
     /// What they may do.
     pub(super) policy: PolicySection,
+    /// How many enrolments may be begun.
+    pub(super) enrollments: Enrollments,
     /// Who issues tokens, by name.
     pub(super) providers: BTreeMap<String, ProviderSection>,
     /// Waits and bounds.

@@ -121,6 +121,7 @@ impl GrantAdminService for Admin {
             if let Some(proven) = call.who.proven() {
                 // Whoever consents reads who asked: not what they say, but what they have proven.
                 proven.clone_into(&mut new.started_by);
+                new.caller = Some(proven.to_owned());
             }
             let asked = self.broker.start_enrolment(new, call.deadline).await?;
             Ok(convert::asked(asked))

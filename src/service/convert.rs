@@ -32,8 +32,12 @@ const FINGERPRINT_LEN: usize = 16;
 const LABELS_MAX: usize = 32;
 /// Longest name or value of a label.
 const LABEL_LEN_MAX: usize = 256;
+/// Bytes of all labels of a grant together.
+const LABELS_LEN_MAX: usize = 4 * 1024;
 /// Most scopes of a grant.
 const SCOPES_MAX: usize = 100;
+/// Bytes of all scopes of a grant together: they are asked for in one URL.
+const SCOPES_LEN_MAX: usize = 6 * 1024;
 /// Page size where none is asked for, and the largest.
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
@@ -78,19 +82,23 @@ impl Checks {
             !scope.is_empty()
                 && scope.chars().all(|c| c.is_ascii_graphic() && c != '"' && c != '\\')
         };
-        if scopes.len() > SCOPES_MAX || !scopes.iter().all(word) {
+        let length: usize = scopes.iter().map(String::len).sum();
+        if scopes.len() > SCOPES_MAX || length > SCOPES_LEN_MAX || !scopes.iter().all(word) {
             self.fail(
                 "scopes",
-                "must be at most 100 words of visible ASCII (RFC 6749 section 3.3)",
+                "must be at most 100 words of visible ASCII (RFC 6749 section 3.3), of 6 KiB together",
             );
         }
         let long = |text: &String| text.len() > LABEL_LEN_MAX;
+        let length: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
         if labels.len() > LABELS_MAX
+            || length > LABELS_LEN_MAX
             || labels.iter().any(|(name, value)| name.is_empty() || long(name) || long(value))
         {
             self.fail(
                 "labels",
-                "must be at most 32, each with a name; names and values at most 256 bytes long",
+                "must be at most 32, each with a name; names and values at most 256 bytes long, \
+                 and of 4 KiB together",
             );
         }
     }

@@ -193,7 +193,10 @@ fn log(call: &Call, error: &Error) {
         }
         _ => false,
     };
-    let crowding = matches!(error, Error::Unauthenticated(_) | Error::CallerLimited { .. });
+    let crowding = matches!(
+        error,
+        Error::Unauthenticated(_) | Error::CallerLimited { .. } | Error::EnrolmentsLimited { .. }
+    );
     let error = chain(error);
     match code {
         _ if told => {
@@ -269,6 +272,7 @@ fn grant(error: &Error) -> Option<&GrantId> {
         | Error::CallersUnknown(_)
         | Error::Denied { .. }
         | Error::CallerLimited { .. }
+        | Error::EnrolmentsLimited { .. }
         | Error::AccountUnproven { .. }
         | Error::ProviderNotConfigured(_)
         | Error::Store(_)

@@ -15,6 +15,8 @@ use crate::service::Refusal;
 
 /// Wait that is advised where the error itself knows none.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+/// Somebody must make room first.
+const STORE_FULL_WAIT: Duration = Duration::from_secs(30);
 
 /// The reason in the contract for a reason of the domain.
 pub(crate) fn contract_reason(reason: Reason) -> ErrorReason {
@@ -66,6 +68,9 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
             StoreError::Recovering { retry_after, .. } => {
                 (Code::Unavailable, ErrorReason::StoreRecovering, Some(*retry_after))
             }
+            StoreError::Full(_) => {
+                (Code::ResourceExhausted, ErrorReason::StoreFull, Some(STORE_FULL_WAIT))
+            }
             StoreError::Unavailable(_) | StoreError::Refused(_) => {
                 (Code::Unavailable, ErrorReason::StoreUnavailable, soon)
             }
@@ -105,6 +110,9 @@ pub(crate) fn classify(error: &Error) -> (Code, ErrorReason, Option<Duration>) {
         Error::Denied { .. } => (Code::PermissionDenied, ErrorReason::PolicyDenied, None),
         Error::CallerLimited { retry_after, .. } => {
             (Code::ResourceExhausted, ErrorReason::CallerRateLimited, Some(*retry_after))
+        }
+        Error::EnrolmentsLimited { retry_after, .. } => {
+            (Code::ResourceExhausted, ErrorReason::EnrollmentsLimited, Some(*retry_after))
         }
         Error::NotAudited => (Code::Unavailable, ErrorReason::AuditUnavailable, soon),
         Error::Draining => (Code::Unavailable, ErrorReason::Draining, soon),
@@ -270,6 +278,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
             put("caller", caller.clone());
             put("limit", (*limit).to_owned());
         }
+        Error::EnrolmentsLimited { limit, .. } => put("limit", (*limit).to_owned()),
         Error::Unauthenticated(_)
         | Error::CallersUnknown(_)
         | Error::EnrolmentUnknown

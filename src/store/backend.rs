@@ -84,6 +84,18 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// there then.
     async fn keep(&self, name: &str, note: Blob, life: Duration) -> StoreResult<Blob>;
 
+    /// Puts a member on all of these lists, each with the most that it holds, for a time; one that is on
+    /// them stays. Or says which is full, and when it has room again; then it is on none that it was not on.
+    async fn enlist(
+        &self,
+        lists: &[(String, usize)],
+        member: &str,
+        life: Duration,
+    ) -> StoreResult<Option<(usize, Duration)>>;
+
+    /// Says no where what is left is for what must be written.
+    async fn spare(&self) -> StoreResult<()>;
+
     /// Looks at a note; an empty one was taken out.
     async fn look(&self, name: &str) -> StoreResult<Option<Blob>>;
 

@@ -27,6 +27,7 @@ use crate::store::bucket::{Booked, Bucket, micros};
 use crate::store::embedded::failure::{refusal, unavailable};
 use crate::store::embedded::file::StoreFile;
 use crate::store::embedded::inner::Inner;
+use crate::store::embedded::lists::Lists;
 use crate::store::embedded::rows::alive;
 use crate::store::embedded::tables::{IDENTITY, META};
 use crate::store::identity::Identity;
@@ -37,6 +38,7 @@ use crate::store::{OpenError, transition};
 mod failure;
 mod file;
 mod inner;
+mod lists;
 mod meta;
 mod rows;
 mod tables;
@@ -47,10 +49,14 @@ pub(crate) struct Embedded {
     /// Of the only process that there is; they need not last.
     buckets: Mutex<HashMap<ProviderId, Bucket>>,
     shared: Mutex<HashMap<String, Shared>>,
+    lists: Mutex<Lists>,
 }
 
 /// A disk with less than this is full soon: the file doubles what it holds when it grows.
 const ROOM_LEAST: u64 = 100_000_000;
+
+/// With less than this nothing new is begun: what is left is for pairs that arrive.
+const ROOM_SPARE: u64 = 16_000_000;
 
 /// A value, which change it is, and when it was made.
 struct Shared {
@@ -89,7 +95,12 @@ impl Embedded {
             clock,
         };
         inner.make_tables()?;
-        Ok(Self { inner: Arc::new(inner), buckets: Mutex::default(), shared: Mutex::default() })
+        Ok(Self {
+            inner: Arc::new(inner),
+            buckets: Mutex::default(),
+            shared: Mutex::default(),
+            lists: Mutex::default(),
+        })
     }
 
     /// What [`Backend::identity`] does, for who cannot wait.
@@ -124,11 +135,16 @@ impl Embedded {
     }
 }
 
-/// How much the disk takes that the file is on; `None`: the system does not say.
-pub(crate) fn room(path: &Path) -> Option<Finding> {
+/// Bytes that the disk takes still.
+fn left(path: &Path) -> Option<u64> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let disk = rustix::fs::statvfs(folder.unwrap_or_else(|| Path::new("."))).ok()?;
-    let left = disk.f_bavail.saturating_mul(disk.f_frsize);
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// How much the disk takes that the file is on; `None`: the system does not say.
+pub(crate) fn room(path: &Path) -> Option<Finding> {
+    let left = left(path)?;
     let found = format!("{} MB are left on the disk of {}", left / 1_000_000, path.display());
     if left >= ROOM_LEAST {
         return Some(Finding::fine("room", found));
@@ -279,6 +295,27 @@ impl Backend for Embedded {
     async fn keep(&self, name: &str, note: Blob, life: Duration) -> StoreResult<Blob> {
         let name = name.to_owned();
         self.run(move |inner| inner.keep(&name, &note, life)).await
+    }
+
+    async fn enlist(
+        &self,
+        lists: &[(String, usize)],
+        member: &str,
+        life: Duration,
+    ) -> StoreResult<Option<(usize, Duration)>> {
+        Ok(self.lists.lock().enlist(lists, member, life))
+    }
+
+    async fn spare(&self) -> StoreResult<()> {
+        let Some(file) = &self.inner.file else { return Ok(()) };
+        let path = file.lock().path.clone();
+        let left = tokio::task::spawn_blocking(move || left(&path)).await.map_err(unavailable)?;
+        match left {
+            Some(left) if left < ROOM_SPARE => {
+                Err(StoreError::Full(format!("{} MB are left on its disk", left / 1_000_000)))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn look(&self, name: &str) -> StoreResult<Option<Blob>> {

@@ -569,6 +569,29 @@ impl Backend for Redis {
         Ok(Blob(there))
     }
 
+    async fn enlist(
+        &self,
+        lists: &[(String, usize)],
+        member: &str,
+        life: Duration,
+    ) -> StoreResult<Option<(usize, Duration)>> {
+        let keys: Vec<_> = lists.iter().map(|(name, _)| self.layout.list(name)).collect();
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let mut arguments = vec![member.as_bytes().to_vec(), text(millis(life))];
+        arguments.extend(lists.iter().map(|(_, most)| text(*most)));
+        let arguments: Vec<_> = arguments.iter().map(Vec::as_slice).collect();
+        let full: Vec<u64> = self.call("enlist", &keys, &arguments).await?;
+        let [place, wait] = full.as_slice() else { return Ok(None) };
+        let place = usize::try_from(*place).map_err(|_| malformed())?;
+        Ok(Some((place, Duration::from_millis(*wait))))
+    }
+
+    async fn spare(&self) -> StoreResult<()> {
+        let asked = self.session.query(redis::cmd("INFO").arg("memory")).await;
+        let text: String = asked.map_err(unavailable)?;
+        check::spare(&text).map_or(Ok(()), |full| Err(StoreError::Full(full)))
+    }
+
     async fn look(&self, name: &str) -> StoreResult<Option<Blob>> {
         let note: Option<Vec<u8>> = self.call("look", &[&self.layout.note(name)], &[]).await?;
         Ok(note.map(Blob))

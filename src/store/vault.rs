@@ -316,6 +316,10 @@ impl Store for Vault {
         Ok(findings)
     }
 
+    async fn spare(&self) -> StoreResult<()> {
+        self.backend.spare().await
+    }
+
     async fn purge(&self) -> StoreResult<usize> {
         self.backend.purge().await
     }

@@ -18,6 +18,7 @@ use crate::callers::{STATIC, World};
 use crate::support::rude::tcp_from;
 
 mod connections;
+mod leftovers;
 
 /// What a caller waits for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);

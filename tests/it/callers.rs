@@ -10,13 +10,13 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use prost::Message as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use token_broker::client::{Bearer, CallError};
+use token_broker::client::{Bearer, CallError, Client};
 use token_broker::proto::force_refresh_request::Rejected;
 use token_broker::proto::token_service_client::TokenServiceClient;
 use token_broker::proto::{ErrorReason, FILE_DESCRIPTOR_SET, ForceRefreshRequest, GetTokenRequest};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, ClientTlsConfig};
 use tonic::{Code, Request};
 
 use crate::herd::settings;
@@ -79,6 +79,10 @@ impl World {
             ("TOKEN_BROKER__LOG__LEVEL", "trace"),
         ]);
         environment.extend(more);
+        if more.iter().any(|(name, _)| *name == "TOKEN_BROKER__KEYS__FILE") {
+            let made = run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
+            assert!(made.status.success());
+        }
         let program = Program::start(dir.path(), &["serve"], &environment);
         let channel = Channel::from_shared(format!("http://{}", program.api)).unwrap();
         let channel = channel.connect().await.unwrap();
@@ -93,6 +97,14 @@ impl World {
         );
         assert!(ok, "{errors}");
         world
+    }
+
+    /// Connects as this service account.
+    pub(crate) async fn client(&self, namespace: &str, name: &str) -> Client {
+        let file = self.at(&format!("token-of-{namespace}-{name}"));
+        std::fs::write(&file, self.token(&claims(namespace, name))).unwrap();
+        let (address, tls) = (format!("http://{}", self.program.api), ClientTlsConfig::new());
+        Client::connect_as(&address, Bearer::from_file(file), tls).await.unwrap()
     }
 
     /// Calls with grpcurl as this service account.

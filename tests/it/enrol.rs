@@ -297,6 +297,7 @@ fn soon() -> tokio::time::Instant {
 async fn a_question_lapses_after_ten_minutes() {
     let world = crate::support::world::World::new();
     let new = || NewEnrolment {
+        caller: None,
         grant: GrantId::parse("kroger/alice").unwrap(),
         provider: ProviderId::new("kroger"),
         scopes: Vec::new(),

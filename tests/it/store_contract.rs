@@ -6,16 +6,16 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tempfile::TempDir;
 use token_broker::broker::model::{
-    Answer, Cause, ClientFingerprint, Descriptor, Doubt, DoubtKind, Evidence, Fence, Generation,
-    Grant, GrantId, GrantKind, Hold, Intent, Owner, Pair, Piece, Position, ProviderId, Reading,
-    Reason, Standing, Token, Verdict,
+    Answer, Cause, ClientFingerprint, Descriptor, Doubt, DoubtKind, ENROLMENT_KEPT, Enrolment,
+    EnrolmentLimits, Evidence, Fence, Generation, Grant, GrantId, GrantKind, Hold, Intent, Owner,
+    Pair, Piece, Position, ProviderId, Reading, Reason, Standing, Token, Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, Claims as _, DueIndex as _, Grants as _, Limit, Merged, Rates as _, Said,
-    Seed, Slowing, Store, StoreError, Stored, TOMBSTONE_LIFE, When,
+    Amendment, Claim, Claims as _, Crowd, DueIndex as _, Grants as _, Limit, Merged, Rates as _,
+    Said, Seed, Slowing, Store, StoreError, Stored, TOMBSTONE_LIFE, When,
 };
 use token_broker::clock::Clock;
-use token_broker::secret::{AccessToken, RefreshToken};
+use token_broker::secret::{AccessToken, EnrolmentId, EnrolmentState, RefreshToken};
 use token_broker::store::redis::{Address, Admission};
 use token_broker::store::{Keyring, Vault};
 
@@ -822,5 +822,51 @@ async fn what_a_client_was_when_it_last_succeeded_is_kept() {
             }
             assert_eq!(was(other, when).await, None);
         }
+    }
+}
+
+/// Each counts once, however often it is begun, and everything that may be full says so.
+#[tokio::test]
+async fn enrolments_are_counted_by_caller_by_grant_and_in_all() {
+    let limits = EnrolmentLimits { per_caller: 2, per_grant: 3, in_all: 5 };
+    for subject in subjects().await {
+        let begins = async |grant: &str, request: Option<&str>, caller: Option<&str>| {
+            let entered = subject.store.enter(&enrolment(grant), request, caller, limits).await;
+            entered.unwrap().map(|crowded| {
+                assert!(crowded.retry_after > ENROLMENT_KEPT / 2);
+                crowded.by
+            })
+        };
+        for _ in 0..3 {
+            assert_eq!(begins("a/1", Some("same"), Some("ana")).await, None);
+        }
+        assert_eq!(begins("a/1", None, Some("ana")).await, None);
+        assert_eq!(begins("a/2", None, Some("ana")).await, Some(Crowd::Caller));
+        assert_eq!(begins("a/1", None, Some("bob")).await, None);
+        assert_eq!(begins("a/1", None, Some("bob")).await, Some(Crowd::Grant));
+        assert_eq!(begins("a/2", None, Some("bob")).await, None, "what was refused is not counted");
+        assert_eq!(begins("a/2", None, None).await, None);
+        assert_eq!(begins("a/2", None, None).await, Some(Crowd::All));
+        assert_eq!(begins("a/1", Some("same"), Some("ana")).await, None, "it is one of them");
+        let any = EnrolmentLimits { per_caller: 0, in_all: 100, ..limits };
+        let entered = subject.store.enter(&enrolment("a/3"), None, Some("ana"), any).await;
+        assert_eq!(entered.unwrap(), None);
+    }
+}
+
+fn enrolment(grant: &str) -> Enrolment {
+    Enrolment {
+        id: EnrolmentId::random(),
+        state: EnrolmentState::random(),
+        verifier: None,
+        nonce: None,
+        grant: id(grant),
+        provider: ProviderId::new("default"),
+        scopes: Vec::new(),
+        labels: BTreeMap::new(),
+        redirect_uri: "http://localhost:1".to_owned(),
+        other_account: false,
+        page: None,
+        expires_at: Clock::system().now() + Duration::from_secs(600),
     }
 }

@@ -9,6 +9,8 @@ use crate::secret::{CodeVerifier, EnrolmentId, EnrolmentState, Nonce, UserCode};
 /// How long a person may take. Authorization codes live for ten minutes at most (RFC 6749 section
 /// 4.1.2), and people need that long to find a password.
 pub const ENROLMENT_LIFE: Duration = Duration::from_secs(600);
+/// How long it is known what became of one.
+pub const ENROLMENT_KEPT: Duration = Duration::from_secs(2 * ENROLMENT_LIFE.as_secs());
 
 /// A question to a person, and what proves that an answer belongs to it. Good for one answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,5 +70,23 @@ impl Ending {
             Self::Failed(_) => "failed",
             Self::Cancelled => "cancelled",
         }
+    }
+}
+
+/// How many enrolments may have been begun within [`ENROLMENT_KEPT`]; what they leave is kept so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EnrolmentLimits {
+    /// By one caller who has proven who it is; 0: as many as it likes.
+    pub per_caller: usize,
+    /// For one grant.
+    pub per_grant: usize,
+    /// In all.
+    pub in_all: usize,
+}
+
+impl Default for EnrolmentLimits {
+    fn default() -> Self {
+        // A page for customers begins one every second; a person tries again every minute.
+        Self { per_caller: 1_200, per_grant: 20, in_all: 10_000 }
     }
 }

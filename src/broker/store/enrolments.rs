@@ -1,8 +1,10 @@
 //! Enrolments under way, in the store: any process that has it may end them.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
-use crate::broker::model::{Ending, Enrolment};
+use crate::broker::model::{Ending, Enrolment, EnrolmentLimits};
 use crate::broker::store::error::StoreError;
 use crate::secret::{Browser, EnrolmentId, EnrolmentState};
 
@@ -17,6 +19,16 @@ pub trait Enrolments {
         enrolment: Enrolment,
         request: Option<&str>,
     ) -> Result<Option<Enrolment>, StoreError>;
+
+    /// Counts an enrolment that is about to begin, once: of its caller, for its grant, and in all. `Some`:
+    /// there are as many as there may be, and nothing was counted.
+    async fn enter(
+        &self,
+        enrolment: &Enrolment,
+        request: Option<&str>,
+        caller: Option<&str>,
+        limits: EnrolmentLimits,
+    ) -> Result<Option<Crowded>, StoreError>;
 
     /// Takes the enrolment that has this state out: nobody gets it twice.
     async fn take(&self, state: &EnrolmentState) -> Result<Option<Enrolment>, StoreError>;
@@ -41,6 +53,26 @@ pub trait Enrolments {
 
     /// How the enrolment with this state ended, for some minutes after it has.
     async fn ending(&self, state: &EnrolmentState) -> Result<Option<Ending>, StoreError>;
+}
+
+/// There are too many enrolments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crowded {
+    /// Of whom, or of what.
+    pub by: Crowd,
+    /// When there is room for another.
+    pub retry_after: Duration,
+}
+
+/// What enrolments are counted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crowd {
+    /// Who begins them.
+    Caller,
+    /// The grant to be.
+    Grant,
+    /// All together.
+    All,
 }
 
 /// What waits for an answer.

@@ -23,6 +23,11 @@ pub enum StoreError {
     /// It refused the step, which did not happen.
     #[error("the token store refused: {0}")]
     Refused(String),
+    /// Nothing new is begun in it: the little that is left is for what must be written, and nothing was.
+    #[error(
+        "the token store is nearly full ({0}); nothing new is begun, so that tokens are refreshed still"
+    )]
+    Full(String),
     /// A cursor is not one of ours.
     #[error("page_token is not one that this store gave out; begin without it")]
     BadCursor,

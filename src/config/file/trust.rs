@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::broker::model::EnrolmentLimits;
+
 /// TLS of the API. The files are in PEM, and read again when they change.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -92,6 +94,36 @@ impl Default for KubernetesSection {
 pub(in crate::config) struct PolicySection {
     /// The policy file. What it does not allow is denied.
     pub(in crate::config) file: Option<PathBuf>,
+}
+
+/// How many enrolments may have been begun within twenty minutes, over all replicas: as long as what they
+/// leave in the store is kept.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Enrollments {
+    /// By one caller who has proven who it is; 0: as many as it likes.
+    #[schemars(range(max = 1_000_000))]
+    pub(in crate::config) per_caller: usize,
+    /// For one grant.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(in crate::config) per_grant: usize,
+    /// In all.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(in crate::config) in_all: usize,
+}
+
+impl Default for Enrollments {
+    fn default() -> Self {
+        let EnrolmentLimits { per_caller, per_grant, in_all } = EnrolmentLimits::default();
+        Self { per_caller, per_grant, in_all }
+    }
+}
+
+impl From<&Enrollments> for EnrolmentLimits {
+    fn from(section: &Enrollments) -> Self {
+        let Enrollments { per_caller, per_grant, in_all } = *section;
+        Self { per_caller, per_grant, in_all }
+    }
 }
 
 /// The audit log: a JSON line for each decision on a token or a grant, and for each act of the broker.

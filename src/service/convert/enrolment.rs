@@ -43,6 +43,7 @@ pub(in crate::service) fn enrolment(
         labels,
         redirect_uri: given(request.redirect_uri),
         request: given(request.request_id),
+        caller: None,
         started_by: request.started_by,
         paste: request.paste,
         other_account: request.allow_other_account,

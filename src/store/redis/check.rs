@@ -12,7 +12,7 @@ use crate::store::{Keyring, OpenError};
 
 /// Functions came with this version.
 const VERSION_MIN: (u32, u32) = (7, 0);
-/// Memory in use above this share of the most is told of.
+/// Memory in use above this share of the most is told of, and kept for what must be written: rotations go on.
 const MEMORY_PERCENT: u64 = 90;
 /// Clocks that differ by more than this make the lives of tokens look wrong, in ms.
 const CLOCK_MAX: u64 = 2_000;
@@ -129,11 +129,18 @@ fn eviction(facts: &Facts, admission: Admission) -> Finding {
     Finding::new("eviction", grade, found, remedy)
 }
 
+/// What is left of its memory is for what must be written, and why.
+pub(super) fn spare(info: &str) -> Option<String> {
+    let finding = memory(&Facts::of_info(info));
+    (finding.grade > Grade::Fine).then(|| finding.to_string())
+}
+
 fn memory(facts: &Facts) -> Finding {
     let number = |name| facts.info(name).parse::<u64>().ok();
     let (Some(used), Some(most @ 1..)) = (number("used_memory"), number("maxmemory")) else {
         return Finding::fine("memory", "no limit is set");
     };
+    let used = used.saturating_sub(number("mem_not_counted_for_evict").unwrap_or_default());
     let found = format!("{used} of {most} bytes are used");
     let remedy = "raise `maxmemory` or free memory";
     if used >= most {

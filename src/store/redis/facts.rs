@@ -33,11 +33,7 @@ impl Facts {
         clock: Clock,
     ) -> Result<Self, RedisError> {
         let info: String = session.query(redis::cmd("INFO").arg("everything")).await?;
-        let mut facts = Self { replicas: attached(&info), ..Self::default() };
-        facts.info = parse(&info)
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
+        let mut facts = Self { replicas: attached(&info), ..Self::of_info(&info) };
         if facts.info("cluster_enabled") == "1" || facts.info("role") != "master" {
             return Ok(facts);
         }
@@ -82,6 +78,12 @@ impl Facts {
             }
         }
         Ok(())
+    }
+
+    /// What `INFO` says, and nothing else.
+    pub(super) fn of_info(info: &str) -> Self {
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Self { info: parse(info).into_iter().map(owned).collect(), ..Self::default() }
     }
 
     /// What `INFO` says; empty for nothing.
@@ -129,10 +131,12 @@ fn needed(key: &str) -> Vec<(&'static str, Cmd)> {
         command("ZADD", &["1", "a"]),
         command("PEXPIRE", &["10000"]),
         command("ZSCORE", &["a"]),
+        command("ZCARD", &[]),
         command("ZRANGE", &["0", "1"]),
         command("ZRANGEBYSCORE", &["0", "1"]),
         command("ZRANGEBYLEX", &["-", "+"]),
         command("ZREM", &["a"]),
+        command("ZREMRANGEBYSCORE", &["0", "1"]),
         command("DEL", &[]),
     ]
 }

@@ -3,6 +3,7 @@
 //! `PREFIX:{NN}:g:GRANT` the grants, `PREFIX:{NN}:due` the due index, `PREFIX:{NN}:ids` the names
 //! in order, `PREFIX:meta` whom the store belongs to, `PREFIX:mark:PROCESS` a mark of each process,
 //! which lives for a day, `PREFIX:note:NAME` an enrolment under way, which lives for minutes,
+//! `PREFIX:{enrolments}:NAME` how many there are of a caller, for a grant and in all,
 //! `PREFIX:replicas` and `PREFIX:compared` which brokers there are, and which server they were compared
 //! with, `PREFIX:rate:PROVIDER` how fast it is asked, `PREFIX:trouble:CLIENT` what is known of its trouble,
 //! for an hour, `PREFIX:client:CLIENT:WHEN` what it was when it
@@ -71,6 +72,11 @@ impl Layout {
     /// A note.
     pub(super) fn note(&self, name: &str) -> String {
         format!("{}:note:{name}", self.prefix)
+    }
+
+    /// A list of enrolments that count together.
+    pub(super) fn list(&self, name: &str) -> String {
+        format!("{}:{{enrolments}}:{name}", self.prefix)
     }
 
     /// How fast a provider is asked.

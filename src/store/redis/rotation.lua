@@ -402,6 +402,25 @@ local function keep(keys, args)
   return args[1]
 end
 
+-- Puts a member on lists for a time, once; on none where one of them is full.
+-- keys: lists   args: member, its life in ms, the most of each list
+-- returns: nothing | place of the list that is full, ms until it has room
+local function enlist(keys, args)
+  local now = time_ms()
+  for place, list in ipairs(keys) do
+    redis.call('ZREMRANGEBYSCORE', list, '-inf', decimal(now))
+    if not redis.call('ZSCORE', list, args[1]) and redis.call('ZCARD', list) >= number(args[place + 2]) then
+      local first = redis.call('ZRANGE', list, 0, 0, 'WITHSCORES')
+      return { place - 1, math.max(number(first[2]) - now, 0) }
+    end
+  end
+  for _, list in ipairs(keys) do
+    redis.call('ZADD', list, 'NX', decimal(now + number(args[2])), args[1])
+    redis.call('PEXPIRE', list, args[2])
+  end
+  return {}
+end
+
 -- Looks at a note; an empty one was taken out.
 -- keys: note
 local function look(keys)
@@ -625,6 +644,7 @@ register('leave', leave, { 'allow-oom' })
 register('since', since, { 'allow-oom' })
 register('give_up', give_up, { 'allow-oom' })
 register('keep', keep, {})
+register('enlist', enlist, {})
 register('look', look, { 'no-writes' })
 register('pick', pick, { 'allow-oom' })
 register('shared', shared, { 'no-writes' })

@@ -7,8 +7,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::broker::model::{ENROLMENT_LIFE, Ending, Enrolment};
-use crate::broker::store::{Enrolments, Found, StoreError};
+use crate::broker::model::{
+    ENROLMENT_KEPT, ENROLMENT_LIFE, Ending, Enrolment, EnrolmentLimits, GrantId,
+};
+use crate::broker::store::{Crowd, Crowded, Enrolments, Found, StoreError};
 use crate::clock::between;
 use crate::secret::{Browser, EnrolmentId, EnrolmentState};
 use crate::store::backend::StoreResult;
@@ -28,7 +30,7 @@ impl Enrolments for Vault {
         let begun = match request {
             None => enrolment,
             Some(request) => {
-                let request = name_of("request", &format!("{} {request}", enrolment.grant));
+                let request = name_of_request(&enrolment.grant, request);
                 let Some(begun) = self.keep_enrolment(&request, enrolment, Duration::ZERO).await?
                 else {
                     return Ok(None);
@@ -44,6 +46,31 @@ impl Enrolments for Vault {
         // That it was answered is remembered for longer than it may be answered.
         let state = name_of("state", begun.state.expose());
         self.keep_enrolment(&state, begun, ENROLMENT_LIFE).await
+    }
+
+    async fn enter(
+        &self,
+        enrolment: &Enrolment,
+        request: Option<&str>,
+        caller: Option<&str>,
+        limits: EnrolmentLimits,
+    ) -> StoreResult<Option<Crowded>> {
+        let member = request.map_or_else(
+            || name_of("id", enrolment.id.expose()),
+            |request| name_of_request(&enrolment.grant, request),
+        );
+        let caller = caller.filter(|_| limits.per_caller > 0);
+        let lists = [
+            caller.map(|caller| (Crowd::Caller, name_of("caller", caller), limits.per_caller)),
+            Some((Crowd::Grant, name_of("grant", enrolment.grant.as_str()), limits.per_grant)),
+            Some((Crowd::All, "all".to_owned(), limits.in_all)),
+        ];
+        let lists: Vec<_> = lists.into_iter().flatten().collect();
+        let names: Vec<_> = lists.iter().map(|(_, name, most)| (name.clone(), *most)).collect();
+        let full = self.backend.enlist(&names, &member, ENROLMENT_KEPT).await?;
+        let crowded = full
+            .and_then(|(list, retry_after)| Some(Crowded { by: lists.get(list)?.0, retry_after }));
+        Ok(crowded)
     }
 
     async fn take(&self, state: &EnrolmentState) -> StoreResult<Option<Enrolment>> {
@@ -143,6 +170,10 @@ impl Vault {
 
 fn sealed_by_another() -> StoreError {
     StoreError::Refused("what it keeps of an enrolment cannot be opened; begin again".into())
+}
+
+fn name_of_request(grant: &GrantId, request: &str) -> String {
+    name_of("request", &format!("{grant} {request}"))
 }
 
 /// A name that tells nothing of what it is made of.

@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use token_broker::broker::model::{
-    Answer, ClientFingerprint, Doubt, Ending, Enrolment, Evidence, Generation, Grant, GrantId,
-    Intent, Millis, Owner, Position, ProviderId, Verdict,
+    Answer, ClientFingerprint, Doubt, Ending, Enrolment, EnrolmentLimits, Evidence, Generation,
+    Grant, GrantId, Intent, Millis, Owner, Position, ProviderId, Verdict,
 };
 use token_broker::broker::store::{
-    Amendment, Claim, Claims, DueIndex, Enrolments, Events, Finding, Found, Grants, Health, Heard,
-    Limit, Merged, Page, Rates, Seed, Slots, Slowing, Store, StoreError, Stored, Troubles, Version,
-    When,
+    Amendment, Claim, Claims, Crowded, DueIndex, Enrolments, Events, Finding, Found, Grants,
+    Health, Heard, Limit, Merged, Page, Rates, Seed, Slots, Slowing, Store, StoreError, Stored,
+    Troubles, Version, When,
 };
 use token_broker::secret::{Browser, EnrolmentId, EnrolmentState};
 use tokio::sync::mpsc::Sender;
@@ -43,6 +43,15 @@ impl Enrolments for Flaky {
         request: Option<&str>,
     ) -> StoreResult<Option<Enrolment>> {
         self.reach()?.begin(enrolment, request).await
+    }
+    async fn enter(
+        &self,
+        enrolment: &Enrolment,
+        request: Option<&str>,
+        caller: Option<&str>,
+        limits: EnrolmentLimits,
+    ) -> StoreResult<Option<Crowded>> {
+        self.reach()?.enter(enrolment, request, caller, limits).await
     }
     async fn take(&self, state: &EnrolmentState) -> StoreResult<Option<Enrolment>> {
         self.reach()?.take(state).await
@@ -237,6 +246,9 @@ impl Store for Flaky {
     }
     async fn examine(&self) -> StoreResult<Vec<Finding>> {
         self.reach()?.examine().await
+    }
+    async fn spare(&self) -> StoreResult<()> {
+        self.reach()?.spare().await
     }
     async fn purge(&self) -> StoreResult<usize> {
         self.reach()?.purge().await
