@@ -107,9 +107,16 @@ impl Audit {
         }
     }
 
-    /// The same of what was refused. When too much is refused to tell it apart, only the number is kept.
-    pub fn refused(&self, what: impl Hash, entry: impl FnOnce() -> Entry) {
-        if self.once(&self.refused, what, entry).is_err() {
+    /// The same of what was refused to a caller. Of one to whom too many different things are refused, the
+    /// others are counted together; where that is too much as well, only the number is kept.
+    pub fn refused(&self, who: &str, what: impl Hash, entry: impl FnOnce() -> Entry) {
+        if !self.refused.is_known((who, &what)) && !self.refused.tells_apart(who) {
+            let others =
+                || Entry { action: "audit.refused", caller: entry().caller, ..Entry::default() };
+            if self.once(&self.refused, (who, "others"), others).is_err() {
+                self.refused.leave_out();
+            }
+        } else if self.once(&self.refused, (who, &what), entry).is_err() {
             self.refused.leave_out();
         }
     }

@@ -9,6 +9,7 @@ use std::fmt;
 mod authenticators;
 mod cache;
 mod certificate;
+mod claimed;
 mod jwt;
 mod keys;
 mod statics;
@@ -16,6 +17,7 @@ mod unproven;
 
 pub use authenticators::{Authenticators, Credentials};
 pub use certificate::Certificate;
+pub use claimed::Claimed;
 pub use jwt::Kubernetes;
 pub use keys::{KeySource, Keys, keys as parse_keys};
 pub use statics::{StaticTokens, StaticTokensError};

@@ -2,7 +2,8 @@
 //!
 //! `convert` is the only place where messages become domain types, `status` the only one where an
 //! error becomes a `tonic::Status`. `gate` lets callers in, `limits` bounds what each takes, `call` says
-//! who asks for what and until when, and `observe` wraps every call once; `trail` (with `told`) is what
+//! who asks for what and until when, and `observe` wraps every call once; `log` is the line that a failed
+//! call leaves, within the bounds of `lines`; `trail` (with `told`) is what
 //! a call leaves in the audit log, `watch` the stream of one who stays.
 
 pub mod admin;
@@ -11,6 +12,8 @@ mod convert;
 pub mod direct;
 pub mod gate;
 mod limits;
+mod lines;
+mod log;
 pub mod observe;
 mod peer;
 pub mod reasons;

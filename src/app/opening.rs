@@ -151,6 +151,7 @@ pub(super) async fn gate(
         None => (None, None),
         Some(ClusterTokens { issuer, audience, keys }) => {
             let keys = Keys::new(keys);
+            keys.register(registry);
             if let Err(error) = keys.refresh().await {
                 warn!(
                     error,

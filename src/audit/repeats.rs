@@ -10,6 +10,8 @@ use crate::audit::Entry;
 
 /// Different things that are told apart in a minute: a fleet has fewer callers times grants.
 const DIFFERENT_MAX: usize = 50_000;
+/// And of one caller: more than it has grants that it may not have, unless it tries all there are.
+const OF_ONE_MAX: usize = 100;
 
 /// How often what came up since the last count.
 pub(super) struct Repeats {
@@ -17,6 +19,8 @@ pub(super) struct Repeats {
     counted: DashMap<u64, Times>,
     /// To ask the map itself means to ask all its parts.
     different: AtomicUsize,
+    /// Different things by whom they come from.
+    by_whom: DashMap<u64, usize>,
     left_out: AtomicU64,
 }
 
@@ -50,8 +54,25 @@ impl First<'_> {
 
 impl Repeats {
     pub(super) fn new() -> Self {
-        let (different, left_out) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Self { hasher: RandomState::new(), counted: DashMap::new(), different, left_out }
+        Self {
+            hasher: RandomState::new(),
+            counted: DashMap::new(),
+            different: AtomicUsize::new(0),
+            by_whom: DashMap::new(),
+            left_out: AtomicU64::new(0),
+        }
+    }
+
+    /// It came up before.
+    pub(super) fn is_known(&self, what: impl Hash) -> bool {
+        self.counted.contains_key(&self.hasher.hash_one(what))
+    }
+
+    /// One more different thing of somebody; `false`: there are so many that they are not told apart.
+    pub(super) fn tells_apart(&self, who: &str) -> bool {
+        let mut different = self.by_whom.entry(self.hasher.hash_one(who)).or_default();
+        *different += 1;
+        *different <= OF_ONE_MAX
     }
 
     /// Counts, where it came up before.
@@ -83,6 +104,7 @@ impl Repeats {
 
     /// What came up more than once, and how often it was left out; it all begins anew.
     pub(super) fn take(&self) -> (Vec<(Entry, u64)>, u64) {
+        self.by_whom.clear();
         let keys: Vec<u64> = self.counted.iter().map(|counted| *counted.key()).collect();
         self.different.fetch_sub(keys.len(), Ordering::Relaxed);
         let taken = keys.iter().filter_map(|key| {

@@ -8,14 +8,18 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use thiserror::Error;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::{error, info};
 
 /// Lines that wait to be written. A disk that stands still for longer loses some.
 const WAITING_MAX: usize = 10_000;
+/// How often it is told that nothing can be written.
+const TOLD_EACH: Duration = Duration::from_secs(60);
 /// Who reads it: whoever runs the program.
 const MODE: u32 = 0o600;
 
@@ -106,7 +110,7 @@ impl Sink {
 }
 
 fn write(waiting: &Receiver<Item>, mut output: Output, failures: &Counter) {
-    let mut broken = false;
+    let (mut broken, mut told) = (false, None::<Instant>);
     while let Ok(Item { line, written }) = waiting.recv() {
         match output.write(&line) {
             Ok(()) => {
@@ -121,10 +125,11 @@ fn write(waiting: &Receiver<Item>, mut output: Output, failures: &Counter) {
             }
             Err(failure) => {
                 failures.inc();
-                if !broken {
+                // A disk that is full now and then is told of once a minute.
+                if !broken && told.is_none_or(|told| told.elapsed() >= TOLD_EACH) {
+                    (broken, told) = (true, Some(Instant::now()));
                     error!(error = %failure, "the audit log takes nothing: what happens is not written down");
                 }
-                broken = true;
             }
         }
     }

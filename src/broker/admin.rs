@@ -111,7 +111,6 @@ impl Broker {
     /// Takes the place of a deleted or refused grant of that name; of any other only if told.
     pub async fn create_grant(self: &Arc<Self>, new: NewGrant) -> Result<Overview, Error> {
         self.provider(&new.provider)?;
-        self.rotations.store.spare().await?;
         let broker = Arc::clone(self);
         self.to_the_end(async move { broker.start_chain(new).await }).await
     }
@@ -182,6 +181,9 @@ impl Broker {
         };
         self.rotations.watch.whole()?;
         let store = &self.rotations.store;
+        if expected.is_none() {
+            store.spare().await?;
+        }
         Ok(if damaged {
             store.start_over(&new.id, seed.clone()).await?
         } else {

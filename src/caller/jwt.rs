@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::caller::Caller;
+use crate::caller::claimed::{audience, shown};
 use crate::caller::keys::{Found, Keys};
 use crate::caller::unproven::Unproven;
 use crate::clock::from_unix_ms;
@@ -23,7 +24,7 @@ const ALGORITHMS: [Algorithm; 6] = [
     Algorithm::ES384,
     Algorithm::EdDSA,
 ];
-/// Clocks of a cluster may differ by so much.
+/// A token that begins is one of a clock that may be ahead by so much; one that ends has been replaced long before.
 const LEEWAY: Duration = Duration::from_secs(10);
 /// A token is not checked again for so long.
 const BELIEVED: Duration = Duration::from_secs(300);
@@ -61,7 +62,8 @@ impl Kubernetes {
         let because = |why| Err(Unproven::Token(why));
         let claims = self.signed(token).await?;
         if claims.iss != self.issuer {
-            return because("is of another issuer");
+            let (claimed, ours) = (shown(&claims.iss), self.issuer.clone());
+            return Err(Unproven::Issuer { claimed, ours });
         }
         let meant = match &claims.aud {
             Value::String(one) => *one == self.audience,
@@ -69,10 +71,11 @@ impl Kubernetes {
             _ => false,
         };
         if !meant {
-            return because("is for another audience; project one with ours");
+            let (claimed, ours) = (audience(&claims.aud), self.audience.clone());
+            return Err(Unproven::Audience { claimed, ours });
         }
         let expires_at = moment(claims.exp);
-        if expires_at + LEEWAY <= now {
+        if expires_at <= now {
             return because("has expired; read the file again for each call");
         }
         if claims.nbf.is_some_and(|from| moment(from) > now + LEEWAY) {
@@ -84,7 +87,7 @@ impl Kubernetes {
             return because("is not of a service account");
         };
         // Keys are taken back, too.
-        Ok((caller, (expires_at + LEEWAY).min(now + BELIEVED)))
+        Ok((caller, expires_at.min(now + BELIEVED)))
     }
 
     async fn signed(&self, token: &str) -> Result<Claims, Unproven> {

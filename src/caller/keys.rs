@@ -3,18 +3,23 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
+use crate::clock::{Clock, unix_ms};
 use crate::textfile;
 
 /// Largest set of keys.
@@ -25,6 +30,8 @@ const FETCH_MAX: Duration = Duration::from_secs(5);
 const FETCH_EACH: Duration = Duration::from_secs(300);
 /// and not more often than this.
 const FETCH_LEAST: Duration = Duration::from_secs(5);
+/// Calls that wait for a look at once.
+const WAITING_MAX: usize = 256;
 
 /// Where the keys are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +49,12 @@ pub enum KeySource {
     },
 }
 
+#[derive(Debug, Clone, Default)]
+struct KeysMetrics {
+    fetched: Gauge,
+    failures: Counter,
+}
+
 /// The last good set, ready for use.
 pub struct Keys {
     source: KeySource,
@@ -51,6 +64,11 @@ pub struct Keys {
     /// Counts the looks, and when the last one ended.
     looked: watch::Sender<u64>,
     looked_at: Mutex<Option<Instant>>,
+    /// The last look brought nothing.
+    failing: AtomicBool,
+    /// Those who wait for a look may be anybody.
+    waiting: Semaphore,
+    metrics: KeysMetrics,
 }
 
 /// What is known of a key.
@@ -58,16 +76,38 @@ pub(super) enum Found {
     Key(Arc<DecodingKey>),
     /// There are others.
     Unknown,
-    /// There is none at all.
+    /// There is none at all, or it may be a new one, and they cannot be had now.
     NoKeys,
 }
 
 impl Keys {
     /// None yet.
     pub fn new(source: KeySource) -> Arc<Self> {
-        let (set, wanted) = (ArcSwap::default(), Notify::new());
-        let (looked, looked_at) = (watch::Sender::new(0), Mutex::default());
-        Arc::new(Self { source, set, wanted, looked, looked_at })
+        Arc::new(Self {
+            source,
+            set: ArcSwap::default(),
+            wanted: Notify::new(),
+            looked: watch::Sender::new(0),
+            looked_at: Mutex::default(),
+            failing: AtomicBool::new(false),
+            waiting: Semaphore::new(WAITING_MAX),
+            metrics: KeysMetrics::default(),
+        })
+    }
+
+    /// Registers what is counted.
+    pub fn register(&self, registry: &mut Registry) {
+        let KeysMetrics { fetched, failures } = self.metrics.clone();
+        registry.register(
+            "caller_keys_timestamp_seconds",
+            "When the keys that sign callers' tokens were had last; 0: never",
+            fetched,
+        );
+        registry.register(
+            "caller_keys_failures",
+            "Looks for the keys that sign callers' tokens that brought nothing",
+            failures,
+        );
     }
 
     /// The file that they are in, if they are in one.
@@ -92,11 +132,12 @@ impl Keys {
                 Ok(()) => told = None,
                 Err(error) if told.as_ref() == Some(&error) => {}
                 Err(error) => {
-                    warn!(
-                        error,
-                        "the keys that sign callers' tokens cannot be fetched; the last good ones \
-                        stay"
-                    );
+                    let meanwhile = if self.set.load().is_empty() {
+                        "there are none yet, and whoever comes with such a token is told to call again"
+                    } else {
+                        "the last good ones stay"
+                    };
+                    warn!(error, meanwhile, "the keys that sign callers' tokens cannot be fetched");
                     told = Some(error);
                 }
             }
@@ -111,9 +152,20 @@ impl Keys {
     /// Fetches them; where that fails, those from before stay.
     pub async fn refresh(&self) -> Result<(), String> {
         let fetched = self.fetch().await;
+        self.note(fetched.is_ok());
         *self.looked_at.lock() = Some(Instant::now());
         self.looked.send_modify(|looks| *looks += 1);
         fetched
+    }
+
+    fn note(&self, had: bool) {
+        self.failing.store(!had, Ordering::Relaxed);
+        if had {
+            let now = unix_ms(Clock::system().now()) / 1_000;
+            self.metrics.fetched.set(i64::try_from(now).unwrap_or_default());
+        } else {
+            self.metrics.failures.inc();
+        }
     }
 
     async fn fetch(&self) -> Result<(), String> {
@@ -145,6 +197,8 @@ impl Keys {
         if let Some(key) = self.set.load().get(name) {
             return Found::Key(Arc::clone(key));
         }
+        // Of more than that nobody waits, so that strangers take no places of callers.
+        let Ok(_waits) = self.waiting.try_acquire() else { return Found::NoKeys };
         let mut looked = self.looked.subscribe();
         looked.mark_unchanged();
         if self.looked_at.lock().is_some_and(|at| at.elapsed() < FETCH_LEAST) {
@@ -157,7 +211,9 @@ impl Keys {
     }
 
     fn unknown(&self) -> Found {
-        if self.set.load().is_empty() { Found::NoKeys } else { Found::Unknown }
+        // It may be new.
+        let cannot_be_had = self.failing.load(Ordering::Relaxed) || self.set.load().is_empty();
+        if cannot_be_had { Found::NoKeys } else { Found::Unknown }
     }
 }
 
@@ -189,7 +245,7 @@ async fn get(
 ) -> Result<Vec<u8>, String> {
     #[expect(clippy::disallowed_methods, reason = "this reads keys, and spends nothing")]
     let client = reqwest::Client::builder();
-    let told = |error: reqwest::Error| error.without_url().to_string();
+    let told = |error: reqwest::Error| chain(&error.without_url());
     let mut client =
         client.timeout(FETCH_MAX).redirect(reqwest::redirect::Policy::none()).no_proxy();
     if let Some(path) = ca_file {
@@ -214,4 +270,10 @@ async fn get(
         }
     }
     Ok(text)
+}
+
+/// An error with its causes: the first alone says only that something was asked.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }

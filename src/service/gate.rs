@@ -1,6 +1,7 @@
 //! The gate: who calls, and whether they may. Every call passes it before anything is looked at.
 
 use std::fmt;
+use std::mem::discriminant;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -11,13 +12,15 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tonic::Extensions;
 use tonic::metadata::MetadataMap;
+use tracing::info;
 
 use crate::broker::error::Error;
 use crate::broker::model::GrantId;
-use crate::caller::{Authenticators, CallerLimits, Credentials, StaticTokens, Unproven};
+use crate::caller::{Authenticators, CallerLimits, Claimed, Credentials, StaticTokens, Unproven};
 use crate::clock::Clock;
 use crate::policy::{self, Decision, Policy, Target};
 use crate::service::limits::{Limits, Place};
+use crate::service::lines::Lines;
 use crate::service::peer::Peer;
 
 /// Who need not prove anything.
@@ -33,6 +36,7 @@ pub struct Gate {
     policy: ArcSwap<Policy>,
     /// `None`: everybody is the same caller.
     limits: Option<Limits>,
+    lines: Lines,
     /// Nobody has to prove anything, and everybody may do everything.
     open: bool,
     clock: Clock,
@@ -121,6 +125,7 @@ impl Gate {
             authenticators: Authenticators::default(),
             policy: ArcSwap::default(),
             limits: None,
+            lines: Lines::default(),
             open: true,
             clock,
             decisions: Family::default(),
@@ -166,8 +171,13 @@ impl Gate {
         target: Target<'_>,
     ) -> Result<Admitted, Refused> {
         let peer = extensions.get::<Arc<Peer>>().map(AsRef::as_ref);
-        let who = self.identify(metadata, peer).await.map_err(|error| {
+        let who = self.identify(metadata, peer).await.map_err(|why| {
             self.counter("unauthenticated", action).inc();
+            self.trace(&why, action, metadata, peer);
+            let error = match why {
+                Unproven::NoKeys => Error::CallersUnknown(why.to_string()),
+                _ => Error::Unauthenticated(why.to_string()),
+            };
             Refused { who: Who::Nobody, error }
         })?;
         if let Some(peer) = peer {
@@ -249,7 +259,29 @@ impl Gate {
         self.open || decide()
     }
 
-    async fn identify(&self, metadata: &MetadataMap, peer: Option<&Peer>) -> Result<Who, Error> {
+    /// Tells whoever looks for it why somebody could not prove who they are: what they claim, and from where.
+    fn trace(
+        &self,
+        why: &Unproven,
+        action: policy::Action,
+        metadata: &MetadataMap,
+        peer: Option<&Peer>,
+    ) {
+        let from = peer.map(|peer| peer.address);
+        let Some(left_out) = self.lines.next((from, discriminant(why))) else { return };
+        let header = metadata.get("authorization").and_then(|header| header.to_str().ok());
+        let claimed = header.and_then(Claimed::by).map(|claimed| claimed.to_string());
+        info!(
+            action = action.name(),
+            peer = from.map(tracing::field::display),
+            claimed,
+            cause = %why,
+            left_out = Some(left_out).filter(|left_out| *left_out > 0),
+            "a caller could not prove who it is"
+        );
+    }
+
+    async fn identify(&self, metadata: &MetadataMap, peer: Option<&Peer>) -> Result<Who, Unproven> {
         if self.authenticators.is_empty() {
             return Ok(Who::Anyone);
         }
@@ -264,10 +296,7 @@ impl Gate {
             return Ok(Who::Proven(known));
         }
         let found = self.authenticators.authenticate(credentials, self.clock).await;
-        found.map(Who::Proven).map_err(|why| match why {
-            Unproven::NoKeys => Error::CallersUnknown(why.to_string()),
-            _ => Error::Unauthenticated(why.to_string()),
-        })
+        found.map(Who::Proven)
     }
 
     fn counter(&self, decision: &'static str, action: policy::Action) -> Counter {

@@ -12,18 +12,18 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, Response, Status};
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use crate::audit::Audit;
-use crate::broker::error::{Error, chain};
-use crate::broker::model::GrantId;
+use crate::broker::error::Error;
 use crate::broker::store::StoreError;
 use crate::service::Gate;
 use crate::service::call::{ANSWER_LEAD, Action, Call, Named};
 use crate::service::gate::{Admitted, Refused};
+use crate::service::log::Log;
 use crate::service::status::{classify, code_name, status};
 use crate::service::told::Tells;
-use crate::service::trail::{Trail, trace_id};
+use crate::service::trail::Trail;
 
 /// Shortest call worth telling apart, in seconds: cached answers take less than a millisecond.
 const CALL_BUCKET_FIRST: f64 = 0.000_25;
@@ -45,6 +45,7 @@ pub struct Observe {
     wait_max: Duration,
     gate: Arc<Gate>,
     audit: Arc<Audit>,
+    log: Log,
 }
 
 impl Observe {
@@ -65,7 +66,14 @@ impl Observe {
             Unit::Seconds,
             durations.clone(),
         );
-        Arc::new(Self { durations, answered: Default::default(), wait_max, gate, audit })
+        Arc::new(Self {
+            durations,
+            answered: Default::default(),
+            wait_max,
+            gate,
+            audit,
+            log: Log::default(),
+        })
     }
 
     /// Runs a call until shortly before its caller's deadline.
@@ -95,6 +103,7 @@ impl Observe {
             result
         } else {
             drop(trail);
+            self.log.late(action.method());
             Err(late())
         };
         match result {
@@ -105,7 +114,7 @@ impl Observe {
             }
             Err(error) => {
                 record.code = classify(&error).0;
-                log(&call, &error);
+                self.log.failed(&call, &error);
                 Err(status(&error))
             }
         }
@@ -157,130 +166,13 @@ async fn in_time<T>(
         return Some(result);
     }
     // The domain gives up at its deadline by itself; this bounds what waits for the store.
-    let ended = timeout_at(call.deadline + ANSWER_LEAD / 2, running).await;
-    let method = call.action.method();
-    ended
-        .inspect_err(|_| {
-            warn!(rpc.method = method, "no answer within the caller's deadline");
-        })
-        .ok()
+    timeout_at(call.deadline + ANSWER_LEAD / 2, running).await.ok()
 }
 
 /// The store did not answer within the caller's time.
 fn late() -> Error {
     let why = "no answer within the caller's deadline";
     StoreError::Unavailable(why.into()).into()
-}
-
-/// A failure is logged once: here, unless it was told where it happened. What callers can mend by
-/// themselves is not a warning.
-fn log(call: &Call, error: &Error) {
-    let method = call.action.method();
-    let caller = call.who.subject();
-    let trace = call.trace.as_ref().and_then(trace_id);
-    let (code, reason, _) = classify(error);
-    let denied = match error {
-        Error::Denied { grant, .. } => Some(grant.as_str()),
-        _ => None,
-    };
-    let grant = grant(error).map(GrantId::as_str).or(denied);
-    let reason = reason.wire_name();
-    let told = match error {
-        // By the refresh, or the watch over the store.
-        Error::Upstream { .. } | Error::GrantRefused { .. } | Error::Draining => true,
-        Error::Store(store) => {
-            matches!(store.as_ref(), StoreError::Unavailable(_) | StoreError::Recovering { .. })
-        }
-        _ => false,
-    };
-    let crowding = matches!(
-        error,
-        Error::Unauthenticated(_) | Error::CallerLimited { .. } | Error::EnrolmentsLimited { .. }
-    );
-    let error = chain(error);
-    match code {
-        _ if told => {
-            debug!(
-                rpc.method = method,
-                caller,
-                grant.id = grant,
-                trace.id = trace,
-                reason,
-                error,
-                "failed"
-            );
-        }
-        // Whoever is nobody, or goes wild, does not fill the log; they are counted.
-        _ if crowding => {
-            debug!(rpc.method = method, caller, reason, error, "refused");
-        }
-        Code::InvalidArgument
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::OutOfRange
-        | Code::Unimplemented
-        | Code::Aborted
-        | Code::PermissionDenied
-        | Code::DeadlineExceeded => {
-            info!(
-                rpc.method = method,
-                caller,
-                grant.id = grant,
-                trace.id = trace,
-                reason,
-                error,
-                "refused"
-            );
-        }
-        _ => warn!(
-            rpc.method = method,
-            caller,
-            grant.id = grant,
-            trace.id = trace,
-            reason,
-            error,
-            "failed"
-        ),
-    }
-}
-
-fn grant(error: &Error) -> Option<&GrantId> {
-    match error {
-        Error::GrantNotFound(grant)
-        | Error::GrantAlreadyExists(grant)
-        | Error::GrantDisabled(grant)
-        | Error::NotInDoubt(grant)
-        | Error::EtagMismatch(grant)
-        | Error::OtherAccount(grant)
-        | Error::RefreshInProgress(grant)
-        | Error::GrantRefused { grant, .. }
-        | Error::MinTtlUnsatisfiable { grant, .. }
-        | Error::GenerationUnknown { grant, .. }
-        | Error::ForceRefreshCooldown { grant, .. }
-        | Error::NotRevoked { grant, .. }
-        | Error::Upstream { grant, .. } => Some(grant),
-        Error::Invalid(_)
-        | Error::EnrolmentUnknown
-        | Error::AnswerOfAnother(_)
-        | Error::CodeRejected { .. }
-        | Error::EnrolmentFailed { .. }
-        | Error::EnrolmentGoesOn
-        | Error::CodeOutcomeUnknown(_)
-        | Error::NoRefreshToken(_)
-        | Error::CannotRevoke(_)
-        | Error::Unauthenticated(_)
-        | Error::CallersUnknown(_)
-        | Error::Denied { .. }
-        | Error::CallerLimited { .. }
-        | Error::EnrolmentsLimited { .. }
-        | Error::AccountUnproven { .. }
-        | Error::ProviderNotConfigured(_)
-        | Error::Store(_)
-        | Error::NotAudited
-        | Error::Draining
-        | Error::NotImplemented(_)
-        | Error::Internal => None,
-    }
 }
 
 /// Written when the call ends, also when the caller hangs up: then as CANCELLED.

@@ -17,6 +17,8 @@ pub(super) struct Trail<'a> {
     call: &'a Call,
     /// The grant that the request names.
     grant: Option<String>,
+    /// A change that was begun, and is written down at both its ends.
+    changes: bool,
     /// Its beginning is written down, and its end is not.
     open: bool,
 }
@@ -26,7 +28,7 @@ impl<'a> Trail<'a> {
         // What is no name of a grant is not repeated, however long it is.
         let grant = grant.filter(|name| audit.is_on() && GrantId::parse(name).is_ok());
         let grant = grant.map(str::to_owned);
-        Self { audit, call, grant, open: false }
+        Self { audit, call, grant, changes: false, open: false }
     }
 
     /// Writes down that a change begins, if it is one.
@@ -34,7 +36,8 @@ impl<'a> Trail<'a> {
         let action = self.call.action;
         // A refresh that was begun goes on without its caller.
         self.open = self.audit.is_on() && (action.changes() || action == Action::ForceRefresh);
-        if !self.open || !action.changes() {
+        self.changes = self.open && action.changes();
+        if !self.changes {
             return Ok(());
         }
         let entry = Entry { phase: Some(Phase::Begin), ..self.entry(Told::default()) };
@@ -62,8 +65,8 @@ impl<'a> Trail<'a> {
     }
 
     fn write(&self, told: Told, outcome: &'static str, reason: Option<&'static str>) {
-        let (outcome, changes) = (Some(outcome), self.call.action.changes());
-        if changes {
+        let outcome = Some(outcome);
+        if self.changes {
             let entry = self.entry(told);
             self.audit.tell(&Entry { phase: Some(Phase::End), outcome, reason, ..entry });
             return;
@@ -76,7 +79,7 @@ impl<'a> Trail<'a> {
         if outcome == Some("OK") {
             self.audit.served(what, entry);
         } else {
-            self.audit.refused(what, entry);
+            self.audit.refused(who.subject(), what, entry);
         }
     }
 
@@ -121,7 +124,7 @@ pub(super) fn served(audit: &Audit, call: &Call, view: &View, how: Option<&'stat
 pub(super) fn refused(audit: &Audit, call: &Call, grant: &str, error: &Error) {
     let (code, reason, _) = classify(error);
     let reason = Some(reason.wire_name());
-    audit.refused((call.who.subject(), call.action, grant, reason), || Entry {
+    audit.refused(call.who.subject(), (call.action, grant, reason), || Entry {
         grant: grant.to_owned(),
         outcome: Some(code_name(code)),
         reason,

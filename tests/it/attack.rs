@@ -3,6 +3,7 @@
 //! The short form runs with all tests; `make attack` runs the long one, with the bounds that the
 //! program has by itself, and prints the table.
 
+use std::future::pending;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::support::rude::tcp_from;
 
 mod connections;
 mod leftovers;
+mod logs;
 
 /// What a caller waits for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -78,6 +80,9 @@ impl Seen {
     fn came_to_nothing(&self, attack: &str, result: &str) {
         let Self { asked, answered, peak_kb, first_failure } = self;
         println!("{attack:38} {result:34} {:7} {answered:6} of {asked}", peak_kb / 1_000);
+        if let Some(failure) = first_failure {
+            println!("  first of those that were not: {failure}");
+        }
         let enough = answered * 1_000 >= asked * ANSWERED_MIN;
         assert!(enough, "{attack}: {answered} of {asked} answered; {first_failure:?}");
         assert!(*asked > 0 && *peak_kb <= RSS_MAX_KB, "{attack}: {peak_kb} kB");
@@ -155,13 +160,25 @@ async fn many<T>(
     addresses: usize,
     one: impl AsyncFn(Ipv4Addr) -> Option<T>,
 ) -> Vec<T> {
-    /// Enough to keep the port busy, and no more than wait at it.
+    /// Enough to keep the port busy.
     const AT_ONCE: usize = 64;
+    /// Whoever is new must prove itself before as many others have come as there is room for; with the narrow
+    /// bounds of the short form that is soon.
+    const BETWEEN: Duration = Duration::from_millis(5);
     let mut held = Vec::new();
     let mut opening = FuturesUnordered::new();
     for number in 0..count {
         let part = u32::try_from(2 + number % addresses).unwrap();
         opening.push(one(Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) - 1 + part)));
+        if !long() {
+            let opened = async {
+                while let Some(one) = opening.next().await {
+                    held.extend(one);
+                }
+                pending::<()>().await;
+            };
+            let _ = timeout(BETWEEN, opened).await;
+        }
         if opening.len() >= AT_ONCE {
             held.extend(opening.next().await.flatten());
         }

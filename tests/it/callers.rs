@@ -63,30 +63,9 @@ impl World {
 
     /// A broker with these settings, too, and a grant `kroger/alice`.
     pub(crate) async fn with(more: &[(&str, &str)]) -> Self {
-        let authority = Authority::new();
-        let base = authority.serve().await;
-        let (dir, cluster) = (tempfile::tempdir().unwrap(), Signer::new());
-        let at = |name: &str| dir.path().join(name);
-        std::fs::write(at("jwks.json"), cluster.published().to_string()).unwrap();
-        std::fs::write(at("callers"), format!("laptop {STATIC}\n")).unwrap();
-        std::fs::write(at("policy.yaml"), POLICY).unwrap();
-        let mut environment = settings(&base, "redb:store.redb");
-        environment.extend([
-            ("TOKEN_BROKER__CALLERS__KUBERNETES__ISSUER", "https://cluster"),
-            ("TOKEN_BROKER__CALLERS__KUBERNETES__JWKS_FILE", "jwks.json"),
-            ("TOKEN_BROKER__CALLERS__TOKENS_FILE", "callers"),
-            ("TOKEN_BROKER__POLICY__FILE", "policy.yaml"),
-            ("TOKEN_BROKER__LOG__LEVEL", "trace"),
-        ]);
-        environment.extend(more);
-        if more.iter().any(|(name, _)| *name == "TOKEN_BROKER__KEYS__FILE") {
-            let made = run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
-            assert!(made.status.success());
-        }
-        let program = Program::start(dir.path(), &["serve"], &environment);
-        let channel = Channel::from_shared(format!("http://{}", program.api)).unwrap();
-        let channel = channel.connect().await.unwrap();
-        let world = Self { dir, authority, cluster, program, channel };
+        let mut known = vec![("TOKEN_BROKER__CALLERS__KUBERNETES__JWKS_FILE", "jwks.json")];
+        known.extend(more);
+        let world = Self::without_keys(&known).await;
         std::fs::write(world.at("refresh-token"), world.authority.consent("alice")).unwrap();
         let file = world.at("refresh-token").display().to_string();
         let import = ["grant", "import", "kroger/alice", "--provider", "default"];
@@ -99,10 +78,43 @@ impl World {
         world
     }
 
+    /// The same, where nothing says what the cluster signs with, and without the grant.
+    pub(crate) async fn without_keys(more: &[(&str, &str)]) -> Self {
+        let authority = Authority::new();
+        let base = authority.serve().await;
+        let (dir, cluster) = (tempfile::tempdir().unwrap(), Signer::new());
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("jwks.json"), cluster.published().to_string()).unwrap();
+        std::fs::write(at("callers"), format!("laptop {STATIC}\n")).unwrap();
+        std::fs::write(at("policy.yaml"), POLICY).unwrap();
+        let mut environment = settings(&base, "redb:store.redb");
+        environment.extend([
+            ("TOKEN_BROKER__CALLERS__KUBERNETES__ISSUER", "https://cluster"),
+            ("TOKEN_BROKER__CALLERS__TOKENS_FILE", "callers"),
+            ("TOKEN_BROKER__POLICY__FILE", "policy.yaml"),
+            ("TOKEN_BROKER__LOG__LEVEL", "trace"),
+        ]);
+        environment.extend(more);
+        if more.iter().any(|(name, _)| *name == "TOKEN_BROKER__KEYS__FILE") {
+            let made = run(dir.path(), &["keys", "generate", "--file", "keys.json"], &[]);
+            assert!(made.status.success());
+        }
+        let program = Program::start(dir.path(), &["serve"], &environment);
+        let channel = Channel::from_shared(format!("http://{}", program.api)).unwrap();
+        let channel = channel.connect().await.unwrap();
+        Self { dir, authority, cluster, program, channel }
+    }
+
     /// Connects as this service account.
     pub(crate) async fn client(&self, namespace: &str, name: &str) -> Client {
-        let file = self.at(&format!("token-of-{namespace}-{name}"));
-        std::fs::write(&file, self.token(&claims(namespace, name))).unwrap();
+        self.client_with(&claims(namespace, name)).await
+    }
+
+    /// Connects as whoever has these claims.
+    pub(crate) async fn client_with(&self, claims: &Value) -> Client {
+        let file = self.at(&format!("token-{}", self.token(claims).len()));
+        let file = file.with_extension(claims["sub"].as_str().unwrap().replace([':', '/'], "-"));
+        std::fs::write(&file, self.token(claims)).unwrap();
         let (address, tls) = (format!("http://{}", self.program.api), ClientTlsConfig::new());
         Client::connect_as(&address, Bearer::from_file(file), tls).await.unwrap()
     }

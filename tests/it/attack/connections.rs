@@ -17,9 +17,9 @@ const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionI
 const EMPTY: &[u8] = &[0; 5];
 /// Bounds that a few hundred connections fill; the long form takes those of the program.
 const NARROW: [(&str, &str); 3] = [
-    ("TOKEN_BROKER__BOUNDS__CONNECTIONS", "128"),
-    ("TOKEN_BROKER__BOUNDS__UNPROVEN", "32"),
-    ("TOKEN_BROKER__BOUNDS__UNPROVEN_PER_ADDRESS", "16"),
+    ("TOKEN_BROKER__BOUNDS__CONNECTIONS", "256"),
+    ("TOKEN_BROKER__BOUNDS__UNPROVEN", "64"),
+    ("TOKEN_BROKER__BOUNDS__UNPROVEN_PER_ADDRESS", "32"),
 ];
 const PAGES: (&str, &str) = ("TOKEN_BROKER__LISTEN__PAGES", "127.0.0.1:0");
 
@@ -50,7 +50,7 @@ fn cut(held: Vec<Holds>) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_anybody_may_open_keep_nobody_out() {
     let world = world().await;
-    let effort = Effort::new(256, 12_000);
+    let effort = Effort::new(400, 12_000);
     for (path, ends, addresses, name) in [
         (WATCH, true, 1, "health watches, one address"),
         (WATCH, true, 200, "health watches, 200 addresses"),
@@ -73,7 +73,7 @@ async fn streams_that_anybody_may_open_keep_nobody_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_from_the_address_of_callers_keeps_nobody_out() {
     let world = world().await;
-    let effort = Effort::new(256, 12_000);
+    let effort = Effort::new(400, 12_000);
     let mut callers = Callers::of(&world).await;
     let silent = many(effort.held, 1, async |_| {
         Some(tcp_from(Ipv4Addr::LOCALHOST, &world.program.api).await)
